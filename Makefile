@@ -1,0 +1,15 @@
+# One command each: `make test`, `make demo`, `make bench`. Everything they need is set up by scripts/setup.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+.PHONY: setup test test-v2 check demo bench clean
+setup: ; @scripts/setup
+check: setup
+	@$(VENV)/bin/ruff check src tests benchmarks docs && $(VENV)/bin/ruff format --check -q src tests benchmarks docs
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+test: setup ; @scripts/test
+test-v2: setup ; @scripts/test-v2
+demo: setup ; @scripts/demo
+bench: setup ; @scripts/setup peers; $(PYTHON) benchmarks/bench.py
+clean: ; rm -rf build dist .cache src/hutch/executor/executor

@@ -1,0 +1,70 @@
+"""Hutch: containers that you can import. No daemon, no root where the kernel allows it, nothing left behind.
+
+>>> import hutch
+>>> hutch.run("host", ["echo", "hello"]).stdout
+'hello\\n'
+
+Names are imported when they are first used, so that `import hutch` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch import aio as aio
+    from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
+    from hutch.engine.container import Container as Container, run as run, start as start
+    from hutch.engine.files import Change as Change
+    from hutch.engine.process import Process as Process
+    from hutch.engine.result import Result as Result, Usage as Usage
+    from hutch.engine.settings import Bind as Bind, Settings as Settings, Tmpfs as Tmpfs
+    from hutch.engine.state import Running as Running, containers as containers
+    from hutch.errors import (
+        CommandFailed as CommandFailed,
+        ConfigError as ConfigError,
+        ContainerGone as ContainerGone,
+        HutchError as HutchError,
+        ImageError as ImageError,
+        NotExecutable as NotExecutable,
+        NotFoundInContainer as NotFoundInContainer,
+        StartError as StartError,
+        StateError as StateError,
+        UnsupportedError as UnsupportedError,
+        UsageError as UsageError,
+    )
+    from hutch.kernel.features import Features as Features, features as features
+
+_PLACES = {
+    "hutch.engine.container": ("Container", "run", "start"),
+    "hutch.engine.process": ("Process",),
+    "hutch.engine.result": ("Result", "Usage"),
+    "hutch.engine.files": ("Change",),
+    "hutch.engine.settings": ("Bind", "Settings", "Tmpfs"),
+    "hutch.engine.state": ("Running", "containers"),
+    "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
+    "hutch.kernel.features": ("Features", "features"),
+    "hutch.errors": (
+        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "NotExecutable", "NotFoundInContainer",
+        "StartError", "StateError", "UnsupportedError", "UsageError",
+    ),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _PLACES.items() for name in names}
+__all__ = [*_WHERE, "aio", "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "aio":
+        return import_module("hutch.aio")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'hutch' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,369 @@
+"""Containers: one command in one container, or one container for many commands."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import options as api_options, prepare
+from hutch.engine.process import OUTPUT_LIMIT, Process
+from hutch.engine.result import FAILED_TO_START, Result
+from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UsageError
+from hutch.executor.launcher import Execution
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self, Unpack
+
+    from hutch.cgroup.live import Cgroup, Event, Stats
+    from hutch.engine.files import Change, Files
+    from hutch.engine.options import Options
+    from hutch.engine.process import Input
+    from hutch.oci.config import Process as OciProcess
+    from hutch.plan.plan import Plan
+
+
+def start(
+    image: str,
+    command: Iterable[str] = (),
+    *,
+    stdin: Input = None,
+    text: bool = True,
+    timeout: float | None = None,
+    output_limit: int = OUTPUT_LIMIT,
+    merge_stderr: bool = False,
+    **options: Unpack[Options],
+) -> Process:
+    """Start a command in a container of its own; the `Process` gives its lines, and its result when it ends.
+
+    `run` describes the arguments. Raises UsageError, ImageError or UnsupportedError before anything is touched.
+    """
+    argv = api_options.command_of(command)
+    prepared = prepare.prepare(api_options.settings(image, argv, options), accounting=False)
+
+    def launch(child_in: int, child_out: int, child_err: int) -> Execution:
+        return Execution(prepared.compiled.plan, stdin=child_in, stdout=child_out, stderr=child_err, encoded=prepared.encoded)
+
+    return Process(
+        launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr
+    )
+
+
+def run(
+    image: str,
+    command: Iterable[str] = (),
+    *,
+    stdin: Input = None,
+    text: bool = True,
+    timeout: float | None = None,
+    output_limit: int = OUTPUT_LIMIT,
+    merge_stderr: bool = False,
+    check: bool = False,
+    **options: Unpack[Options],
+) -> Result:
+    """Run one command in a container of its own, to its end, and return what came of it.
+
+    `image` is ``host`` (this machine's own programs, copy on write) or a path to a directory or an archive; `command` is a
+    list of arguments (the image's own command when empty). `stdin` is text, bytes, a file or a descriptor. The streams
+    are text, or bytes with ``text=False``; of each, `output_limit` bytes are kept. After `timeout` seconds everything in
+    the container is killed. Limits: ``memory="512m"``, ``cpus=0.5``, ``pids=64``. See `Container` for the rest.
+
+    Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
+    is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
+    """
+    with start(
+        image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options
+    ) as process:
+        result = process.wait()
+    result = _with_hint(result, image)
+    return result.check() if check else result
+
+
+def _with_hint(result: Result, image: str) -> Result:
+    if result.outcome == FAILED_TO_START and image == "host" and isinstance(result.error, NotFoundInContainer):
+        from hutch.image.host import INVISIBLE
+
+        result.error.hint = result.error.hint or api_options.interpreter_hint(result.command, INVISIBLE)
+    return result
+
+
+class Container:
+    """A container that runs until it is closed, for any number of commands::
+
+        with hutch.Container("host", network="none", cpus=0.5) as box:
+            box.write("/srv/a.py", "print('hi')")
+            print(box.run(["python3", "/srv/a.py"]).stdout)
+
+    It ends with the `with` block, by `close()`, or with this process, however that ends. Its PID 1 reaps, and does
+    nothing else.
+
+    Options (sizes as bytes or text such as ``"512m"``):
+        name, hostname, labels, env (mapping or NAME=VALUE), workdir, user ("name|uid[:group|gid]"), groups;
+        memory, memory_swap, cpus, cpu_shares, cpuset, pids, unified (v2's own keys), oom_score_adj, ulimits;
+        mounts (`Bind`, `Tmpfs`, or "/host:/container:ro"), tmpfs, devices, readonly, shm_size,
+        upper ("tmpfs" or "disk": where changes live), upper_size;
+        network ("none" or "host"), pid, ipc, uts ("private" or "host"), userns ("auto", "private", "single", "host");
+        capabilities (exactly these), cap_add, cap_drop, seccomp ("default", "unconfined", or a profile's path),
+        no_new_privileges, privileged, sysctls, time_offsets (seconds by clock), init, entrypoint, cgroup_parent, systemd.
+    """
+
+    def __init__(self, image: str, **options: Unpack[Options]) -> None:
+        self._settings = api_options.settings(image, (), options)
+        self._prepared = prepare.prepare(self._settings, idle=True)
+        self.id = self._prepared.id
+        self.name = self._settings.name or self.id
+        self._files: Files | None = None
+        self._commands = 0
+        self._live: set[Process] = set()
+        self._closed = False
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._execution = Execution(
+                self._prepared.compiled.plan, stdin=null, stdout=null, stderr=null, encoded=self._prepared.encoded
+            )
+        finally:
+            os.close(null)
+        try:
+            self._execution.wait_ready()
+            from hutch.kernel import syscalls
+
+            self._pidfd = syscalls.pidfd_open(self._execution.pid)
+        except BaseException:
+            self._execution.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<hutch.Container {self.name} {'closed' if self._closed else f'pid {self._execution.pid}'}>"
+
+    @property
+    def pid(self) -> int:
+        """The pid of the container's PID 1 on the host."""
+        return self._execution.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the container still runs: a process in it can have been told to end it, or the host's OOM killer."""
+        if self._closed or self._execution.exited is not None:
+            return False
+        import select
+
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def _check(self) -> None:
+        if not self.running:
+            raise ContainerGone(f"container {self.name}: has ended")
+
+    def start(
+        self,
+        command: Iterable[str],
+        *,
+        stdin: Input = None,
+        text: bool = True,
+        timeout: float | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+        merge_stderr: bool = False,
+        env: dict[str, str] | None = None,
+        workdir: str | None = None,
+        user: str | int | None = None,
+    ) -> Process:
+        """Start a command in the container. After `timeout` seconds it is killed with all that it started."""
+        self._check()
+        argv = api_options.command_of(command)
+        if not argv:
+            raise UsageError("command: is empty")
+        from hutch.engine import enter
+
+        self._commands += 1
+        group = f"command-{self._commands}" if timeout is not None else ""
+        plan = enter.plan(
+            self._prepared, argv, env=env or {}, workdir=workdir, user=None if user is None else str(user), child_cgroup=group
+        )
+        pidfd = self._pidfd
+
+        def launch(child_in: int, child_out: int, child_err: int) -> Execution:
+            return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,))
+
+        process = Process(
+            launch,
+            argv,
+            stdin=stdin,
+            text=text,
+            timeout=timeout,
+            output_limit=output_limit,
+            merge_stderr=merge_stderr,
+            on_timeout=lambda: self._kill_group(process, group),
+            on_end=lambda: self._live.discard(process),
+        )
+        self._live.add(process)
+        return process
+
+    def _kill_group(self, process: Process, group: str) -> None:
+        from hutch.engine import enter
+
+        enter.kill_command(self.cgroup.paths, group, process.execution.pid, self._execution.pid)
+
+    def run(
+        self,
+        command: Iterable[str],
+        *,
+        stdin: Input = None,
+        text: bool = True,
+        timeout: float | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+        merge_stderr: bool = False,
+        env: dict[str, str] | None = None,
+        workdir: str | None = None,
+        user: str | int | None = None,
+        check: bool = False,
+    ) -> Result:
+        """Run a command in the container to its end; `hutch.run` describes the arguments."""
+        before = self.stats().oom_kills or 0 if self._settings.memory is not None else 0
+        with self.start(
+            command,
+            stdin=stdin,
+            text=text,
+            timeout=timeout,
+            output_limit=output_limit,
+            merge_stderr=merge_stderr,
+            env=env,
+            workdir=workdir,
+            user=user,
+        ) as process:
+            result = process.wait()
+        if self._settings.memory is not None and result.exit_code == 137 and result.outcome in ("signalled", "exited"):
+            after = self.stats().oom_kills or 0
+            if after > before:
+                result = result.replace(outcome="out-of-memory", usage=result.usage.replace(oom_kills=after - before))
+        result = _with_hint(result, self._settings.image)
+        return result.check() if check else result
+
+    @property
+    def cgroup(self) -> Cgroup:
+        """The container's cgroup: numbers, changes of limits, freezing."""
+        from hutch.cgroup.live import Cgroup
+
+        return Cgroup({key: path.replace(prepare.PLACEHOLDER, self.id) for key, path in self._prepared.compiled.cgroup_paths.items()})
+
+    def stats(self) -> Stats:
+        """What the container uses now."""
+        return self.cgroup.stats()
+
+    def events(self) -> Iterator[Event]:
+        """OOM kills and throttling as they happen, until the container ends."""
+        return self.cgroup.events()
+
+    def plan(self) -> Plan:
+        """The plan that made this container."""
+        return prepare.plan_of(self._prepared)
+
+    @property
+    def files(self) -> Files:
+        """The container's files."""
+        self._check()
+        if self._files is None:
+            from hutch.engine.files import Files
+
+            compiled = self._prepared.compiled
+            self._files = Files(self._execution.descriptors["container-root"], compiled.root_uid, compiled.root_gid)
+        return self._files
+
+    def read(self, path: str) -> str:
+        """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
+        return self.read_bytes(path).decode("utf-8")
+
+    def read_bytes(self, path: str) -> bytes:
+        """A regular file's content. Raises HutchError."""
+        return self.files.read(path)
+
+    def write(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
+        """Create or replace a file, making its directories. Raises HutchError."""
+        self.files.write(path, data.encode() if isinstance(data, str) else data, mode)
+
+    def put(self, source: str | os.PathLike[str], target: str) -> None:
+        """Copy a file or tree of the host into the container, to exactly `target`."""
+        self._guarded("put", lambda: self.files.put(os.fspath(source), target))
+
+    def get(self, source: str, target: str | os.PathLike[str]) -> None:
+        """Copy a file or tree of the container to the host, to exactly `target`."""
+        self._guarded("get", lambda: self.files.get(source, os.fspath(target)))
+
+    def _guarded(self, what: str, action):  # type: ignore[no-untyped-def]
+        try:
+            return action()
+        except RecursionError:
+            raise HutchError(f"{what}: the tree is nested too deeply") from None
+        except OSError as error:
+            raise HutchError(f"{what}: {error.filename or ''}: {error.strerror}") from None
+
+    def diff(self) -> list[Change]:
+        """What changed against the layers below, by path: added, changed, deleted."""
+        self._check()
+        from hutch.engine import files
+
+        disk = self._settings.upper == "disk"
+        generated = frozenset(f"/etc/{name}" for name in ("hostname", "hosts", "resolv.conf"))
+        mounted = {m.target.rstrip("/") for m in (*self._settings.binds, *self._settings.tmpfs)}
+        points = frozenset(p for target in mounted for p in _parents(target)) | {"/dev/pts", "/dev/shm", "/dev/mqueue"}
+
+        def collect() -> list[Change]:
+            if disk:
+                from hutch.engine import state
+
+                base = os.open(f"{state.data_root()}/{self.id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            else:
+                base = os.dup(self._execution.descriptors["base"])
+            try:
+                return sorted(files.changes(base, self._prepared.rootfs, generated | points, disk), key=lambda change: change.path)
+            finally:
+                os.close(base)
+
+        changes: list[Change] = self._guarded("diff", collect)
+        return changes
+
+    def pause(self) -> None:
+        """Freeze every process of the container. Raises UnsupportedError without a freezer."""
+        self._check()
+        self.cgroup.freeze(True)
+
+    def resume(self) -> None:
+        """Let frozen processes go on."""
+        self.cgroup.freeze(False)
+
+    def process_settings(self) -> OciProcess:
+        """How commands are started in this container, unless they say otherwise."""
+        from hutch.engine import enter
+
+        return enter.process_of(self._prepared, (), {}, None, None)
+
+    def close(self) -> None:
+        """End the container and everything in it. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._execution.kill()
+            for process in list(self._live):
+                process.close()
+            self._execution.close()
+        except StartError:
+            pass
+        finally:
+            os.close(self._pidfd)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path.rpartition("/")[0]

@@ -1,0 +1,122 @@
+"""Commands in a container that runs."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import settings as settings_module
+from hutch.engine.prepare import PLACEHOLDER, Prepared
+from hutch.errors import UsageError
+from hutch.executor import undo
+from hutch.image import resolve
+from hutch.kernel.features import features
+from hutch.oci.config import CapabilitySets, ConsoleSize, Process
+from hutch.plan.plan import Plan
+from hutch.runtime.enter import EnterRequest, compile_enter
+
+FIRST_EXTRA = 5  # the executor's number of the first descriptor beyond its own
+
+
+def process_of(
+    prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None
+) -> Process:
+    """The process that a command becomes: the container's own, with the command's changes."""
+    s = prepared.settings
+    ids, home = prepared.user, prepared.home
+    if user is not None:
+        ids, home = resolve.user(user, (), prepared.rootfs)
+    if workdir is not None and not workdir.startswith("/"):
+        raise UsageError(f"workdir: expected an absolute path, got {workdir!r}")
+    for name in env:
+        if not name or "=" in name or "\0" in name + str(env[name]):
+            raise UsageError(f"env: expected NAME=VALUE, got {name!r}")
+    image = prepared.rootfs.config
+    changed = s.replace(env=(*s.env, *(f"{name}={value}" for name, value in env.items())))
+    hostname = s.hostname or (prepared.id if s.uts == "private" else "")
+    caps = settings_module.capability_set(s)
+    held = caps if ids.uid == 0 else ()
+    return Process(
+        cwd=workdir or s.workdir or image.workdir or "/",
+        args=argv,
+        env=settings_module.environment(changed, image.env, hostname, home),
+        user=ids,
+        capabilities=CapabilitySets(bounding=caps, effective=held, permitted=held),
+        no_new_privileges=s.no_new_privileges and not s.privileged,
+    )
+
+
+def plan(
+    prepared: Prepared,
+    argv: tuple[str, ...],
+    *,
+    env: dict[str, str],
+    workdir: str | None,
+    user: str | None,
+    child_cgroup: str = "",
+    terminal: ConsoleSize | None = None,
+    privileged: bool = False,
+) -> Plan:
+    """The plan of a command in the container that `prepared` made."""
+    found = features()
+    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
+    process = process_of(prepared.replace(settings=s), argv, env, workdir, user)
+    if terminal is not None:
+        process = process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
+    userns = prepared.compiled.user_namespace
+    namespaces = tuple(n.type for n in settings_module.namespaces(prepared.settings, userns))
+    paths = {key: path.replace(PLACEHOLDER, prepared.id) for key, path in prepared.compiled.cgroup_paths.items()}
+    request = EnterRequest(
+        namespaces=namespaces,
+        cgroup_paths=paths,
+        target_fd=FIRST_EXTRA,
+        child_cgroup=child_cgroup if "" in paths or "pids" in paths else "",
+        set_groups=not _denied(prepared),
+    )
+    return compile_enter(process, settings_module.seccomp_of(s), request, found)
+
+
+def _denied(prepared: Prepared) -> bool:
+    return any(getattr(op, "name", "") == "setgroups" for op in prepared.compiled.plan.host)
+
+
+def kill_command(paths: dict[str, str], group: str, pid: int, init: int) -> None:
+    """Kill a command with all that it started: by its own cgroup where it has one, else by its descendants and its
+    session, as far as they can be found."""
+    place = paths.get("") or paths.get("pids")
+    if place and group:
+        undo.kill(f"{place}/{group}/cgroup.procs")
+        return
+    for _ in range(20):
+        victims = descendants(pid) - {init}
+        if not victims:
+            return
+        for victim in victims:
+            try:
+                os.kill(victim, 9)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def descendants(pid: int) -> set[int]:
+    """A process, its children and theirs, and every member of its session."""
+    if pid <= 0:
+        return set()
+    parents: dict[int, int] = {}
+    sessions: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(name)], sessions[int(name)] = int(fields[1]), int(fields[3])
+    found = {p for p, session in sessions.items() if session == pid} | ({pid} & parents.keys())
+    grown = True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        grown = bool(more)
+        found |= more
+    return found

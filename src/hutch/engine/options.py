@@ -1,0 +1,164 @@
+"""Keyword arguments of the Python API to `Settings`: the same names and meanings for `run` and for `Container`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hutch.engine import units
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, TypedDict
+
+    class Options(TypedDict, total=False):
+        """What `hutch.run` and `hutch.Container` take; see `settings`."""
+
+        name: str
+        env: Mapping[str, str] | Iterable[str]
+        workdir: str
+        user: str | int
+        groups: Iterable[str | int]
+        hostname: str
+        memory: int | str
+        memory_swap: int | str
+        cpus: float
+        cpu_shares: int
+        cpuset: str
+        pids: int
+        mounts: Iterable[Bind | Tmpfs | str]
+        tmpfs: Iterable[str] | str
+        network: str
+        readonly: bool
+        capabilities: Iterable[str]
+        cap_add: Iterable[str]
+        cap_drop: Iterable[str]
+        seccomp: str
+        no_new_privileges: bool
+        privileged: bool
+        userns: str
+        pid: str
+        ipc: str
+        uts: str
+        devices: Iterable[str]
+        ulimits: Mapping[str, int | tuple[int, int]]
+        sysctls: Mapping[str, str]
+        shm_size: int | str
+        time_offsets: Mapping[str, int]
+        unified: Mapping[str, str]
+        init: bool
+        upper: str
+        upper_size: int | str
+        labels: Mapping[str, str]
+        oom_score_adj: int
+        entrypoint: Iterable[str]
+        cgroup_parent: str
+        systemd: bool
+
+
+def command_of(command: object) -> tuple[str, ...]:
+    """An argv. A bare string is refused: splitting it would be a shell's work, and is where injections come from."""
+    if isinstance(command, str | bytes):
+        raise UsageError(
+            f"command: expected a list of arguments, got the string {command!r}", 'a shell is asked for by name: ["sh", "-c", "…"]'
+        )
+    try:
+        return tuple(os.fspath(item) if not isinstance(item, str) else item for item in command)  # type: ignore[attr-defined]
+    except TypeError:
+        raise UsageError(f"command: expected a list of strings, got {command!r}") from None
+
+
+def bind(text: str) -> Bind:
+    """``/host:/container[:ro,…]``, as Docker writes it."""
+    source, colon, rest = text.partition(":")
+    target, _, options = rest.partition(":")
+    if not colon or not source or not target:
+        raise UsageError(f"mount: expected SOURCE:TARGET or SOURCE:TARGET:OPTIONS, got {text!r}")
+    if source.startswith((".", "~")):
+        source = os.path.abspath(os.path.expanduser(source))
+    words = tuple(word for word in options.split(",") if word and word not in ("ro", "rw"))
+    return Bind(source=source, target=target, readonly="ro" in options.split(","), options=words)
+
+
+def tmpfs(text: str) -> Tmpfs:
+    """``/path[:options]``."""
+    target, _, options = text.partition(":")
+    return Tmpfs(target=target, options=tuple(word for word in options.split(",") if word))
+
+
+def device(text: str) -> tuple[str, str, str]:
+    """``/dev/x[:/dev/y][:rwm]`` to (source, target, access)."""
+    parts = text.split(":")
+    access = "rwm"
+    if len(parts) > 1 and not parts[-1].startswith("/"):
+        access = parts.pop()
+    if not parts[0].startswith("/") or len(parts) > 2 or not access or set(access) - set("rwm"):
+        raise UsageError(f"device: expected /dev/NAME[:/dev/NAME][:rwm], got {text!r}")
+    return parts[0], parts[-1], access
+
+
+def settings(image: str, command: tuple[str, ...], options: Options) -> Settings:
+    """`Settings` from keyword arguments. Raises UsageError, also for an option that does not exist."""
+    o: dict[str, Any] = dict(options)
+    values: dict[str, Any] = {"image": image, "command": command}
+
+    def take(name: str) -> Any:
+        return o.pop(name, None)
+
+    env = take("env") or ()
+    values["env"] = tuple(f"{k}={v}" for k, v in env.items()) if hasattr(env, "items") else tuple(env)
+    for name in ("memory", "memory_swap"):
+        if (value := take(name)) is not None:
+            values[name] = units.size(value, name)
+    for name in ("shm_size", "upper_size"):
+        if (value := take(name)) is not None:
+            values[name] = units.size(value, name)
+    if (value := take("cpus")) is not None:
+        values["cpu_quota"] = units.cpus(value)
+    if (value := take("cpuset")) is not None:
+        values["cpuset_cpus"] = str(value)
+    if (value := take("user")) is not None:
+        values["user"] = str(value)
+    values["groups"] = tuple(str(item) for item in take("groups") or ())
+    mounts = [bind(item) if isinstance(item, str) else item for item in take("mounts") or ()]
+    values["binds"] = tuple(item for item in mounts if isinstance(item, Bind))
+    own = take("tmpfs") or ()
+    own = (own,) if isinstance(own, str) else own
+    values["tmpfs"] = tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(tmpfs(item) for item in own)
+    values["devices"] = tuple(device(item) for item in take("devices") or ())
+    if (caps := take("capabilities")) is not None:
+        # exactly these: all dropped, these added
+        values["cap_drop"], values["cap_add"] = ("ALL",), tuple(caps)
+    for name in ("cap_add", "cap_drop"):
+        if (value := take(name)) is not None:
+            values[name] = (*values.get(name, ()), *value)
+    limits = take("ulimits") or {}
+    values["ulimits"] = tuple(
+        Ulimit(name=name, soft=value[0], hard=value[1]) if isinstance(value, tuple) else Ulimit(name=name, soft=value, hard=value)
+        for name, value in limits.items()
+    )
+    for name in ("sysctls", "time_offsets", "labels", "unified"):
+        if (value := take(name)) is not None:
+            values[name] = dict(value)
+    if (entrypoint := take("entrypoint")) is not None:
+        values["entrypoint"] = command_of(entrypoint)
+    for name in list(o):
+        if name not in Settings._fields:
+            raise UsageError(f"unknown option {name!r}", "hutch.Container lists the options")
+        if (value := take(name)) is not None:
+            values[name] = value
+    return Settings(**values)
+
+
+def interpreter_hint(command: tuple[str, ...], invisible: tuple[str, ...]) -> str | None:
+    """What to do when a program lies in a place that the host's view leaves out: this very interpreter, mostly."""
+    if not command or not command[0].startswith("/"):
+        return None
+    top = next((place for place in invisible if command[0].startswith(place + "/")), None)
+    if top is None or not os.path.exists(command[0]):
+        return None
+    prefix = sys.base_prefix if command[0].startswith((sys.prefix, sys.base_prefix)) else os.path.dirname(os.path.dirname(command[0]))
+    return f'{top} is not part of "host": name a program of /usr, or show the directory with mounts=["{prefix}:{prefix}:ro"] (-v {prefix}:{prefix}:ro)'

@@ -1,0 +1,179 @@
+"""From settings to a compiled plan: names, users, the record; and templates, so that the second start is cheap."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hutch.engine import jsontext, settings as settings_module, state
+from hutch.engine.settings import Settings
+from hutch.errors import UsageError
+from hutch.image import resolve
+from hutch.image.rootfs import Rootfs
+from hutch.kernel.features import Features, features
+from hutch.oci.config import User
+from hutch.plan.plan import Plan
+from hutch.record import Record
+from hutch.runtime.compile import compile_container
+from hutch.runtime.request import Compiled, Request
+
+ID_LENGTH = 12
+PLACEHOLDER = "0hutchid0hut"  # as long as an id, and no id: "h" is no hexadecimal digit
+CREATED = "1111111111.111111"
+
+
+class Prepared(Record):
+    """A container ready to be started. `encoded` is the plan for the executor but for the owner's pid."""
+
+    id: str
+    compiled: Compiled
+    encoded: bytes
+    settings: Settings
+    rootfs: Rootfs
+    directory: str
+    args: tuple[str, ...]
+    user: User
+    home: str
+
+
+_templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
+
+
+def new_id() -> str:
+    """Twelve random hexadecimal digits."""
+    return os.urandom(ID_LENGTH // 2).hex()
+
+
+def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting: bool = True) -> Prepared:
+    """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
+
+    Everything that differs from one container to the next with the same settings is its id and the time: the plan is
+    compiled and encoded with a placeholder for them, once, and the placeholder replaced in the encoded bytes. The
+    placeholder has an id's length, so that nothing else moves.
+    """
+    found = features()
+    rootfs = resolve.resolve(s.image, found)
+    base = state.root()
+    key = (repr(s), idle, detach, accounting, base)
+    cached = _templates.get(key)
+    if cached is None or cached[0] is not rootfs or cached[1] is not found or cached[2] != base:
+        settings_module.check(s)
+        if len(_templates) > 64:
+            _templates.clear()
+        cached = (rootfs, found, base, _template(s, rootfs, found, base, idle, detach, accounting))
+        _templates[key] = cached
+    template = cached[3]
+    identity = new_id()
+    new, old = identity.encode(), PLACEHOLDER.encode()
+    encoded = template.encoded.replace(old, new).replace(CREATED.encode(), f"{time.time():017.6f}".encode())
+    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
+
+
+def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, accounting: bool) -> Prepared:
+    user, home = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
+    hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
+    config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home)
+    process = config.process
+    assert process is not None
+    if not idle and not process.args:
+        raise UsageError(f"{s.image}: no command: the image names none, and none was given")
+    directory = f"{base}/{PLACEHOLDER}"
+    upper = f"{state.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else ""
+    record = {
+        "id": PLACEHOLDER,
+        "name": s.name,
+        "image": s.image,
+        "command": list(process.args) if not idle else [],
+        "created": float(CREATED),
+        "upper": upper,
+        "cgroup": {},
+        "settings": record_of(s),
+        "user": [user.uid, user.gid, *user.additional_gids],
+        "home": home,
+        "env": list(process.env),
+        "workdir": process.cwd,
+        "idle": idle,
+    }
+    request = Request(
+        id=PLACEHOLDER,
+        rootfs=rootfs,
+        state=directory,
+        upper=upper,
+        upper_size=s.upper_size,
+        idle=idle,
+        init=s.init,
+        detach=detach,
+        hosts="".join(_host_line(item) for item in s.extra_hosts),
+        resolv_conf=_resolv_conf(s),
+        make_workdir=bool(s.workdir or rootfs.config.workdir),
+        accounting=accounting,
+    )
+    paths = compile_container(config, request, found).cgroup_paths
+    record["cgroup"] = paths
+    text = jsontext.dumps(record) + "\n"
+    compiled = compile_container(config, request.replace(record=text), found)
+    compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings)))
+    return Prepared(
+        id=PLACEHOLDER,
+        compiled=compiled,
+        encoded=compiled.plan.encode(0),
+        settings=s,
+        rootfs=rootfs,
+        directory=directory,
+        args=process.args,
+        user=user,
+        home=home,
+    )
+
+
+def plan_of(prepared: Prepared) -> Plan:
+    """The plan as it will run: with the placeholder replaced. For those who want to read it."""
+    request_plan = prepared.compiled.plan
+    return request_plan.replace(
+        host=tuple(_substitute(op, prepared.id) for op in request_plan.host),
+        container=tuple(_substitute(op, prepared.id) for op in request_plan.container),
+    )
+
+
+def _substitute(operation: Record, identity: str) -> Record:
+    def change(value: object) -> object:
+        if isinstance(value, str):
+            return value.replace(PLACEHOLDER, identity)
+        if isinstance(value, tuple):
+            return tuple(change(item) for item in value)
+        return value
+
+    return type(operation)(**{name: change(value) for name, value in operation.as_dict().items()})
+
+
+def record_of(record: Record) -> dict[str, object]:
+    """A record as JSON's types, without what has its default."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Record):
+            return record_of(value)
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {
+        name: plain(value)
+        for name, value in record.as_dict().items()
+        if name not in record._defaults or value != record._defaults[name]
+    }
+
+
+def _host_line(item: str) -> str:
+    name, _, address = item.replace("=", ":", 1).partition(":")
+    if not name or not address:
+        raise UsageError(f"add-host: expected NAME:ADDRESS, got {item!r}")
+    return f"{address}\t{name}\n"
+
+
+def _resolv_conf(s: Settings) -> str | None:
+    """The host's resolver settings on the host's network; none where there is no network to ask over."""
+    if s.network != "host":
+        return ""
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return None

@@ -1,0 +1,311 @@
+"""A started command: its streams, its time limit, its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from hutch.cgroup.live import parse_keyed
+from hutch.cgroup.operations import CPU, OOM, PEAK, PIDS
+from hutch.engine import result as outcomes
+from hutch.engine.result import Result, Usage
+from hutch.errors import StartError, UsageError
+from hutch.executor.launcher import Execution
+from hutch.executor.messages import FAILED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO, Self, TypeAlias
+
+    Input: TypeAlias = "str | bytes | int | BinaryIO | None"
+
+CHUNK = 65536
+OUTPUT_LIMIT = 64 << 20  # bytes of each stream that are kept unless asked otherwise
+
+
+def open_input(stdin: Input) -> tuple[int, bytes, int]:
+    """``(descriptor for the child, bytes still to be fed, our end or -1)`` for what a caller gives as stdin."""
+    if stdin is None:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), b"", -1
+    if isinstance(stdin, int):
+        return os.dup(stdin), b"", -1
+    if isinstance(stdin, str | bytes):
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writer, False)
+        return reader, data, writer
+    try:
+        return os.dup(stdin.fileno()), b"", -1
+    except (AttributeError, OSError, ValueError):
+        if not hasattr(stdin, "read"):
+            raise UsageError(f"stdin: expected text, bytes, a file or a descriptor, got {type(stdin).__name__}") from None
+        data = stdin.read()
+        return open_input(data)
+
+
+class Process:
+    """A command that was started, in a container of its own or in one that runs.
+
+    Read it by `lines()`, or `wait()` for its `Result`. A context manager: leaving it kills what still runs.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[int, int, int], Execution],
+        command: tuple[str, ...],
+        *,
+        stdin: Input = None,
+        text: bool = True,
+        timeout: float | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+        merge_stderr: bool = False,
+        on_timeout: Callable[[], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        if timeout is not None and timeout <= 0:
+            raise UsageError(f"timeout: expected seconds above 0, got {timeout!r}")
+        self.command = command
+        self.text = text
+        self._limit = output_limit
+        self._started = time.monotonic()
+        self._deadline = None if timeout is None else self._started + timeout
+        self._timed_out = False
+        self._result: Result | None = None
+        self._on_timeout, self._on_end = on_timeout, on_end
+        self._kept: dict[int, list[bytes]] = {1: [], 2: []}
+        self._size = {1: 0, 2: 0}
+        self._truncated = False
+        self._error: StartError | None = None
+        child_in, self._feed, self._feed_fd = open_input(stdin)
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        err_read, err_write = (-1, -1) if merge_stderr else os.pipe2(os.O_CLOEXEC)
+        self._readers = {out_read: 1, **({err_read: 2} if err_read >= 0 else {})}
+        try:
+            self.execution = launch(child_in, out_write, out_write if merge_stderr else err_write)
+        except BaseException:
+            for fd in (*self._readers, *((self._feed_fd,) if self._feed_fd >= 0 else ())):
+                os.close(fd)
+            raise
+        finally:
+            os.close(child_in)
+            os.close(out_write)
+            if err_write >= 0:
+                os.close(err_write)
+        for fd in self._readers:
+            os.set_blocking(fd, False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The command's pid on the host. Waits until it runs; raises StartError if it cannot."""
+        if not self.execution.ready and self._result is None:
+            self._pump(lambda: self.execution.ready or self._finished)
+            if self._error is not None:
+                raise self._error
+        return self.execution.pid
+
+    @property
+    def _finished(self) -> bool:
+        return self.execution.exited is not None or self._error is not None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process."""
+        self.execution.signal(int(number))
+
+    def kill(self) -> None:
+        """Kill the command; its container, too, if it is the container's only one."""
+        self.execution.kill()
+
+    def _pump(self, until: Callable[[], bool], on_output: Callable[[int, bytes], None] | None = None) -> None:
+        """Move bytes and messages until the condition holds."""
+        poll = select.poll()
+        control = self.execution.fileno()
+        if not self._finished:
+            poll.register(control, select.POLLIN)
+        for fd in self._readers:
+            poll.register(fd, select.POLLIN)
+        if self._feed_fd >= 0:
+            poll.register(self._feed_fd, select.POLLOUT)
+        while not until():
+            timeout = None
+            if self._deadline is not None and not self._timed_out:
+                timeout = max(0.0, self._deadline - time.monotonic()) * 1000
+            if self._finished:
+                timeout = 0  # what ended cannot write any more; a stranger that holds the pipe need not be waited for
+            events = poll.poll(timeout)
+            if not events:
+                if self._finished:
+                    break
+                self._expire()
+                continue
+            for fd, event in events:
+                if fd == control:
+                    self._message()
+                    if self._finished:
+                        poll.unregister(control)
+                elif fd == self._feed_fd:
+                    if self._write(event):
+                        poll.unregister(fd)
+                        os.close(fd)
+                        self._feed_fd = -1
+                elif not self._read(fd, on_output):
+                    poll.unregister(fd)
+                    os.close(fd)
+                    del self._readers[fd]
+
+    def _message(self) -> None:
+        try:
+            if self.execution.receive() is None:
+                self.execution.lost()
+        except StartError as error:
+            self._error = error
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        self.execution.kill()
+        if self._on_timeout is not None:
+            self._on_timeout()
+
+    def _write(self, event: int) -> bool:
+        """Feed stdin; True when there is no more to feed."""
+        if event & (select.POLLERR | select.POLLHUP):
+            return True
+        try:
+            written = os.write(self._feed_fd, self._feed[:CHUNK])
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            return True
+        self._feed = self._feed[written:]
+        return not self._feed
+
+    def _read(self, fd: int, on_output: Callable[[int, bytes], None] | None) -> bool:
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        stream = self._readers[fd]
+        if on_output is not None and stream == 1:
+            on_output(stream, data)
+            return True
+        room = self._limit - self._size[stream]
+        if len(data) > room:
+            self._truncated = True
+            data = data[: max(room, 0)]
+        self._size[stream] += len(data)
+        self._kept[stream].append(data)
+        return True
+
+    def chunks(self) -> Iterator[bytes]:
+        """stdout as it arrives, in pieces, until the command ends. stderr is kept for the result."""
+        waiting: list[bytes] = []
+        while True:
+            self._pump(lambda: bool(waiting) or (self._finished and not self._readers), lambda _, data: waiting.append(data))
+            if not waiting:
+                break
+            yield from waiting
+            waiting.clear()
+        self.wait()
+
+    def lines(self) -> Iterator[str]:
+        """stdout line by line, without line ends, as it arrives; a last line without an end too.
+
+        Raises StartError if the command could not be started. Its result is `wait()`'s.
+        """
+        rest = b""
+        for data in self.chunks():
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                yield line.decode("utf-8", "replace")
+        if rest:
+            yield rest.decode("utf-8", "replace")
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> Result:
+        """Until the command has ended and everything of it is gone. May be called again."""
+        if self._result is None:
+            try:
+                self._pump(lambda: self._finished and not self._readers)
+            finally:
+                self._close_streams()
+                if self._finished:
+                    try:
+                        self.execution.close()
+                    finally:
+                        if self._on_end is not None:
+                            self._on_end()
+            self._result = self._make_result()
+        return self._result
+
+    def _make_result(self) -> Result:
+        out, err = (b"".join(self._kept[n]) for n in (1, 2))
+        streams = {
+            "stdout": out.decode("utf-8", "replace") if self.text else out,
+            "stderr": err.decode("utf-8", "replace") if self.text else err,
+        }
+        last = self.execution.exited
+        usage = self._usage()
+        if self._error is not None and not self._timed_out:
+            outcome, code, signal = outcomes.FAILED_TO_START, self._error.exit_code, 0
+            if usage.oom_kills:
+                outcome, code, signal = outcomes.OUT_OF_MEMORY, 137, 9
+        else:
+            status = last.values[0] if last is not None and last.type != FAILED else 9
+            signal = status & 0x7F
+            code = 128 + signal if signal else status >> 8 & 0xFF
+            outcome = outcomes.SIGNALLED if signal else outcomes.EXITED
+            if self._timed_out:
+                outcome = outcomes.TIMEOUT
+            elif usage.oom_kills and code == 137:
+                outcome = outcomes.OUT_OF_MEMORY
+        return Result(
+            command=self.command,
+            outcome=outcome,
+            exit_code=code,
+            signal=signal,
+            error=self._error if outcome == outcomes.FAILED_TO_START else None,
+            truncated=self._truncated,
+            usage=usage,
+            **streams,
+        )
+
+    def _usage(self) -> Usage:
+        data, last = self.execution.data, self.execution.exited
+        cpu = parse_keyed(data.get(CPU))
+        values = last.values if last is not None else (0, 0, 0, 0)
+        peak = data.get(PEAK, "").strip()
+        return Usage(
+            wall=time.monotonic() - self._started,
+            user=values[1] / 1e6,
+            system=values[2] / 1e6,
+            max_rss=values[3] * 1024,
+            memory_peak=int(peak) if peak.isdigit() else None,
+            oom_kills=parse_keyed(data.get(OOM)).get("oom_kill"),
+            periods=cpu.get("nr_periods"),
+            throttled_periods=cpu.get("nr_throttled"),
+            pids_refused=parse_keyed(data.get(PIDS)).get("max"),
+        )
+
+    def _close_streams(self) -> None:
+        for fd in self._readers:
+            os.close(fd)
+        self._readers = {}
+        if self._feed_fd >= 0:
+            os.close(self._feed_fd)
+            self._feed_fd = -1
+
+    def close(self) -> None:
+        """Kill what still runs, and free everything. Safe to call twice."""
+        if self._result is None:
+            self.execution.kill()
+            self.wait()

@@ -1,0 +1,74 @@
+"""What came of a command."""
+
+from __future__ import annotations
+
+from hutch.errors import CommandFailed, StartError
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+EXITED, SIGNALLED, TIMEOUT, OUT_OF_MEMORY, FAILED_TO_START = "exited", "signalled", "timeout", "out-of-memory", "failed-to-start"
+
+
+class Usage(Record):
+    """What a container used in its life: seconds, bytes, counts. None: its cgroup did not tell."""
+
+    wall: float = 0.0
+    user: float = 0.0
+    system: float = 0.0
+    max_rss: int = 0
+    memory_peak: int | None = None
+    oom_kills: int | None = None
+    periods: int | None = None
+    throttled_periods: int | None = None
+    pids_refused: int | None = None
+
+
+class Result(Record):
+    """A command's end. The exit code is data: nothing is raised for it unless `check` is called.
+
+    `outcome` tells apart what happened: "exited"; "signalled" (`signal` has its number); "timeout"; "out-of-memory"
+    (the kernel killed for the memory limit); "failed-to-start" (`error` says why). `exit_code` is Docker's: 128+N for a
+    death by signal N, 125 to 127 for a failed start. `truncated`: more was written than `output_limit` let through.
+    """
+
+    command: tuple[str, ...]
+    outcome: str
+    exit_code: int
+    stdout: str | bytes = ""
+    stderr: str | bytes = ""
+    signal: int = 0
+    error: StartError | None = None
+    truncated: bool = False
+    usage: Usage = Usage()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0."""
+        return self.outcome == EXITED and self.exit_code == 0
+
+    def check(self) -> Self:
+        """Raise CommandFailed unless the command exited with 0 (StartError, if it never ran); return the result."""
+        if self.error is not None:
+            raise self.error
+        if not self.ok:
+            raise CommandFailed(self.describe(), self)
+        return self
+
+    def describe(self) -> str:
+        """One line for a person."""
+        name = " ".join(self.command) or "the container"
+        name = name if len(name) <= 80 else name[:79] + "…"
+        if self.outcome == FAILED_TO_START:
+            return f"{name}: failed to start: {self.error}"
+        if self.outcome == TIMEOUT:
+            return f"{name}: killed after its time limit"
+        if self.outcome == OUT_OF_MEMORY:
+            return f"{name}: out of memory (exit code {self.exit_code})"
+        if self.outcome == SIGNALLED:
+            return f"{name}: killed by signal {self.signal} (exit code {self.exit_code})"
+        tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode("utf-8", "replace")
+        last = tail.strip().rpartition("\n")[2]
+        return f"{name}: exit code {self.exit_code}{f': {last}' if last and self.exit_code else ''}"

@@ -1,0 +1,361 @@
+"""What a user asks of a container, and its translation into a configuration that the runtime compiles."""
+
+from __future__ import annotations
+
+from hutch.engine import units
+from hutch.errors import UnsupportedError, UsageError
+from hutch.image.rootfs import Rootfs
+from hutch.kernel import capabilities
+from hutch.kernel.features import Features
+from hutch.oci import config as oci
+from hutch.record import Record
+from hutch.runtime.identity import default_mappings
+from hutch.runtime.process import DEFAULT_PATH
+from hutch.runtime.profile import default_profile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)  # fmt: skip
+READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+USERNS = ("auto", "host", "private", "single")
+NETWORKS = ("none", "host")
+
+
+class Bind(Record):
+    """A host directory or file in the container. `options` are mount(8)'s words beside ``rbind``."""
+
+    source: str
+    target: str
+    readonly: bool = False
+    options: tuple[str, ...] = ()
+
+
+class Tmpfs(Record):
+    """An empty directory in memory."""
+
+    target: str
+    options: tuple[str, ...] = ()
+
+
+class Ulimit(Record):
+    """setrlimit(2) by short name, such as ``nofile``; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Settings(Record):
+    """A container as its user asks for it; None and "" mean: as the image, or the default, has it.
+
+    Sizes in bytes, CPU quota in µs of each 100 ms, `user` as ``name|uid[:group|gid]``.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    name: str = ""
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    terminal: bool = False
+    interactive: bool = False
+    readonly: bool = False
+    memory: int | None = None
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    memory_swappiness: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int | None = None
+    blkio_weight: int | None = None
+    device_rates: tuple[tuple[str, int, int, int], ...] = ()
+    unified: dict[str, str] = {}
+    oom_score_adj: int | None = None
+    shm_size: int = 64 << 20
+    binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    devices: tuple[tuple[str, str, str], ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: dict[str, str] = {}
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: str = "default"
+    no_new_privileges: bool = True
+    privileged: bool = False
+    network: str = "none"
+    pid: str = "private"
+    ipc: str = "private"
+    uts: str = "private"
+    cgroupns: str = "private"
+    userns: str = "auto"
+    time_offsets: dict[str, int] = {}
+    init: bool = False
+    stop_signal: str = ""
+    upper: str = "tmpfs"
+    upper_size: int = 0
+    cgroup_parent: str = ""
+    systemd: bool = False
+    labels: dict[str, str] = {}
+    extra_hosts: tuple[str, ...] = ()
+
+
+def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
+    if value not in allowed:
+        raise UsageError(f"{what}: expected {' or '.join(allowed)}, got {value!r}")
+
+
+def check(s: Settings) -> None:
+    """Find what makes no sense before anything is touched. Raises UsageError."""
+    _one_of(s.network, NETWORKS, "network")
+    _one_of(s.userns, USERNS, "userns")
+    for name in ("pid", "ipc", "uts", "cgroupns"):
+        _one_of(getattr(s, name), ("private", "host"), name)
+    _one_of(s.upper, ("tmpfs", "disk"), "upper")
+    for name, value in (("name", s.name), ("hostname", s.hostname)):
+        if value and (not value[0].isalnum() or not all(c.isalnum() or c in "_.-" for c in value) or len(value) > 63):
+            raise UsageError(f"{name}: expected up to 63 letters, digits, dots, dashes and underscores, got {value!r}")
+    if s.workdir and not s.workdir.startswith("/"):
+        raise UsageError(f"workdir: expected an absolute path, got {s.workdir!r}")
+    for item in s.env:
+        if not item.partition("=")[0] or "\0" in item:
+            raise UsageError(f"env: expected NAME=VALUE, got {item!r}")
+    for item in (*s.command, *(s.entrypoint or ())):
+        if "\0" in item:
+            raise UsageError("command: an argument contains a NUL")
+    for mount in (*s.binds, *s.tmpfs):
+        if not mount.target.startswith("/") or mount.target.strip("/") == "":
+            raise UsageError(f"mount: expected an absolute path below the root as target, got {mount.target!r}")
+    for bind in s.binds:
+        if not bind.source.startswith("/"):
+            raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}", "named volumes do not exist yet")
+    if s.memory is not None and s.memory != -1 and s.memory < 4096:
+        raise UsageError(f"memory: the least is one page of 4096 bytes, got {s.memory}")
+    if s.memory_swap is not None and s.memory is None:
+        raise UsageError("memory-swap: is memory and swap together, and needs a memory limit")
+    if s.memory_swap is not None and s.memory is not None and -1 < s.memory_swap < s.memory:
+        raise UsageError("memory-swap: is memory and swap together, and below the memory limit")
+    for cap in (*s.cap_add, *s.cap_drop):
+        if cap.upper() != "ALL":
+            capabilities.canonical(cap)
+
+
+def capability_set(s: Settings) -> tuple[str, ...]:
+    """The container's capabilities: Docker's default, changed by --cap-add and --cap-drop, or all of them."""
+    added = {c.upper() if c.upper() == "ALL" else capabilities.canonical(c) for c in s.cap_add}
+    dropped = {c.upper() if c.upper() == "ALL" else capabilities.canonical(c) for c in s.cap_drop}
+    held = set(capabilities.NUMBERS) if s.privileged or "ALL" in added else set(capabilities.DEFAULT)
+    if "ALL" in dropped:
+        held = set()
+    held = (held - dropped) | (added - {"ALL"})
+    return tuple(name for name in capabilities.NUMBERS if name in held)
+
+
+def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features) -> bool:
+    """Whether the container gets a user namespace. As root, "auto" says yes where every layer can be idmapped."""
+    if not features.privileged:
+        if s.userns == "host":
+            raise UnsupportedError("userns: without root a container needs a user namespace of its own")
+        return True
+    if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or s.network == "host" and s.privileged)):
+        return False
+    lowers = rootfs.lowers if rootfs is not None else ()
+    refused = [lower for lower in lowers if not features.can_idmap(lower)]
+    able = features.user_namespaces and features.idmapped_layers and features.overlay_in_user_namespace and not refused
+    if not able and s.userns != "auto":
+        why = f"{refused[0]} lies on a file system that takes no idmapped mounts" if refused else "this kernel cannot idmap overlay layers (5.19 can)"
+        raise UnsupportedError(f"userns: {why}", "--userns host does without a user namespace")
+    return able and features.upper_user_xattrs
+
+
+def namespaces(s: Settings, userns: bool) -> tuple[oci.Namespace, ...]:
+    """The namespaces that the container has to itself."""
+    wanted = ["mount"]
+    wanted += [kind for kind, value in (("pid", s.pid), ("ipc", s.ipc), ("uts", s.uts), ("cgroup", s.cgroupns)) if value == "private"]
+    wanted += ["network"] if s.network != "host" else []
+    wanted += ["user"] if userns else []
+    wanted += ["time"] if s.time_offsets else []
+    return tuple(oci.Namespace(type=kind) for kind in wanted)
+
+
+def to_config(s: Settings, rootfs: Rootfs, features: Features, *, hostname: str, user: oci.User, home: str) -> oci.Config:
+    """The configuration of a container with these settings on that root file system."""
+    userns = user_namespace(s, rootfs, features)
+    image = rootfs.config
+    args = (s.entrypoint if s.entrypoint is not None else image.entrypoint) + (s.command or (image.cmd if s.entrypoint is None else ()))
+    own_uts = s.uts == "private"
+    mappings: tuple[tuple[oci.IdMapping, ...], tuple[oci.IdMapping, ...]] = ((), ())
+    if userns:
+        mapper = bool(features.newuidmap and features.newgidmap) and s.userns != "single"
+        subuid = (features.subuid.start, features.subuid.count) if features.subuid and mapper else None
+        subgid = (features.subgid.start, features.subgid.count) if features.subgid and mapper else None
+        mappings = default_mappings(features.uid, features.gid, subuid if subgid else None, subgid if subuid else None)
+    caps = capability_set(s)
+    ambient: tuple[str, ...] = ()
+    held = caps if user.uid == 0 else ()
+    return oci.Config(
+        oci_version=oci.VERSION,
+        hostname=hostname if own_uts else None,
+        domainname=s.domainname or None if own_uts else None,
+        root=oci.Root(path="/", readonly=s.readonly),
+        process=oci.Process(
+            cwd=s.workdir or image.workdir or "/",
+            args=args,
+            env=environment(s, image.env, hostname, home),
+            user=user,
+            terminal=s.terminal,
+            capabilities=oci.CapabilitySets(bounding=caps, effective=held, permitted=held, inheritable=(), ambient=ambient),
+            rlimits=tuple(oci.Rlimit(type=f"RLIMIT_{u.name.upper()}", soft=_limit(u.soft), hard=_limit(u.hard)) for u in s.ulimits),
+            no_new_privileges=s.no_new_privileges and not s.privileged,
+            oom_score_adj=s.oom_score_adj,
+        ),
+        mounts=_mounts(s, userns, features),
+        linux=oci.Linux(
+            namespaces=namespaces(s, userns),
+            uid_mappings=mappings[0],
+            gid_mappings=mappings[1],
+            resources=_resources(s, userns),
+            seccomp=seccomp_of(s),
+            sysctl=s.sysctls,
+            devices=_devices(s),
+            cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
+            masked_paths=() if s.privileged else MASKED,
+            readonly_paths=() if s.privileged else READONLY,
+            time_offsets={clock: oci.TimeOffset(secs=seconds) for clock, seconds in s.time_offsets.items()},
+        ),
+    )
+
+
+def _limit(value: int) -> int:
+    return 2**64 - 1 if value == -1 else value
+
+
+_profiles: dict[tuple[str, ...], oci.Seccomp] = {}
+
+
+def seccomp_of(s: Settings) -> oci.Seccomp | None:
+    """The container's filter; None for none."""
+    if s.privileged or s.seccomp == "unconfined":
+        return None
+    caps = capability_set(s)
+    if s.seccomp in ("default", ""):
+        if caps not in _profiles:
+            _profiles[caps] = default_profile(caps)
+        return _profiles[caps]
+    from hutch.engine.profiles import load
+
+    return load(s.seccomp, caps)
+
+
+def environment(s: Settings, image: tuple[str, ...], hostname: str, home: str) -> tuple[str, ...]:
+    """PATH, HOSTNAME and HOME as Docker sets them, then the image's variables, then the user's; the last one wins."""
+    values: dict[str, str] = {"PATH": DEFAULT_PATH}
+    if hostname:
+        values["HOSTNAME"] = hostname
+    if s.terminal:
+        values["TERM"] = "xterm"
+    for item in (*image, *s.env):
+        name, _, value = item.partition("=")
+        values[name] = value
+    values.setdefault("HOME", home)
+    return tuple(f"{name}={value}" for name, value in values.items())
+
+
+def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, ...]:
+    readonly = () if s.privileged else ("ro",)
+    out = [
+        oci.Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
+        oci.Mount(destination="/dev", type="tmpfs", source="tmpfs", options=("nosuid", "strictatime", "mode=755", "size=65536k")),
+        oci.Mount(destination="/dev/pts", type="devpts", source="devpts", options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")),
+        oci.Mount(destination="/sys", type="sysfs", source="sysfs", options=("nosuid", "noexec", "nodev", *readonly)),
+        oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=("nosuid", "noexec", "nodev")),
+        oci.Mount(destination="/dev/shm", type="tmpfs", source="shm", options=("nosuid", "noexec", "nodev", "mode=1777", f"size={s.shm_size}")),
+    ]
+    if features.cgroups.mode == "v2" or s.privileged:
+        out.append(oci.Mount(destination="/sys/fs/cgroup", type="cgroup", source="cgroup", options=("nosuid", "noexec", "nodev", *readonly)))
+    if s.ipc == "host":
+        out = [m for m in out if m.destination != "/dev/shm"]
+        out.append(oci.Mount(destination="/dev/shm", type="bind", source="/dev/shm", options=("bind", "nosuid", "noexec", "nodev")))
+    for tmpfs in s.tmpfs:
+        options = tmpfs.options or ("rw", "noexec", "nosuid", "nodev")
+        out.append(oci.Mount(destination=tmpfs.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options))
+    for bind in s.binds:
+        words = ["rbind", *bind.options]
+        if bind.readonly and "ro" not in words:
+            words.append("ro")
+        if not any(word.lstrip("r") in ("private", "shared", "slave", "unbindable") for word in bind.options):
+            words.append("rprivate")
+        if userns and features.privileged and features.can_idmap(bind.source) and "noidmap" not in words:
+            words.append("idmap")
+        words = [word for word in words if word not in ("noidmap", "z", "Z", "nocopy", "consistent", "cached", "delegated")]
+        out.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
+    return tuple(out)
+
+
+def _devices(s: Settings) -> tuple[oci.Device, ...]:
+    import os
+    import stat
+
+    out = []
+    for source, target, _ in s.devices:
+        try:
+            info = os.stat(source)
+        except OSError as error:
+            raise UsageError(f"device {source}: {error.strerror}") from None
+        if not (stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)):
+            raise UsageError(f"device {source}: is no device")
+        kind = "c" if stat.S_ISCHR(info.st_mode) else "b"
+        out.append(
+            oci.Device(
+                path=target, type=kind, major=os.major(info.st_rdev), minor=os.minor(info.st_rdev), file_mode=stat.S_IMODE(info.st_mode)
+            )
+        )
+    return tuple(out)
+
+
+def _resources(s: Settings, userns: bool) -> oci.Resources:
+    memory = cpu = pids = block = None
+    if s.memory is not None or s.memory_reservation is not None or s.memory_swappiness is not None:
+        swap = s.memory_swap
+        if swap is None and s.memory is not None and s.memory > 0:
+            swap = 2 * s.memory  # Docker's rule
+        memory = oci.Memory(limit=s.memory, swap=swap, reservation=s.memory_reservation, swappiness=s.memory_swappiness)
+    if any(v is not None for v in (s.cpu_quota, s.cpu_period, s.cpu_shares)) or s.cpuset_cpus or s.cpuset_mems:
+        period = s.cpu_period or (100_000 if s.cpu_quota is not None else None)
+        cpu = oci.Cpu(quota=s.cpu_quota, period=period, shares=s.cpu_shares, cpus=s.cpuset_cpus or None, mems=s.cpuset_mems or None)
+    if s.pids is not None:
+        pids = oci.Pids(limit=s.pids)
+    if s.blkio_weight is not None or s.device_rates:
+        rates: dict[str, list[oci.ThrottleDevice]] = {}
+        for kind, major, minor, rate in s.device_rates:
+            rates.setdefault(f"throttle_{kind}_device", []).append(oci.ThrottleDevice(major=major, minor=minor, rate=rate))
+        block = oci.BlockIo(weight=s.blkio_weight, **{key: tuple(value) for key, value in rates.items()})  # type: ignore[arg-type]
+    # In a user namespace nothing but the nodes of /dev can be opened as a device, and no node can be made: the device
+    # controller has work only without one.
+    rules = () if userns or s.privileged else _device_rules(s)
+    return oci.Resources(memory=memory, cpu=cpu, pids=pids, block_io=block, devices=rules, unified=s.unified)
+
+
+def _device_rules(s: Settings) -> tuple[oci.DeviceRule, ...]:
+    rules = [
+        oci.DeviceRule(allow=False),
+        oci.DeviceRule(allow=True, type="c", access="m"),
+        oci.DeviceRule(allow=True, type="b", access="m"),
+    ]
+    numbers = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, -1))
+    rules += [oci.DeviceRule(allow=True, type="c", major=major, minor=minor, access="rwm") for major, minor in numbers]
+    for (_, _, access), device in zip(s.devices, _devices(s), strict=True):
+        rules.append(oci.DeviceRule(allow=True, type=device.type, major=device.major, minor=device.minor, access=access))
+    return tuple(rules)

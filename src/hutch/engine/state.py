@@ -1,0 +1,206 @@
+"""What runs now: one directory a container, with one file of record that its executor keeps locked.
+
+There is no daemon to ask and no index to corrupt: a record whose lock is free belongs to nobody, and whoever sees it
+first removes what it names. The file is JSON by lines: the container as asked for, then its pids.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from hutch.errors import StateError
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+RECORD = "state"
+
+
+class Running(Record):
+    """A container's record. `pid` is its first process on the host, `created` seconds since 1970."""
+
+    id: str
+    name: str
+    image: str
+    command: tuple[str, ...]
+    created: float
+    pid: int
+    executor: int
+    status: str
+    exit_code: int | None
+    directory: str
+    data: dict[str, Any]
+
+
+def root() -> str:
+    """The directory of all records: $HUTCH_STATE, or for root /run/hutch, for a user $XDG_RUNTIME_DIR/hutch.
+
+    Where /run is on a disk, /dev/shm serves: a record lives as long as its container and should cost no disk write. The
+    directory is made when it is missing, private, and it must be this user's own: in a place that all can write to,
+    somebody else's directory would let him choose what we remove.
+    """
+    path = os.environ.get("HUTCH_STATE") or _default_root()
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.mkdir(path, 0o711)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise StateError(f"state directory {path}: {error.strerror}", "set HUTCH_STATE to a directory that you may write") from None
+        info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise StateError(f"state directory {path}: is not a directory of this user's alone", "remove it, or set HUTCH_STATE to another")
+    return path
+
+
+_MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+
+
+def _default_root() -> str:
+    from hutch.kernel.features import features
+
+    uid = os.geteuid()
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if uid != 0 and runtime and os.access(runtime, os.W_OK):
+        return f"{runtime}/hutch"
+    run = features().mount_at("/run")
+    if uid == 0 and (run is None or run.kind in _MEMORY_FILESYSTEMS or not os.path.isdir("/dev/shm")):
+        return "/run/hutch"
+    return f"/dev/shm/hutch-{uid}" if os.access("/dev/shm", os.W_OK) else f"/tmp/hutch-{uid}"
+
+
+def data_root() -> str:
+    """Where what must not live in memory goes: $HUTCH_DATA, /var/lib/hutch, or ~/.local/share/hutch."""
+    path = os.environ.get("HUTCH_DATA")
+    if not path and os.geteuid() == 0:
+        path = "/var/lib/hutch"
+    if not path:
+        path = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "hutch")
+    os.makedirs(path, mode=0o711, exist_ok=True)
+    return path
+
+
+def _locked(path: str) -> bool:
+    """Whether an executor holds the record."""
+    import fcntl
+
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _read(directory: str) -> dict[str, Any] | None:
+    """The record's lines merged; None when there is none, or none that can be read."""
+    import json
+
+    data: dict[str, Any] = {}
+    try:
+        with open(f"{directory}/{RECORD}", encoding="utf-8") as file:
+            for line in file:
+                part = json.loads(line)
+                if not isinstance(part, dict):
+                    return None
+                data.update(part)
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data.get("id"), str) else None
+
+
+def containers(*, reclaim: bool = True) -> Iterator[Running]:
+    """Every container of this user's, the oldest first. With `reclaim`, what dead executors left is removed on the way."""
+    base = root()
+    found = []
+    for name in sorted(os.listdir(base)):
+        directory = f"{base}/{name}"
+        if not os.path.isdir(directory):
+            continue
+        record = f"{directory}/{RECORD}"
+        alive = _locked(record)
+        data = _read(directory)
+        exit_code = _exit_code(directory)
+        if not alive and exit_code is None:
+            if reclaim and _settled(directory):
+                remove(directory, data)
+            continue
+        if data is None:
+            continue
+        found.append(
+            Running(
+                id=data["id"],
+                name=str(data.get("name", "")),
+                image=str(data.get("image", "")),
+                command=tuple(data.get("command", ())),
+                created=float(data.get("created", 0)),
+                pid=int(data.get("pid", 0)) if alive else 0,
+                executor=int(data.get("executor", 0)) if alive else 0,
+                status=("running" if data.get("pid") else "creating") if alive else "exited",
+                exit_code=exit_code,
+                directory=directory,
+                data=data,
+            )
+        )
+    yield from sorted(found, key=lambda running: running.created)
+
+
+def _settled(directory: str) -> bool:
+    """Not in the moment between making the directory and locking the record."""
+    import time
+
+    try:
+        return time.time() - os.stat(directory).st_mtime > 2
+    except OSError:
+        return False
+
+
+def _exit_code(directory: str) -> int | None:
+    try:
+        with open(f"{directory}/exit", encoding="ascii") as file:
+            status = int(file.read())
+    except (OSError, ValueError):
+        return None
+    return 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+
+
+def remove(directory: str, data: dict[str, Any] | None) -> None:
+    """Undo what a dead container's record names: its cgroups (killing what still lives there), its files, itself."""
+    import shutil
+
+    from hutch.executor import undo
+
+    for path in (data or {}).get("cgroup", {}).values():
+        if isinstance(path, str) and "/hutch-" in path:
+            undo.kill(f"{path}/cgroup.procs")
+            undo.remove_cgroup(path)
+    upper = (data or {}).get("upper")
+    if isinstance(upper, str) and upper.startswith(data_root() + "/"):
+        shutil.rmtree(upper, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def find(reference: str) -> Running:
+    """A container by name, id, or the beginning of its id. Raises StateError."""
+    matches = []
+    for running in containers():
+        if reference in (running.name, running.id):
+            return running
+        if running.id.startswith(reference):
+            matches.append(running)
+    if len(matches) == 1 and reference:
+        return matches[0]
+    what = f"{len(matches)} containers begin with" if matches else "no container is called"
+    raise StateError(f"{what} {reference!r}", "`hutch ps` lists them")

@@ -1,0 +1,43 @@
+"""What people write for sizes and CPUs."""
+
+from __future__ import annotations
+
+from hutch.errors import UsageError
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def size(text: str | int, what: str = "size") -> int:
+    """``512m`` to bytes: a number and b, k, m, g or t (powers of 1024; ``kb``, ``kib`` and the like mean the same).
+
+    -1 stands for unlimited. Raises UsageError.
+    """
+    if isinstance(text, bool):
+        raise UsageError(f"{what}: expected a size such as 512m, got {text}")
+    if isinstance(text, int):
+        if text < -1:
+            raise UsageError(f"{what}: expected a size, got {text}")
+        return text
+    lowered = text.strip().lower()
+    if lowered == "-1":
+        return -1
+    number = lowered.rstrip("bkmgti")
+    unit = lowered[len(number) :].removesuffix("ib").removesuffix("b") if lowered[len(number) :] != "b" else "b"
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if value < 0 or unit not in _UNITS or value != value or value > 2**53:
+        raise UsageError(f"{what}: expected a size such as 512m, got {text!r}")
+    return int(value * _UNITS[unit])
+
+
+def cpus(value: float | str, what: str = "cpus") -> int:
+    """A number of CPUs to a quota in microseconds of each 100 ms. Raises UsageError."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0.01 <= number <= 65536:
+        raise UsageError(f"{what}: expected a number of CPUs such as 0.5, at least 0.01, got {value!r}")
+    return int(number * 100_000)

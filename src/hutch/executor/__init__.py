@@ -1,0 +1,1 @@
+"""The executor (C) and its launcher: a plan goes in, a running container comes out."""

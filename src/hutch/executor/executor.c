@@ -1,0 +1,535 @@
+/* The executor: it carries a plan out and does nothing else. It has no options and parses no text; it is started from a
+ * sealed memfd with the plan on descriptor 3 and its owner's socket on descriptor 4.
+ *
+ * The outer process is the host lane. It clones the container lane, which becomes the container's process by execve(2).
+ * Afterwards the outer process waits: for the container's end, for its owner's word, or for its owner's death, and then
+ * undoes, in reverse order, what the host lane did. Detached, it is the container's monitor: it outlives its owner,
+ * keeps the log and the exit status. */
+#include "host.h"
+#include "mounts.h"
+#include "process.h"
+
+enum { /* hutch/plan/ops.py has the same numbers, and a test compares them */
+    WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
+    MAKE_DIRECTORY = 9, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14,
+    HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
+    OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
+    INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35,
+    SET_IDS = 40, PROPAGATION = 41, ATTACH = 42, SET_ATTRIBUTES = 43, PIVOT = 44, MASK = 45, READ_ONLY = 46,
+    HOSTNAME = 47, DOMAINNAME = 48, WRITE_AT = 49, LOOPBACK = 50, UNSHARE = 51, ENTER_CGROUP = 52, KEYRING = 53,
+    NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
+    SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65, AFFINITY = 66,
+    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72,
+};
+
+static u32 host_done; /* host operations begun: what undo() goes back over */
+static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
+static const char *exit_file;
+static int owner_gone, killed;
+
+static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
+{
+    struct message m = {.type = type, .lane = lane, .index = index, .error = error};
+    union {
+        struct {
+            word size;
+            i32 level, type, fds[16];
+        } head;
+        u64 align[12];
+    } control;
+    struct iovec io = {&m, sizeof m};
+    struct {
+        void *name;
+        i32 name_size;
+        struct iovec *io;
+        word io_count;
+        void *control;
+        word control_size;
+        i32 flags;
+    } packet = {0, 0, &io, 1, 0, 0, 0};
+    if (values) m.a = values[0], m.b = values[1], m.c = values[2], m.d = values[3];
+    memcpy(m.detail, shared->detail, DETAIL);
+    if (with_fds && exported_count) {
+        control.head.size = 16 + 4 * (word)exported_count;
+        control.head.level = 1 /* SOL_SOCKET */, control.head.type = 1 /* SCM_RIGHTS */;
+        for (long i = 0; i < exported_count; i++) control.head.fds[i] = (i32)exported[i];
+        packet.control = &control, packet.control_size = (control.head.size + 7) & ~7UL;
+    }
+    if (!owner_gone) sys(__NR_sendmsg, CONTROL_FD, &packet, 0x4000 /* MSG_NOSIGNAL */);
+}
+
+static void kill_child(void)
+{
+    if (child_pidfd >= 0) sys(__NR_pidfd_send_signal, child_pidfd, SIGKILL, 0, 0);
+    killed = 1;
+}
+
+/* One word from the owner, or its end. Returns the type. */
+static u32 hear(i32 *error)
+{
+    struct message m;
+    long n = sys(__NR_recvfrom, CONTROL_FD, &m, sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    if (n == -EAGAIN || n == -EINTR) return 0;
+    if (n < (long)__builtin_offsetof(struct message, detail)) {
+        owner_gone = 1;
+        return 0;
+    }
+    if (m.type == SEND_SIGNAL && child_pidfd >= 0) sys(__NR_pidfd_send_signal, child_pidfd, m.error, 0, 0);
+    if (m.type == KILL_TREE) kill_child();
+    if (m.type == ANSWER && error) {
+        *error = m.error;
+        m.detail[DETAIL - 1] = 0;
+        explain(m.detail);
+    }
+    return m.type;
+}
+
+static void save_log(void)
+{
+    static char buffer[16384];
+    for (long i = 0; i < log_count; i++) {
+        if (log_from[i] < 0) continue;
+        long n = sys(__NR_read, log_from[i], buffer, sizeof buffer);
+        if (n == -EAGAIN || n == -EINTR) continue;
+        if (n <= 0) {
+            close_(log_from[i]), log_from[i] = -1;
+            continue;
+        }
+        if (log_limit && log_size + n > log_limit) sys(__NR_ftruncate, log_fd, 0), sys(__NR_lseek, log_fd, 0, 0), log_size = 0;
+        write_all(log_fd, buffer, (word)n);
+        log_size += n;
+    }
+}
+
+enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
+
+/* Wait for whatever comes first. The owner's death is seen through its pidfd, not its socket alone: a child that the
+ * owner forked may hold a copy of the socket. */
+static int wait_for_news(i32 timeout)
+{
+    struct pollfd fds[8] = {{(int)event[CONTAINER], POLLIN, 0},
+                            {(int)child_pidfd, POLLIN, 0},
+                            {(int)exec_pipe[0], POLLIN, 0},
+                            {owner_gone ? -1 : CONTROL_FD, POLLIN, 0},
+                            {owner_gone ? -1 : (int)owner_pidfd, POLLIN, 0}};
+    struct {
+        i64 seconds, nanoseconds;
+    } time = {timeout / 1000, timeout % 1000 * 1000000};
+    for (long i = 0; i < 3; i++) fds[5 + i] = (struct pollfd){i < log_count ? (int)log_from[i] : -1, POLLIN, 0};
+    long n = sys(__NR_ppoll, fds, 8, timeout < 0 ? 0 : (word)&time, 0, 8);
+    if (n <= 0) return 0;
+    int news = 0;
+    if (fds[3].revents & POLLIN) hear(0);
+    else if (fds[3].revents) owner_gone = 1;
+    if (fds[4].revents) owner_gone = 1;
+    if (fds[5].revents | fds[6].revents | fds[7].revents) save_log(), news |= GOT_LOG;
+    if (owner_gone && !(plan.flags & FLAG_DETACH)) kill_child();
+    if (fds[0].revents) {
+        u64 count;
+        sys(__NR_read, event[CONTAINER], &count, 8);
+        news |= GOT_EVENT;
+    }
+    if (fds[1].revents) news |= GOT_END;
+    if (fds[2].revents) news |= GOT_EXEC;
+    return news;
+}
+
+static void signal_barrier(int lane, u32 number)
+{
+    u64 one = 1;
+    __atomic_store_n(&shared->barrier[lane], number, __ATOMIC_SEQ_CST);
+    sys(__NR_write, event[lane], &one, 8);
+}
+
+static long wait_host(u32 number)
+{
+    while (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) < number)
+        if (wait_for_news(-1) & GOT_END) { /* it may have gone on and ended meanwhile */
+            if (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) >= number) break;
+            return shared->failed ? -ECANCELED : -ECHILD;
+        }
+    return 0;
+}
+
+static long wait_container(u32 number)
+{
+    u64 count;
+    while (__atomic_load_n(&shared->barrier[HOST], __ATOMIC_SEQ_CST) < number) {
+        long r = sys(__NR_read, event[HOST], &count, 8);
+        if (r < 0 && r != -EINTR) return r;
+    }
+    return 0;
+}
+
+static void container_lane(void);
+
+static long op_clone(struct op *op)
+{
+    struct clone_args args = {.exit_signal = SIGCHLD};
+    i32 pidfd = -1;
+    args.flags = (u64)num(op) | CLONE_PIDFD | CLONE_FILES;
+    i64 cgroup = num(op), target = num(op);
+    args.pidfd = (u64)(word)&pidfd;
+    if (cgroup >= 0) args.flags |= CLONE_INTO_CGROUP, args.cgroup = (u64)shared->slot[cgroup];
+    long pid = sys(__NR_clone3, &args, sizeof args);
+    if (pid == 0) container_lane();
+    if (pid < 0) return pid;
+    child_pid = pid, child_pidfd = pidfd;
+    return assign(target, pidfd);
+}
+
+static long op_call_owner(u32 index)
+{
+    i32 error = 0;
+    i64 values[4] = {child_pid, self_pid, 0, 0};
+    tell(CALL, HOST, (i32)index, 0, values, 0);
+    for (;;) {
+        struct pollfd fds[2] = {{CONTROL_FD, POLLIN, 0}, {(int)owner_pidfd, POLLIN, 0}};
+        sys(__NR_ppoll, fds, 2, 0, 0, 8);
+        if (fds[1].revents) owner_gone = 1;
+        if (hear(&error) == ANSWER) return -error;
+        if (owner_gone) return -ECANCELED;
+    }
+}
+
+/* Once both lanes' tables are apart, what the container alone should hold is closed here, so that its pipes end when it
+ * ends. */
+static void release_descriptors(void)
+{
+    if (exec_pipe[1] >= 0) close_(exec_pipe[1]), exec_pipe[1] = -1;
+    long null = openat_(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
+    for (int fd = 0; fd < 3; fd++)
+        if (null < 0) close_(fd);
+        else sys(__NR_dup3, null, fd, 0);
+    close_(null);
+}
+
+static long common_op(struct op *op)
+{
+    i64 a, b;
+    switch (op->code) {
+    case OPEN_TREE: return op_open_tree(op);
+    case OPEN: return op_open(op);
+    case JOIN: return op_join(op);
+    case PIPE: return op_pipe(op);
+    case MAKE_FILESYSTEM: return op_make_filesystem(op);
+    case MAKE_DIRECTORY: return op_make_directory(op);
+    case MAKE_SYMLINK: return op_make_symlink(op);
+    case MAKE_FILE: return op_make_file(op);
+    case MAKE_NODE: return op_make_node(op);
+    case SET_XATTR: return op_set_xattr(op);
+    case OPEN_AT: return op_open_at(op);
+    case INHERIT: a = num(op), b = num(op); return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
+    default: return -EOPNOTSUPP;
+    }
+}
+
+static long host_op(struct op *op)
+{
+    i64 a, b;
+    switch (op->code) {
+    case WAIT:
+        a = num(op), b = num(op);
+        if ((a = wait_host((u32)a)) == 0 && b) release_descriptors();
+        return a;
+    case SIGNAL: return signal_barrier(HOST, (u32)num(op)), 0;
+    case RLIMIT: return op_rlimit(op, child_pid);
+    case HOST_DIRECTORY: return host_directory(op, 0);
+    case HOST_WRITE: return host_write(op);
+    case HOST_RECORD: return host_record(op);
+    case CLONE: return op_clone(op);
+    case PROC_WRITE: return host_proc_write(op);
+    case MAP_HELPER: return host_map_helper(op);
+    case OPEN_NAMESPACE: {
+        const char *name = str(op, 0);
+        return assign(num(op), proc_open(name, O_RDONLY));
+    }
+    case DEVICE_PROGRAM: return host_device_program(op);
+    case READ_AT_EXIT: case KILL_AT_EXIT: return 0;
+    case WRITE_PID: return host_write_pid(op);
+    case CALL_OWNER: return op_call_owner(op->index);
+    case EXPORT:
+        if (exported_count == 16) return -E2BIG;
+        exported[exported_count++] = num(op); /* the slot: its value may come later */
+        return 0;
+    case LOG: {
+        const char *path = str(op, 0);
+        log_limit = num(op);
+        for (log_count = 0; log_count < 3; log_count++) {
+            log_from[log_count] = slot(op);
+            if (log_from[log_count] >= 0) sys(__NR_fcntl, log_from[log_count], F_SETFL, O_NONBLOCK);
+        }
+        log_fd = openat_(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        return log_fd < 0 ? log_fd : 0;
+    }
+    case EXIT_FILE: exit_file = str(op, 0); return 0;
+    default: return common_op(op);
+    }
+}
+
+static long container_op(struct op *op)
+{
+    switch (op->code) {
+    case WAIT: return wait_container((u32)num(op));
+    case SIGNAL: return signal_barrier(CONTAINER, (u32)num(op)), 0;
+    case RLIMIT: return op_rlimit(op, 0);
+    case SET_IDS: return op_set_ids(op);
+    case PROPAGATION: return op_propagation(op);
+    case ATTACH: return op_attach(op);
+    case SET_ATTRIBUTES: return op_set_attributes(op);
+    case PIVOT: return op_pivot(op);
+    case MASK: return op_mask(op);
+    case READ_ONLY: return op_read_only(op);
+    case HOSTNAME: case DOMAINNAME: {
+        word size;
+        const char *name = str(op, &size);
+        return sys(op->code == HOSTNAME ? __NR_sethostname : __NR_setdomainname, name, size);
+    }
+    case WRITE_AT: return op_write_at(op);
+    case LOOPBACK: return op_loopback();
+    case UNSHARE: return sys(__NR_unshare, num(op));
+    case ENTER_CGROUP: return op_enter_cgroup(op);
+    case KEYRING: {
+        long r = sys(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING_, str(op, 0), 0, 0, 0);
+        return r == -ENOSYS || r == -EDQUOT || r == -EPERM ? 0 : r;
+    }
+    case NEW_SESSION: return sys(__NR_setsid);
+    case TERMINAL: return op_terminal(op);
+    case STDIO: return op_stdio(op);
+    case CLOSE_DESCRIPTORS: {
+        long r = sys(__NR_close_range, 3 + num(op), ~0U, CLOSE_RANGE_UNSHARE_ | CLOSE_RANGE_CLOEXEC_);
+        return r;
+    }
+    case CAPABILITIES: return op_capabilities(op);
+    case NO_NEW_PRIVILEGES: return sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    case SECCOMP: return op_seccomp(op);
+    case UMASK: return sys(__NR_umask, num(op)), 0;
+    case CHANGE_DIRECTORY: return op_change_directory(op);
+    case PERSONALITY: return sys(__NR_personality, num(op));
+    case SCHEDULER: return sys(__NR_sched_setattr, 0, str(op, 0), 0);
+    case IO_PRIORITY: return sys(__NR_ioprio_set, 1, 0, num(op));
+    case AFFINITY: {
+        word size;
+        const char *mask = str(op, &size);
+        return sys(__NR_sched_setaffinity, 0, size, mask);
+    }
+    case FIND_PROGRAM: return op_find_program(op);
+    case EXECUTE: return op_execute(op);
+    case INIT: return op_init(op);
+    case PARENT_DEATH: return sys(__NR_prctl, PR_SET_PDEATHSIG, num(op), 0, 0, 0);
+    case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    case COPY_UP: return op_copy_up(op);
+    default: return common_op(op);
+    }
+}
+
+_Noreturn static void container_lane(void)
+{
+    const u8 *at = lane_start[CONTAINER];
+    struct op op;
+    /* The container dies with the outer process, whatever ends it; a change of ids or capabilities clears this
+     * (prctl(2)), so the plan sets it again at the end. */
+    sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    reset_signals();
+    for (u32 i = 0; i < plan.count[CONTAINER] && next_op(&at, &op, i); i++) {
+        shared->position = i;
+        long r = container_op(&op);
+        if (r >= 0 && op.broken) r = -EBADMSG;
+        if (r < 0) {
+            shared->error = (i32)-r;
+            memcpy(shared->detail, detail_, DETAIL);
+            __atomic_store_n(&shared->failed, 1, __ATOMIC_SEQ_CST);
+            exit_(126);
+        }
+    }
+    exit_(0);
+}
+
+/* Go back over the host lane and undo it. */
+static void undo(void)
+{
+    static const u8 *starts[4096];
+    const u8 *at = lane_start[HOST];
+    struct op op;
+    u32 n = 0;
+    for (; n < host_done && n < 4096; n++) {
+        starts[n] = at;
+        if (!next_op(&at, &op, n)) break;
+    }
+    while (n-- > 0) {
+        at = starts[n];
+        if (!next_op(&at, &op, n)) continue;
+        if (op.code == HOST_DIRECTORY) {
+            detail.used = 0;
+            host_directory(&op, 1);
+        } else if (op.code == KILL_AT_EXIT) {
+            const char *path = str(&op, 0);
+            undo_kill(path, str(&op, 0));
+        } else if (op.code == READ_AT_EXIT) {
+            const char *path = str(&op, 0);
+            i64 tag = num(&op), values[4] = {0, 0, 0, 0};
+            long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+            long size = fd < 0 ? fd : sys(__NR_read, fd, shared->detail, DETAIL - 1);
+            if (size >= 0) values[0] = size, shared->detail[size] = 0, tell(DATA, HOST, (i32)tag, 0, values, 0);
+            close_(fd);
+        }
+    }
+}
+
+_Noreturn static void finish(i32 status, i64 *usage)
+{
+    undo();
+    shared->detail[0] = 0;
+    if (exit_file) {
+        TEXT(line, 32);
+        long fd = openat_(AT_FDCWD, exit_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        putn(&line, status), puts_(&line, "\n");
+        write_all(fd, line_, line.used);
+        close_(fd);
+    }
+    usage[0] = status;
+    tell(EXITED, 0, 0, 0, usage, 0);
+    exit_(0);
+}
+
+static i32 reap(i64 *usage)
+{
+    struct rusage u;
+    int status = 0;
+    memset(&u, 0, sizeof u);
+    while (child_pid > 0 && sys(__NR_wait4, child_pid, &status, 0, &u) == -EINTR) {}
+    usage[1] = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
+    usage[2] = u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec;
+    usage[3] = u.ru_maxrss;
+    return shared->init_status >= 0 ? shared->init_status : status;
+}
+
+_Noreturn static void failed(u32 lane, u32 index, long error)
+{
+    i64 usage[4] = {0, 0, 0, 0};
+    kill_child();
+    i32 status = reap(usage);
+    static char kept[DETAIL];
+    memcpy(kept, lane == HOST ? detail_ : shared->detail, DETAIL);
+    undo();
+    memcpy(shared->detail, kept, DETAIL);
+    usage[0] = status;
+    if (killed && owner_gone) error = ECANCELED;
+    tell(FAILED, lane, (i32)index, (i32)error, usage, 0);
+    exit_(1);
+}
+
+_Noreturn static void supervise(void)
+{
+    i64 usage[4] = {0, 0, 0, 0};
+    int started = 0;
+    for (;;) {
+        int news = wait_for_news(-1);
+        if (!started && (news & GOT_EXEC)) {
+            close_(exec_pipe[0]), exec_pipe[0] = -1;
+            if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
+            if (!shared->failed && !(news & GOT_END)) {
+                i64 values[4] = {child_pid, self_pid, 0, 0};
+                long slots = exported_count, n = 0;
+                for (long i = 0; i < slots; i++)
+                    if (shared->slot[exported[i]] >= 0) exported[n++] = shared->slot[exported[i]];
+                exported_count = n;
+                values[2] = n;
+                tell(READY, 0, 0, 0, values, 1);
+                started = 1;
+                if (plan.flags & FLAG_DETACH) owner_gone = 1, close_(CONTROL_FD), close_(owner_pidfd), owner_pidfd = -1;
+            }
+        }
+        if (news & GOT_END) break;
+    }
+    if (shared->failed) failed(CONTAINER, shared->position, shared->error);
+    i32 status = reap(usage);
+    if (!started && !killed && status) {
+        /* Dead before its program ran, without a word: killed from outside, for one by the memory limit. */
+        i64 last = plan.count[CONTAINER] ? plan.count[CONTAINER] - 1 : 0;
+        if (shared->position < last) failed(CONTAINER, shared->position, 0);
+    }
+    for (int round = 0; log_count && round < 1000 && (wait_for_news(0) & GOT_LOG); round++) {}
+    finish(status, usage);
+}
+
+static long start(void)
+{
+    struct statx st;
+    memset(&st, 0, sizeof st);
+    if (sys(__NR_statx, PLAN_FD, "", AT_EMPTY_PATH_, STATX_SIZE, &st) < 0) return -EBADF;
+    long r = sys(__NR_mmap, 0, st.stx_size, 3 /* read, write */, 2 /* MAP_PRIVATE */, PLAN_FD, 0);
+    if (r < 0 || st.stx_size < sizeof plan) return -EBADMSG;
+    plan_start = (const u8 *)r, plan_end = plan_start + st.stx_size;
+    memcpy(&plan, plan_start, sizeof plan);
+    if (plan.magic != 0x4c504f48 || plan.version != 1 || plan.slots > MAX_SLOTS) return -EBADMSG;
+    lane_start[HOST] = plan_start + sizeof plan;
+    const u8 *at = lane_start[HOST];
+    struct op op;
+    for (u32 i = 0; i < plan.count[HOST]; i++)
+        if (!next_op(&at, &op, i)) return -EBADMSG;
+    lane_start[CONTAINER] = at;
+    close_(PLAN_FD);
+    r = sys(__NR_mmap, 0, (sizeof *shared + 4095) & ~4095UL, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
+    if (r < 0) return r;
+    shared = (void *)r;
+    for (int i = 0; i < MAX_SLOTS; i++) shared->slot[i] = -1;
+    shared->init_status = -1;
+    sys(__NR_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
+    self_pid = sys(__NR_getpid);
+    if (plan.owner) {
+        owner_pidfd = sys(__NR_pidfd_open, plan.owner, 0);
+        if (sys(__NR_getppid) != (long)plan.owner) return -ECANCELED;
+    }
+    if (plan.flags & FLAG_DETACH) {
+        r = fork_(0);
+        if (r != 0) exit_(r < 0 ? 1 : 0);
+        sys(__NR_setsid);
+        self_pid = sys(__NR_getpid);
+    }
+    event[HOST] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
+    event[CONTAINER] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
+    i32 pair[2];
+    r = sys(__NR_pipe2, pair, O_CLOEXEC);
+    if (r < 0 || event[HOST] < 0 || event[CONTAINER] < 0) return -EMFILE;
+    exec_pipe[0] = pair[0], exec_pipe[1] = pair[1];
+    return 0;
+}
+
+int main(void)
+{
+    struct sigaction_ ignore = {(void *)1, 0, 0, 0};
+    const int passed_over[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+    struct sigaction_ plain = {0};
+    for (word i = 0; i < sizeof passed_over / sizeof *passed_over; i++) sys(__NR_rt_sigaction, passed_over[i], &ignore, 0, 8);
+    sys(__NR_rt_sigaction, SIGCHLD, &plain, 0, 8); /* an owner that ignores SIGCHLD would have the kernel reap for us */
+    long r = start();
+    if (r < 0) exit_(100);
+    const u8 *at = lane_start[HOST];
+    struct op op;
+    for (u32 i = 0; i < plan.count[HOST] && next_op(&at, &op, i); i++) {
+        host_done = i + 1;
+        detail.used = 0;
+        if (child_pid <= 0 && !owner_gone) {
+            if (owner_pidfd >= 0) {
+                struct pollfd fd = {(int)owner_pidfd, POLLIN, 0};
+                struct {
+                    i64 seconds, nanoseconds;
+                } now = {0, 0};
+                if (sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) owner_gone = 1;
+            }
+        }
+        r = owner_gone ? -ECANCELED : host_op(&op);
+        if (r >= 0 && op.broken) r = -EBADMSG;
+        if (r == -ECANCELED && shared->failed) failed(CONTAINER, shared->position, shared->error);
+        if (r == -ECHILD && op.code == WAIT) failed(CONTAINER, shared->position, 0);
+        if (r < 0) failed(HOST, i, -r);
+    }
+    supervise();
+}
+
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start: xor %ebp,%ebp\n and $-16,%rsp\n call main\n mov %eax,%edi\n mov $231,%eax\n syscall\n");
+#else
+__asm__(".globl _start\n_start: mov x29,#0\n mov x30,#0\n bl main\n mov x8,#94\n svc 0\n");
+#endif

@@ -1,0 +1,91 @@
+"""From ``{lane, index, errno}`` to a sentence: the operation, where it comes from, the cause, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.errors import NotExecutable, NotFoundInContainer, StartError
+from hutch.executor.messages import Message
+from hutch.plan import ops
+from hutch.plan.plan import Plan
+
+ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED = (
+    2, 13, 20, 21, 22, 1, 28, 7, 8, 79, 40, 24, 16, 74, 125,
+)  # fmt: skip
+
+
+def failure(plan: Plan, message: Message, detail: str) -> StartError:
+    """The exception for a failed operation."""
+    operation = plan.operation(message.lane, message.index)
+    errno = message.error
+    if errno == ECANCELED:
+        return StartError("the container was stopped while it was being made", operation=operation.describe(), errno=errno)
+    if isinstance(operation, ops.FindProgram | ops.Execute) and errno:
+        return _program(plan, operation, errno, detail)
+    origin = operation.origin or "the plan"
+    cause = _cause(errno, message, detail)
+    text = f"{origin}: {operation.describe()}: {cause}"
+    return StartError(text, _hint(operation, errno, detail), operation=operation.describe(), origin=operation.origin, errno=errno)
+
+
+def _cause(errno: int, message: Message, detail: str) -> str:
+    if errno == 0:
+        status = message.values[0]
+        killed = status & 0x7F
+        what = f"the process was killed by signal {killed}" if killed else f"the process ended with {status >> 8}"
+        return what + (" (the memory limit is too small to start in)" if killed == 9 else "")
+    text = os.strerror(errno)
+    return f"{text} ({detail})" if detail else text
+
+
+def _program(plan: Plan, operation: ops.Operation, errno: int, detail: str) -> StartError:
+    execute = plan.container[-1]
+    name = execute.argv[0] if isinstance(execute, ops.Execute) else "?"
+    common = {"operation": operation.describe(), "origin": operation.origin, "errno": errno}
+    if errno in (ENOENT, ENOTDIR):
+        where = "" if "/" in name else " in the container's PATH"
+        return NotFoundInContainer(f"{name}: no such program{where}", None, **common)  # type: ignore[arg-type]
+    if errno == ELIBACC:
+        return NotFoundInContainer(f"{name}: {detail}", "the file was built for another system, or its interpreter is not in the image", **common)  # type: ignore[arg-type]
+    if errno == EISDIR:
+        return NotExecutable(f"{name}: is a directory", None, **common)  # type: ignore[arg-type]
+    if errno == EACCES:
+        return NotExecutable(f"{name}: not executable by this user", "chmod +x it; a mount with noexec forbids it too", **common)  # type: ignore[arg-type]
+    if errno == ENOEXEC:
+        return NotExecutable(f"{name}: neither a program for this machine nor a script with a #! line", None, **common)  # type: ignore[arg-type]
+    if errno == E2BIG:
+        return NotExecutable(f"{name}: arguments and environment are too long for execve", None, **common)  # type: ignore[arg-type]
+    return NotExecutable(f"{name}: {os.strerror(errno)}{f' ({detail})' if detail else ''}", None, **common)  # type: ignore[arg-type]
+
+
+def _hint(operation: ops.Operation, errno: int, detail: str) -> str | None:
+    if isinstance(operation, ops.OpenTree) and operation.base is None:
+        if operation.idmap is not None and errno == EINVAL:
+            return "its file system takes no idmapped mounts: bind it without idmap, or run with --userns host"
+        if errno in (ENOENT, ENOTDIR):
+            return f"{operation.path} does not exist on the host" if not os.path.lexists(operation.path) else None
+        if errno == EACCES:
+            return f"this user may not reach {operation.path}"
+    if isinstance(operation, ops.MakeFilesystem):
+        if errno == EPERM and operation.kind in ("proc", "sysfs"):
+            return f"a user namespace may mount {operation.kind} only where nothing covers the host's: inside another container it is covered"
+        if errno == 19:
+            return f"this kernel has no {operation.kind}: modprobe {operation.kind}, or a kernel built with it"
+        if operation.kind == "overlay" and errno == EINVAL:
+            return "the kernel's log (dmesg) has overlayfs's own reason"
+    if isinstance(operation, ops.Clone):
+        if errno in (ENOSPC, 87):
+            return "too many namespaces: see /proc/sys/user/max_*_namespaces, or nesting deeper than 32"
+        if errno == EPERM:
+            return "this user may not make user namespaces here: `hutch doctor` tells why"
+    if isinstance(operation, ops.MapHelper):
+        return "see /etc/subuid and /etc/subgid; --userns single does with one id"
+    if isinstance(operation, ops.HostWrite) and operation.path.startswith("/sys/fs/cgroup"):
+        return "the kernel refused this limit: see its cgroup documentation for the range" if errno == EINVAL else None
+    if errno == ENOSPC:
+        return "the disk, or the container's tmpfs, is full"
+    if errno == EMFILE:
+        return "too many open files: raise `ulimit -n`"
+    if isinstance(operation, ops.Attach) and errno == ELOOP:
+        return "the image has a symbolic link at a place that Hutch mounts a system directory on: it could lead anywhere"
+    return None

@@ -1,0 +1,106 @@
+/* Directories, files, links and nodes below a descriptor, and files on the host by path. */
+#ifndef HUTCH_FILES_H
+#define HUTCH_FILES_H
+#include "paths.h"
+
+static long owned(long dir, const char *path, i64 uid, i64 gid)
+{
+    return uid < 0 && gid < 0 ? 0 : sys(__NR_fchownat, dir, path, uid, gid, AT_SYMLINK_NOFOLLOW);
+}
+
+static long op_make_directory(struct op *op)
+{
+    long dir = slot(op);
+    const char *path = str(op, 0);
+    i64 mode = num(op), uid = num(op), gid = num(op);
+    long r = sys(__NR_mkdirat, dir, path, mode);
+    if (r == 0) r = sys(__NR_fchmodat, dir, path, mode); /* mkdir(2) takes the umask off */
+    return r < 0 ? r : owned(dir, path, uid, gid);
+}
+
+static long op_make_symlink(struct op *op)
+{
+    long dir = slot(op);
+    const char *target = str(op, 0), *path = str(op, 0);
+    long r = sys(__NR_symlinkat, target, dir, path);
+    return r == -EEXIST ? 0 : r;
+}
+
+static long op_make_file(struct op *op)
+{
+    word size;
+    long dir = slot(op), fd, r;
+    const char *path = str(op, 0), *data = str(op, &size);
+    i64 mode = num(op);
+    fd = openat_(dir, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) return fd;
+    r = write_all(fd, data, size);
+    if (r == 0) r = sys(__NR_fchmod, fd, mode);
+    close_(fd);
+    return r;
+}
+
+static long op_make_node(struct op *op)
+{
+    long dir = slot(op), r;
+    const char *path = str(op, 0);
+    i64 mode = num(op), device = num(op), uid = num(op), gid = num(op), parents = num(op);
+    if (parents) {
+        static char parent[PATH_SIZE];
+        word n = length(path);
+        if (n >= PATH_SIZE) return -ENAMETOOLONG;
+        memcpy(parent, path, n + 1);
+        while (n && parent[n] != '/') n--;
+        parent[n] = 0;
+        long fd = n ? make_path(dir, parent, 0, 0) : in_root(dir, ".", 0, 0);
+        if (fd < 0) return fd;
+        r = sys(__NR_mknodat, fd, path + n + (path[n] == '/'), mode, device);
+        if (r == 0) r = sys(__NR_fchmodat, fd, path + n + (path[n] == '/'), mode & 07777);
+        if (r == 0) r = owned(fd, path + n + (path[n] == '/'), uid, gid);
+        close_(fd);
+        return r;
+    }
+    r = sys(__NR_mknodat, dir, path, mode, device);
+    if (r == 0 && (mode & 07777)) r = sys(__NR_fchmodat, dir, path, mode & 07777);
+    return r < 0 ? r : owned(dir, path, uid, gid);
+}
+
+static long op_set_xattr(struct op *op)
+{
+    word size;
+    long dir = slot(op), fd, r;
+    const char *path = str(op, 0), *name = str(op, 0), *value = str(op, &size);
+    fd = openat_(dir, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd < 0) return fd;
+    r = sys(__NR_fsetxattr, fd, name, value, size, 0);
+    close_(fd);
+    return r;
+}
+
+static long op_open_at(struct op *op)
+{
+    long dir = slot(op);
+    const char *path = str(op, 0);
+    i64 flags = num(op), resolve = num(op), target = num(op);
+    return assign(target, open_in(dir, path, (u64)flags, (u64)resolve));
+}
+
+static long op_open(struct op *op)
+{
+    const char *path = str(op, 0);
+    i64 flags = num(op), target = num(op);
+    return assign(target, openat_(AT_FDCWD, path, flags | O_CLOEXEC, 0600));
+}
+
+static long op_write_at(struct op *op)
+{
+    word size;
+    long dir = slot(op), fd, r;
+    const char *path = str(op, 0), *data = str(op, &size);
+    fd = open_in(dir, path, O_WRONLY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
+    if (fd < 0) return fd;
+    r = sys(__NR_write, fd, data, size);
+    close_(fd);
+    return r < 0 ? r : 0;
+}
+#endif

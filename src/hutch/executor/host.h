@@ -1,0 +1,183 @@
+/* Host operations: those that change the host have an inverse, which runs in reverse order when the container ends, when
+ * an operation fails, and when the owner dies. An inverse succeeds when its work is already done. */
+#ifndef HUTCH_HOST_H
+#define HUTCH_HOST_H
+#include "files.h"
+
+enum { UNDO_NOTHING = 0, UNDO_REMOVE_DIRECTORY = 1, UNDO_REMOVE_TREE = 2 };
+
+static void pause_(i64 nanoseconds)
+{
+    struct {
+        i64 seconds, nanoseconds;
+    } time = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+    sys(__NR_clock_nanosleep, 1, 0, &time, 0);
+}
+
+static long host_directory(struct op *op, int undo)
+{
+    const char *path = str(op, 0);
+    i64 mode = num(op), uid = num(op), gid = num(op), inverse = num(op), exist_ok = num(op), userns = num(op);
+    long r;
+    if (!undo) {
+        r = sys(__NR_mkdirat, AT_FDCWD, path, mode);
+        if (r == -EEXIST && exist_ok) return 0;
+        return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
+    }
+    if (inverse == UNDO_REMOVE_TREE) {
+        r = remove_tree(path);
+        /* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
+        if (r < 0 && userns >= 0 && sys(__NR_setns, shared->slot[userns], CLONE_NEWUSER) == 0) r = remove_tree(path);
+        return r;
+    }
+    if (inverse != UNDO_REMOVE_DIRECTORY) return 0;
+    for (int tries = 0; tries < 500; tries++) { /* a cgroup is busy until its last task is gone */
+        r = sys(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
+        if (r != -EBUSY) return r;
+        pause_(tries < 20 ? 100000 : 2000000);
+    }
+    return r;
+}
+
+static long host_write(struct op *op)
+{
+    word size;
+    const char *path = str(op, 0), *data = str(op, &size);
+    i64 flags = num(op), tolerated = num(op);
+    long fd = openat_(AT_FDCWD, path, flags | O_WRONLY | O_CLOEXEC, 0600), r;
+    r = fd < 0 ? fd : sys(__NR_write, fd, data, size);
+    close_(fd);
+    return r == -tolerated ? 0 : r < 0 ? r : 0;
+}
+
+/* The container's record: locked for as long as this process lives, so that the living are told from the dead. */
+static long host_record(struct op *op)
+{
+    word size;
+    const char *path = str(op, 0), *data = str(op, &size);
+    i64 target = num(op);
+    long fd = openat_(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
+    if (fd < 0) return fd;
+    r = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */);
+    if (r == 0) r = write_all(fd, data, size);
+    return r < 0 ? r : assign(target, fd);
+}
+
+static long proc_open(const char *name, word flags)
+{
+    TEXT(path, 64);
+    puts_(&path, "/proc/"), putn(&path, child_pid), puts_(&path, "/"), puts_(&path, name);
+    return openat_(AT_FDCWD, path_, (long)(flags | O_CLOEXEC), 0);
+}
+
+static long host_proc_write(struct op *op)
+{
+    word size;
+    const char *name = str(op, 0), *data = str(op, &size);
+    long fd = proc_open(name, O_WRONLY), r = fd < 0 ? fd : sys(__NR_write, fd, data, size);
+    close_(fd);
+    return r < 0 ? r : 0;
+}
+
+static long host_write_pid(struct op *op)
+{
+    TEXT(line, 96);
+    puts_(&line, "{\"pid\":"), putn(&line, child_pid), puts_(&line, ",\"executor\":"), putn(&line, self_pid);
+    puts_(&line, "}\n");
+    return write_all(slot(op), line_, line.used);
+}
+
+/* newuidmap(1) and newgidmap(1): the only other program that a plan may run on the host. */
+static long host_map_helper(struct op *op)
+{
+    static const char *argv[1024], *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", 0};
+    TEXT(pid, 24);
+    i64 count = num(op), n = 0;
+    int status = 0;
+    if (count > 1000) return -E2BIG;
+    argv[n++] = str(op, 0);
+    putn(&pid, child_pid);
+    argv[n++] = pid_;
+    for (i64 i = 1; i < count; i++) argv[n++] = str(op, 0);
+    argv[n] = 0;
+    long helper = fork_(0), r;
+    if (helper < 0) return helper;
+    if (helper == 0) {
+        sys(__NR_execve, argv[0], argv, environment);
+        exit_(127);
+    }
+    while ((r = sys(__NR_wait4, helper, &status, 0, 0)) == -EINTR) {}
+    if (r < 0) return r;
+    if (status) explain(status == 127 << 8 ? "the helper could not be run" : "the helper refused the mapping");
+    return status ? -EPERM : 0;
+}
+
+static long host_device_program(struct op *op)
+{
+    word size;
+    long cgroup = slot(op), fd;
+    const char *code = str(op, &size);
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+    attr.insns = (u64)(word)code;
+    attr.insn_cnt = (u32)(size / sizeof(struct bpf_insn));
+    attr.license = (u64)(word) "GPL";
+    fd = sys(__NR_bpf, BPF_PROG_LOAD, &attr, sizeof attr);
+    if (fd < 0) return fd;
+    memset(&attr, 0, sizeof attr);
+    attr.target_fd = (u32)cgroup;
+    attr.attach_bpf_fd = (u32)fd;
+    attr.attach_type = BPF_CGROUP_DEVICE;
+    attr.attach_flags = BPF_F_ALLOW_MULTI;
+    long r = sys(__NR_bpf, BPF_PROG_ATTACH, &attr, sizeof attr);
+    close_(fd);
+    return r;
+}
+
+/* Kill what lives in a cgroup: by cgroup.kill where there is one (5.14, v2), else pid by pid until none is left. A
+ * container with a pid namespace of its own is dead already; one that shares the host's is not. */
+static long undo_kill(const char *path, const char *kill_file)
+{
+    static char pids[4096];
+    if (*kill_file) {
+        long fd = openat_(AT_FDCWD, kill_file, O_WRONLY | O_CLOEXEC, 0);
+        long r = fd < 0 ? fd : sys(__NR_write, fd, "1", 1);
+        close_(fd);
+        if (r >= 0 || r == -ENOENT) return 0;
+    }
+    for (int round = 0; round < 200; round++) {
+        long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), n, found = 0, pid = 0;
+        if (fd < 0) return 0;
+        while ((n = sys(__NR_read, fd, pids, sizeof pids)) > 0)
+            for (long i = 0; i < n; i++) {
+                if (pids[i] >= '0' && pids[i] <= '9') pid = pid * 10 + (pids[i] - '0');
+                else {
+                    if (pid > 1 && pid != self_pid) sys(__NR_kill, pid, SIGKILL), found = 1;
+                    pid = 0;
+                }
+            }
+        close_(fd);
+        if (!found) return 0;
+        while (sys(__NR_wait4, -1L, 0, WNOHANG, 0) > 0) {}
+        pause_(1000000);
+    }
+    return -EBUSY;
+}
+
+static long op_join(struct op *op)
+{
+    long fd = slot(op);
+    return sys(__NR_setns, fd, num(op));
+}
+
+static long op_pipe(struct op *op)
+{
+    i32 pair[2];
+    i64 reader = num(op), writer = num(op);
+    long r = sys(__NR_pipe2, pair, O_CLOEXEC);
+    if (r == 0) r = assign(reader, pair[0]);
+    if (r == 0) r = assign(writer, pair[1]);
+    return r;
+}
+#endif

@@ -1,0 +1,260 @@
+"""Start executors and listen to them.
+
+An executor is started by posix_spawn(3) from a sealed memfd: neither a threaded program nor one with a large heap is forked,
+and no container finds a file of the host's behind /proc/self/exe. It talks over one SOCK_SEQPACKET socket, whose end, like
+the owner's own, ends the container.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+import _socket  # the C module: `socket` costs the import of selectors and enum
+
+from hutch.errors import HutchError, StartError
+from hutch.executor import explain, messages
+from hutch.executor.messages import Message
+from hutch.plan.plan import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+BINARY = os.path.join(os.path.dirname(__file__), "executor")
+PLAN_FD, CONTROL_FD, FIRST_EXTRA = 3, 4, 5
+_F_DUPFD_CLOEXEC = 1030
+_F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F
+_LOW = 64  # descriptors below this could collide with the numbers that the executor expects
+
+_image: list[int] = []  # the pid that opened it, the descriptor
+
+
+def _executor_image() -> int:
+    """The executor in a sealed memfd: opened once a process (a child of fork shares its parent's)."""
+    if _image:
+        return _image[1]
+    import fcntl
+
+    try:
+        with open(BINARY, "rb") as file:
+            code = file.read()
+    except FileNotFoundError:
+        raise HutchError(
+            f"the executor is missing: {BINARY} does not exist", "reinstall hutch: it is compiled when the package is built"
+        ) from None
+    low = os.memfd_create("hutch-executor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(low, code)
+    fcntl.fcntl(low, _F_ADD_SEALS, _ALL_SEALS)
+    # executed through a descriptor of its own: a writable one, even sealed, would be ETXTBSY
+    readable = os.open(f"/proc/self/fd/{low}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = fcntl.fcntl(readable, _F_DUPFD_CLOEXEC, _LOW)
+    os.close(readable)
+    os.close(low)
+    _image[:] = [os.getpid(), fd]
+    return fd
+
+
+def _high(fd: int) -> int:
+    """The descriptor, or a duplicate, out of the range that dup2 will overwrite."""
+    if fd >= _LOW:
+        return fd
+    import fcntl
+
+    return int(fcntl.fcntl(fd, _F_DUPFD_CLOEXEC, _LOW))
+
+
+class Execution:
+    """One executor at work: a container, or a command in one.
+
+    `pid` is the container's process and `executor_pid` its parent, as this process sees them; `descriptors` are what the
+    plan exported, by slot name. A context manager: leaving it kills what still runs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        extra: Sequence[int] = (),
+        on_call: Callable[[str, int, int], None] | None = None,
+        encoded: bytes | None = None,
+    ) -> None:
+        self.plan = plan
+        self.pid = 0
+        self.descriptors: dict[str, int] = {}
+        self.data: dict[int, str] = {}
+        self.exited: Message | None = None
+        self.ready = False
+        self._on_call = on_call
+        self._reaped = False
+        self._failure: StartError | None = None
+        image = _executor_image()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        temporary: list[int] = []
+        try:
+            text = plan.encode(0) if encoded is None else encoded
+            text = text[:8] + os.getpid().to_bytes(4, "little") + text[12:]
+            plan_fd = os.memfd_create("hutch-plan", os.MFD_CLOEXEC)
+            temporary.append(plan_fd)
+            if os.write(plan_fd, text) != len(text):
+                raise StartError("the plan could not be written to memory: no space left")
+            actions: list[tuple[int, int, int]] = []
+            wanted = [stdin, stdout, stderr, plan_fd, theirs.fileno(), *extra]
+            for target, fd in enumerate(wanted):
+                source = _high(fd)
+                if source != fd:
+                    temporary.append(source)
+                actions.append((os.POSIX_SPAWN_DUP2, source, target))
+            try:
+                self.executor_pid = os.posix_spawn(
+                    f"/proc/self/fd/{image}", ["hutch-executor"], {}, file_actions=actions, setsid=True, setsigmask=()
+                )
+            except OSError as error:
+                raise StartError(f"start the executor: {error.strerror}", errno=error.errno or 0) from None
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in temporary:
+                os.close(fd)
+        self._socket = ours
+        self._detached_owner = plan.detach
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to be polled."""
+        return self._socket.fileno()
+
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def receive(self) -> Message | None:
+        """Take one message that is there. None: the executor is gone. Raises StartError when the start failed."""
+        try:
+            raw, ancillary, _, _ = self._socket.recvmsg(messages.SIZE, 1024, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            raw, ancillary = b"", []
+        if len(raw) < 48:
+            return None
+        message = messages.decode(raw)
+        if message.type == messages.READY:
+            self.ready = True
+            self.pid, self.executor_pid_inside = message.values[0], message.values[1]
+            numbers = [
+                int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)
+            ]
+            self.descriptors = dict(zip(self.plan.exports(), numbers, strict=False))
+        elif message.type == messages.EXITED:
+            self.exited = message
+        elif message.type == messages.DATA:
+            self.data[message.index] = message.detail[: message.values[0]].decode("utf-8", "replace")
+        elif message.type == messages.CALL:
+            self._answer(message)
+        elif message.type == messages.FAILED:
+            self.exited = message
+            detail = message.detail.split(b"\0")[0].decode("utf-8", "replace")
+            self._failure = explain.failure(self.plan, message, detail)
+            self._reap()
+            raise self._failure
+        return message
+
+    def _answer(self, message: Message) -> None:
+        operation = self.plan.operation(message.lane, message.index)
+        try:
+            if self._on_call is None:
+                raise HutchError("nobody answers")
+            self._on_call(operation.request, message.values[0], message.values[1])  # type: ignore[attr-defined]
+        except Exception as error:  # whatever it is, the executor waits for an answer and must undo
+            self._send(messages.encode(messages.ANSWER, 125, str(error)))
+        else:
+            self._send(messages.encode(messages.ANSWER, 0))
+
+    def _send(self, raw: bytes) -> None:
+        try:
+            self._socket.send(raw)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended: its last words are still to be read
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Until the program runs. Raises StartError if it cannot, TimeoutError after `timeout` seconds."""
+        self._until(lambda: self.ready or self.exited is not None, timeout)
+
+    def wait(self, timeout: float | None = None) -> Message:
+        """Until the container has ended and everything was undone. Raises TimeoutError after `timeout` seconds."""
+        self._until(lambda: self.exited is not None, timeout)
+        self._reap()
+        assert self.exited is not None
+        return self.exited
+
+    def _until(self, done: Callable[[], bool], timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        while not done():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poll.poll(left):
+                raise TimeoutError
+            if self.receive() is None:
+                self.lost()
+
+    def lost(self) -> None:
+        """The executor ended without a word: something killed it. What its plan did on the host is undone from here."""
+        from hutch.executor import undo
+
+        self._reap()
+        undo.undo(self.plan)
+        if self.exited is None:
+            self.exited = Message(type=messages.EXITED, values=(9, 0, 0, 0))
+        if not self.ready:
+            raise StartError("the executor was killed before the container ran")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the container's process."""
+        self._send(messages.encode(messages.SEND_SIGNAL, number))
+
+    def kill(self) -> None:
+        """Kill the container's process, and with its pid namespace everything in it."""
+        self._send(messages.encode(messages.KILL_TREE))
+
+    def _reap(self) -> None:
+        if self._reaped:
+            return
+        self._reaped = True
+        try:
+            os.waitpid(self.executor_pid, 0)
+        except ChildProcessError:
+            pass  # SIGCHLD is ignored here, or somebody else's loop reaped it
+
+    def detach(self) -> None:
+        """Let go of a detached container: its monitor goes on."""
+        self._reap()
+        self._socket.close()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for fd in self.descriptors.values():
+            os.close(fd)
+        self.descriptors = {}
+
+    def close(self) -> None:
+        """End whatever runs and free everything. Safe to call twice."""
+        if self._socket.fileno() < 0:
+            return
+        try:
+            if self.exited is None:
+                self.kill()
+                try:
+                    self.wait(30)
+                except (StartError, TimeoutError):
+                    pass
+            self._reap()
+        finally:
+            self._socket.close()
+            self._close_descriptors()

@@ -1,0 +1,203 @@
+/* Mounts by descriptor: open_tree(2), fsopen(2), fsmount(2), mount_setattr(2), move_mount(2). */
+#ifndef HUTCH_MOUNTS_H
+#define HUTCH_MOUNTS_H
+#include "paths.h"
+
+/* A file system context keeps the kernel's own words about what was wrong (fsopen(2)). */
+static void context_log(long context)
+{
+    char line[256];
+    for (long n; !detail.used && (n = sys(__NR_read, context, line, sizeof line - 1)) > 0;) {
+        line[n] = 0;
+        if (line[n - 1] == '\n') line[n - 1] = 0;
+        if (n > 2 && line[0] == 'e' && line[1] == ' ') puts_(&detail, line + 2);
+    }
+}
+
+enum { OPTION_FLAG = 0, OPTION_STRING = 1, OPTION_FD = 2, OPTION_FD_PATHS = 3 };
+
+static long op_make_filesystem(struct op *op)
+{
+    const char *type = str(op, 0);
+    i64 attributes = num(op), target = num(op), count = num(op);
+    long context = sys(__NR_fsopen, type, FSOPEN_CLOEXEC), r = 0;
+    if (context < 0) return context;
+    for (; r == 0 && count-- > 0;) {
+        i64 kind = num(op);
+        const char *key = str(op, 0);
+        TEXT(path, 4000);
+        if (kind == OPTION_FLAG) r = sys(__NR_fsconfig, context, FSCONFIG_SET_FLAG, key, 0, 0);
+        else if (kind == OPTION_STRING) r = sys(__NR_fsconfig, context, FSCONFIG_SET_STRING, key, str(op, 0), 0);
+        else if (kind == OPTION_FD) r = sys(__NR_fsconfig, context, FSCONFIG_SET_FD, key, 0, slot(op));
+        else {
+            for (i64 paths = num(op), i = 0; i < paths; i++) {
+                puts_(&path, i ? ":/proc/self/fd/" : "/proc/self/fd/");
+                putn(&path, slot(op));
+            }
+            r = path.full ? -E2BIG : sys(__NR_fsconfig, context, FSCONFIG_SET_STRING, key, path_, 0);
+        }
+        if (r < 0 && !detail.used) {
+            context_log(context);
+            if (!detail.used) puts_(&detail, "option "), puts_(&detail, key);
+        }
+    }
+    if (r == 0) r = sys(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r == 0) r = assign(target, sys(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes));
+    if (r < 0) context_log(context);
+    close_(context);
+    return r;
+}
+
+enum { TREE_RECURSIVE = 1, TREE_NO_FOLLOW = 2, TREE_NO_CLONE = 4 };
+
+/* A detached copy of a mount, with its attributes set before anyone can see it. */
+static long op_open_tree(struct op *op)
+{
+    const char *path = str(op, 0);
+    i64 flags = num(op), set = num(op), clear = num(op), propagation = num(op), userns = num(op), target = num(op);
+    i64 base = num(op), only_recursive = num(op);
+    long from = base < 0 ? AT_FDCWD : shared->slot[base];
+    struct mount_attr attr = {.attr_set = (u64)set, .attr_clr = (u64)clear, .propagation = (u64)propagation};
+    word how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0) |
+               (flags & TREE_NO_FOLLOW ? AT_SYMLINK_NOFOLLOW : 0);
+    long fd, r = 0;
+    if (base >= 0) { /* a path that a container controls: resolve it first, clone what was found */
+        long found = in_root(from, path, 0, 0);
+        if (found < 0) return found;
+        fd = sys(__NR_open_tree, found, "", how | AT_EMPTY_PATH_);
+        close_(found);
+    } else
+        fd = sys(__NR_open_tree, AT_FDCWD, path, how);
+    if (fd < 0) return fd;
+    if (userns >= 0) attr.attr_set |= MOUNT_ATTR_IDMAP, attr.userns_fd = (u64)shared->slot[userns];
+    if (attr.attr_set || attr.attr_clr || attr.propagation)
+        r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (only_recursive ? AT_RECURSIVE_ : 0), &attr, sizeof attr);
+    if (r < 0) {
+        if (userns >= 0) explain("the idmapped mount was refused");
+        return close_(fd), r;
+    }
+    return assign(target, fd);
+}
+
+enum { ATTACH_EXISTING = 0, ATTACH_MAKE_DIRECTORY = 1, ATTACH_MAKE_FILE = 2, ATTACH_LIKE_SOURCE = 3 };
+
+static long attach(long fd, long target)
+{
+    return sys(__NR_move_mount, fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+/* Attach a detached mount on a path below a directory's descriptor, made if it is missing. */
+static long op_attach(struct op *op)
+{
+    long fd = slot(op), root = slot(op), target, r;
+    const char *path = str(op, 0);
+    i64 make = num(op), resolve = num(op);
+    struct statx st;
+    if (make == ATTACH_LIKE_SOURCE) {
+        if ((r = sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st)) < 0) return r;
+        make = (st.stx_mode & S_IFMT) == S_IFDIR ? ATTACH_MAKE_DIRECTORY : ATTACH_MAKE_FILE;
+    }
+    target = make == ATTACH_EXISTING ? in_root(root, path, 0, (u64)resolve)
+                                     : make_path(root, path, make == ATTACH_MAKE_FILE, (u64)resolve);
+    if (target < 0) {
+        if (target == -ELOOP) explain("a symbolic link stands where only a directory may");
+        return target;
+    }
+    r = attach(fd, target);
+    if (r == -EINVAL && sys(__NR_statx, target, "", AT_EMPTY_PATH_, STATX_TYPE, &st) == 0) {
+        struct statx source;
+        if (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &source) == 0 &&
+            ((st.stx_mode & S_IFMT) == S_IFDIR) != ((source.stx_mode & S_IFMT) == S_IFDIR)) {
+            explain("one is a directory and the other is not");
+            r = -ENOTDIR;
+        }
+    }
+    close_(target);
+    return r;
+}
+
+static long op_set_attributes(struct op *op)
+{
+    long root = slot(op);
+    const char *path = str(op, 0);
+    struct mount_attr attr = {.attr_set = (u64)num(op), .attr_clr = (u64)num(op), .propagation = (u64)num(op)};
+    i64 recursive = num(op);
+    long fd = in_root(root, path, 0, 0), r;
+    if (fd < 0) return fd;
+    r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (recursive ? AT_RECURSIVE_ : 0), &attr, sizeof attr);
+    close_(fd);
+    return r;
+}
+
+/* Cover a path: a directory with an empty read-only one, anything else with /dev/null, both by descriptors that were
+ * checked on the host (a /dev/null looked up in the container is the container's to choose: CVE-2025-31133). */
+static long op_mask(struct op *op)
+{
+    long root = slot(op), empty = slot(op), null = slot(op), fd, cover, r;
+    const char *path = str(op, 0);
+    i64 resolve = num(op);
+    struct statx st;
+    fd = in_root(root, path, 0, (u64)resolve);
+    if (fd == -ENOENT || fd == -ENOTDIR) return 0; /* nothing there to be hidden */
+    if (fd < 0) return fd;
+    if ((r = sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st)) < 0) return close_(fd), r;
+    cover = sys(__NR_open_tree, (st.stx_mode & S_IFMT) == S_IFDIR ? empty : null, "",
+                AT_EMPTY_PATH_ | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    r = cover < 0 ? cover : attach(cover, fd);
+    close_(cover), close_(fd);
+    return r;
+}
+
+static long op_read_only(struct op *op)
+{
+    long root = slot(op), fd, tree, r;
+    const char *path = str(op, 0);
+    i64 resolve = num(op);
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    fd = in_root(root, path, 0, (u64)resolve);
+    if (fd == -ENOENT || fd == -ENOTDIR) return 0;
+    if (fd < 0) return fd;
+    tree = sys(__NR_open_tree, fd, "", AT_EMPTY_PATH_ | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE_);
+    r = tree < 0 ? tree : sys(__NR_mount_setattr, tree, "", AT_EMPTY_PATH_ | AT_RECURSIVE_, &attr, sizeof attr);
+    if (r >= 0) r = attach(tree, fd);
+    close_(tree), close_(fd);
+    return r;
+}
+
+static long op_copy_up(struct op *op)
+{
+    long root = slot(op), to = slot(op), from, into, r;
+    from = open_in(root, str(op, 0), O_RDONLY | O_DIRECTORY, IN_ROOT);
+    if (from == -ENOENT) return 0;
+    if (from < 0) return from;
+    into = openat_(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    r = into < 0 ? into : copy_tree(from, into, 0);
+    close_(from), close_(into);
+    return r;
+}
+
+/* pivot_root(".", ".") stacks the old root on the new one, and "." then names the topmost mount there. What the plan had
+ * attached on the old root's own "/" lies on top of it and is detached first: one umount too few would leave the host's
+ * whole tree one ".." away, so what is left is checked. */
+static long op_pivot(struct op *op)
+{
+    long root = slot(op), r;
+    i64 stacked = num(op);
+    struct statx new_root, top;
+    if ((r = sys(__NR_statx, root, "", AT_EMPTY_PATH_, STATX_MNT_ID_, &new_root)) < 0) return r;
+    if ((r = sys(__NR_fchdir, root)) < 0) return r;
+    if ((r = sys(__NR_pivot_root, ".", ".")) < 0) return r;
+    for (; stacked >= 0; stacked--)
+        if ((r = sys(__NR_umount2, ".", MNT_DETACH_)) < 0) return r;
+    if ((r = sys(__NR_chdir, "/")) < 0) return r;
+    /* ".." from the root crosses whatever is still mounted on it */
+    if ((r = sys(__NR_statx, AT_FDCWD, "..", 0, STATX_MNT_ID_, &top)) < 0) return r;
+    if (top.stx_mnt_id != new_root.stx_mnt_id) {
+        explain("something of the host is still mounted over the new root");
+        return -EBUSY;
+    }
+    return 0;
+}
+
+static long op_propagation(struct op *op) { return sys(__NR_mount, 0, "/", 0, num(op), 0); }
+#endif

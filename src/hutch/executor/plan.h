@@ -1,0 +1,96 @@
+/* The plan as it arrives (hutch/plan/wire.py writes it) and what the two lanes share while they carry it out. */
+#ifndef HUTCH_PLAN_H
+#define HUTCH_PLAN_H
+#include "sys.h"
+
+enum { HOST = 0, CONTAINER = 1 };
+enum { MAX_SLOTS = 1024, DETAIL = 512, PLAN_FD = 3, CONTROL_FD = 4 };
+enum { READY = 1, FAILED = 2, EXITED = 3, DATA = 4, CALL = 5 };       /* executor to owner */
+enum { SEND_SIGNAL = 1, KILL_TREE = 2, ANSWER = 4 };                  /* owner to executor */
+enum { FLAG_DETACH = 1 };
+
+struct header {
+    u32 magic, version, owner, flags, slots, count[2], reserved;
+};
+struct op_header {
+    u32 size; /* of the arguments, a multiple of 8 */
+    u16 code, reserved;
+};
+struct op {
+    u16 code;
+    u32 index;
+    const u8 *at, *end;
+    int broken; /* an argument was read beyond the operation's end */
+};
+struct message {
+    u32 type, lane;
+    i32 index, error;
+    i64 a, b, c, d;
+    char detail[DETAIL];
+};
+
+/* One page pair, MAP_SHARED, made before clone. Descriptor numbers in slots mean the same in both lanes because the
+ * container lane is cloned with CLONE_FILES and unshares its table only after the last barrier. */
+struct shared {
+    volatile u32 barrier[2]; /* the highest barrier that each lane has signalled */
+    volatile u32 position;   /* the operation that the container lane is at */
+    volatile u32 failed;
+    volatile i32 error;
+    volatile i32 init_status; /* wait status of --init's child; -1: none */
+    volatile i32 slot[MAX_SLOTS];
+    char detail[DETAIL];
+};
+static struct shared *shared;
+static const u8 *plan_start, *plan_end, *lane_start[2];
+static struct header plan;
+static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAINER] by the container lane */
+static char detail_[DETAIL];
+static struct text detail = {detail_, 0, DETAIL, 0};
+static long self_pid, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
+
+static i64 num(struct op *op)
+{
+    i64 value = 0;
+    if (op->end - op->at < 8) return op->broken = 1, 0;
+    memcpy(&value, op->at, 8);
+    op->at += 8;
+    return value;
+}
+/* A string or bytes: length, content, a NUL that the length does not count, padding to 8. */
+static const char *str(struct op *op, word *size)
+{
+    word n = (word)num(op), padded = (n + 8) & ~7UL;
+    if (op->broken || padded > (word)(op->end - op->at)) return op->broken = 1, "";
+    const char *s = (const char *)op->at;
+    op->at += padded;
+    if (size) *size = n;
+    return s;
+}
+static long slot(struct op *op)
+{
+    i64 n = num(op);
+    return n < 0 || n >= MAX_SLOTS ? -1 : shared->slot[n];
+}
+/* A slot is assigned once: a second assignment is a mistake of the compiler's. */
+static long assign(i64 n, long value)
+{
+    if (value < 0) return value;
+    if (n < 0 || n >= MAX_SLOTS || shared->slot[n] != -1) return -EBADSLT;
+    shared->slot[n] = (i32)value;
+    return 0;
+}
+static int next_op(const u8 **at, struct op *op, u32 index)
+{
+    struct op_header h;
+    if (plan_end - *at < (long)sizeof h) return 0;
+    memcpy(&h, *at, sizeof h);
+    if (h.size > (word)(plan_end - *at) - sizeof h) return 0;
+    *op = (struct op){h.code, index, *at + sizeof h, *at + sizeof h + h.size, 0};
+    *at += sizeof h + h.size;
+    return 1;
+}
+static void explain(const char *what)
+{
+    if (!detail.used) puts_(&detail, what);
+}
+#endif

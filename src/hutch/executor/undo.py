@@ -1,0 +1,56 @@
+"""Undo a plan's host operations from Python: for when the executor itself was killed.
+
+Names in a plan are the container's alone, so an inverse whose operation never ran finds nothing and is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from hutch.plan import ops
+from hutch.plan.plan import Plan
+
+SIGKILL = 9
+
+
+def undo(plan: Plan) -> None:
+    """Run the inverses, last first. What cannot be undone is left for the next command's clean-up."""
+    for operation in reversed(plan.host):
+        if isinstance(operation, ops.HostDirectory) and operation.undo == "tree":
+            shutil.rmtree(operation.path, ignore_errors=True)
+        elif isinstance(operation, ops.HostDirectory) and operation.undo == "rmdir":
+            remove_cgroup(operation.path)
+        elif isinstance(operation, ops.KillAtExit):
+            kill(operation.path)
+
+
+def kill(procs: str) -> None:
+    """SIGKILL for every process of a cgroup, until none is left (2 s at most)."""
+    for _ in range(200):
+        try:
+            with open(procs, encoding="ascii") as file:
+                pids = [int(word) for word in file.read().split()]
+        except OSError:
+            return
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                os.kill(pid, SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.01)
+
+
+def remove_cgroup(path: str) -> None:
+    """rmdir a cgroup; it is busy until its last process is gone, which is waited for (2 s at most)."""
+    for _ in range(200):
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.01)

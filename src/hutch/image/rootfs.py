@@ -1,0 +1,70 @@
+"""A root file system as the runtime needs it: layers, by path, and what stands around them.
+
+Whatever a container is made from (this machine, a directory, an archive) is resolved to a `Rootfs`. An image store gives the
+same thing; nothing above this module knows where the layers came from.
+"""
+
+from __future__ import annotations
+
+from hutch.record import Record
+
+
+class Hidden(Record):
+    """A path, relative to its view, that a container may not see. `parents` are the modes of its parent directories."""
+
+    path: str
+    parents: tuple[int, ...] = ()
+
+
+class View(Record):
+    """A directory of the container that is an overlay: `lowers` top first, on the host; `mode` of its root.
+
+    `extra`: software beside the system's own (/opt): in a user namespace it is bound read-only and without id mapping, so
+    that what not everyone on the host may read stays closed; that costs a tenth of an overlay.
+
+    `recursive_bind`: the host has mounts below it that an overlay would not show and a user namespace may not part, so the
+    whole is bound read-only instead.
+    """
+
+    path: str
+    lowers: tuple[str, ...]
+    mode: int = 0o755
+    hidden: tuple[Hidden, ...] = ()
+    recursive_bind: bool = False
+    extra: bool = False
+
+
+class ImageConfig(Record):
+    """What an image says of how it wants to be run (OCI image-spec, config.md)."""
+
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+    labels: dict[str, str] = {}
+
+
+class Rootfs(Record):
+    """A resolved root file system.
+
+    `views` are overlays; when none of them is ``/``, the root is made of `directories` (path and mode), `links` (path and
+    target) and the views. `binds` are (host path, container path) shown read-only. `invisible` are host directories that
+    are left out on purpose, for messages.
+    """
+
+    name: str
+    views: tuple[View, ...]
+    directories: tuple[tuple[str, int], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    binds: tuple[tuple[str, str], ...] = ()
+    invisible: tuple[str, ...] = ()
+    config: ImageConfig = ImageConfig()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """Every lower directory of every view."""
+        return tuple(lower for view in self.views for lower in view.lowers)

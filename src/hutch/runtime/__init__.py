@@ -1,0 +1,1 @@
+"""The runtime: a configuration and the machine's features compiled to a plan."""

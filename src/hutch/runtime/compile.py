@@ -1,0 +1,275 @@
+"""compile(config, features) -> Plan: everything that depends on the kernel, or on who asks, is decided here."""
+
+from __future__ import annotations
+
+from hutch.cgroup.operations import CgroupOperations, needed, operations
+from hutch.errors import ConfigError, UnsupportedError
+from hutch.kernel.features import Features
+from hutch.oci.config import Config, Process, Resources
+from hutch.plan import ops
+from hutch.plan.ops import NAMESPACES, slot
+from hutch.plan.plan import Plan
+from hutch.runtime import identity, mounts, process, rootfs
+from hutch.runtime.builder import Builder
+from hutch.runtime.request import Compiled, Request
+from hutch.runtime.rootfs import BASE, ROOT
+
+PIDFD = slot("pidfd")
+O_PATH_DIRECTORY = 0o10200000
+JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")
+SYSCTL_NAMESPACES = (
+    ("net/", "network"), ("kernel/shm", "ipc"), ("kernel/msg", "ipc"), ("kernel/sem", "ipc"), ("fs/mqueue/", "ipc"),
+    ("kernel/hostname", "uts"), ("kernel/domainname", "uts"),
+)  # fmt: skip
+
+
+def compile_container(config: Config, request: Request, features: Features) -> Compiled:
+    """The plan of a new container.
+
+    Raises ConfigError for what the configuration gets wrong, UnsupportedError for what this kernel or user may not do.
+    Nothing is touched.
+    """
+    b = Builder(config, request, features)
+    if config.process is None and not request.idle:
+        raise ConfigError("process", "is required and missing")
+    if config.process is not None and not config.process.args and not request.idle:
+        raise ConfigError("process.args", "is empty: there is no program to run")
+    _check(b)
+    # The identity's host operations and the container's first steps
+    cgroup = _cgroup(b)
+    _state(b)
+    _join_namespaces(b)
+    identity.build(b)
+    _names(b)
+    b.container.append(ops.Wait(barrier=1))
+    identity.become_root(b)
+    b.container.append(ops.Propagation(kind=_propagation(config)[0], origin="linux.rootfsPropagation"))
+    rootfs.build(b)
+    mounts.build(b)
+    if not any(isinstance(op, ops.Wait) and op.barrier == 2 for op in b.container):
+        b.container.append(ops.Wait(barrier=2))
+    b.container += cgroup.enter
+    if "cgroup" in b.new:
+        b.container.append(ops.Unshare(flags=NAMESPACES["cgroup"], origin="linux.namespaces"))
+    mounts.late(b, bool(cgroup.paths))
+    for key, value in config.linux.sysctl.items():
+        _sysctl(b, key, value)
+    mounts.masks(b)
+    terminal = bool(config.process and config.process.terminal) and not request.idle
+    if terminal:
+        _terminal(b)
+    if config.root is not None and config.root.readonly:
+        b.container.append(ops.SetAttributes(root=ROOT, path="", set_attributes=1, origin="root.readonly"))
+    b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root"))
+    if request.rootfs is not None and not request.upper:
+        b.prepare.append(ops.Export(value=BASE, origin="root"))
+    kind, recursive = _propagation(config)
+    if kind != "private":
+        flag = ops.PROPAGATION[kind]
+        here = slot("new-root")
+        b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=here, origin="linux.rootfsPropagation"))
+        b.container.append(ops.SetAttributes(root=here, path="", propagation=flag, recursive=recursive, origin="linux.rootfsPropagation"))
+    _inside(b)
+    root = slot("container-root")
+    b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
+    b.prepare.append(ops.Export(value=root, origin="root"))
+    b.container.append(ops.CloseDescriptors(origin="process"))
+    b.container.append(ops.Signal(barrier=9))
+    if not terminal:
+        b.container.append(ops.NewSession(origin="process"))
+    own = config.process or Process(cwd="/")
+    b.container += process.scheduling(own)
+    b.container += process.ending(
+        own,
+        config.linux.seccomp,
+        features,
+        set_groups=identity.can_set_groups(b),
+        idle=request.idle,
+        init=request.init,
+        make_workdir=request.make_workdir,
+    )
+    host = [
+        *b.prepare,
+        *cgroup.before,
+        ops.Clone(flags=b.clone_flags, into=PIDFD, cgroup=cgroup.clone_into, origin="linux.namespaces"),
+        *b.mapped,
+        ops.Signal(barrier=1),
+        *cgroup.after,
+        *b.ready,
+        ops.Signal(barrier=2),
+        *b.late,
+        ops.Wait(barrier=9, release=True),
+        *b.after,
+    ]
+    plan = Plan(host=tuple(host), container=tuple(b.container), detach=request.detach, warnings=tuple(b.warnings))
+    return Compiled(
+        plan=plan,
+        cgroup_paths=cgroup.paths,
+        root_uid=max(b.host_uid(0), 0),
+        root_gid=max(b.host_gid(0), 0),
+        user_namespace=b.userns,
+    )
+
+
+def _check(b: Builder) -> None:
+    f, linux = b.features, b.config.linux
+    if not f.privileged and not b.in_userns:
+        raise UnsupportedError(
+            "linux.namespaces: without root a container needs a user namespace of its own",
+            "leave --userns host out, or run as root",
+        )
+    if b.userns and not f.user_namespaces:
+        raise UnsupportedError(
+            "linux.namespaces: this kernel lets nobody here make user namespaces",
+            "sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone decide; as root, --userns host does without",
+        )
+    if "time" in b.new and not f.time_namespaces:
+        raise UnsupportedError("linux.namespaces: time namespaces that begin at execve need Linux 6.3")
+    if "mount" not in b.new:
+        raise UnsupportedError("linux.namespaces: a container without a mount namespace of its own would mount on the host")
+    own = b.config.process
+    if own is not None:
+        if own.apparmor_profile and not f.apparmor:
+            raise UnsupportedError("process.apparmorProfile: this kernel has no AppArmor")
+        if own.apparmor_profile:
+            raise UnsupportedError("process.apparmorProfile: AppArmor profiles are not supported yet")
+        if own.selinux_label or linux.mount_label:
+            raise UnsupportedError("process.selinuxLabel: SELinux labels are not supported" + ("" if f.selinux else ", and this kernel has no SELinux"))
+    for field, name in (("net_devices", "netDevices"), ("intel_rdt", "intelRdt"), ("memory_policy", "memoryPolicy")):
+        if getattr(linux, field):
+            raise UnsupportedError(f"linux.{name}: not supported yet")
+    if b.config.hooks is not None and any(b.config.hooks.as_dict().values()):
+        raise UnsupportedError("hooks: not supported yet")
+
+
+def _cgroup(b: Builder) -> CgroupOperations:
+    resources = b.config.linux.resources or Resources()
+    f = b.features
+    name = b.config.linux.cgroups_path or f"/hutch-{b.request.id}"
+    accounting = b.request.accounting
+    if not accounting and not needed(resources) and not resources.devices and "pid" in b.new:
+        return CgroupOperations()
+    if f.cgroups.mode == "v2" and f.uid != 0 and not f.cgroups.v2_writable and not b.request.systemd_scope:
+        return _no_cgroup(b, resources)
+    if f.cgroups.mode != "v2" and (f.uid != 0 or not f.privileged):
+        return _no_cgroup(b, resources)
+    if not f.privileged and f.cgroups.v2_path != "/" and not b.config.linux.cgroups_path:
+        name = f"{f.cgroups.v2_path.rstrip('/')}{name}"
+    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting)
+
+
+def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:
+    if needed(resources):
+        v2 = b.features.cgroups.mode == "v2"
+        hint = "run under `systemd-run --user --scope -p Delegate=yes`" if v2 else "cgroups v1 cannot be delegated to a user: run as root, or boot with v2"
+        raise UnsupportedError("linux.resources: this user may not set limits: no cgroup is delegated to it", hint)
+    return CgroupOperations()
+
+
+def _state(b: Builder) -> None:
+    r = b.request
+    if not r.state:
+        return
+    origin = "state"
+    userns = rootfs.USERNS if b.userns and not b.features.privileged else None
+    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if not r.detach else "", userns=userns, origin=origin))
+    record = slot("record")
+    b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
+    if r.upper:
+        uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
+        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o755, uid=uid, gid=gid, undo="tree", userns=userns, origin=origin))
+    b.late.append(ops.WritePid(record=record, origin=origin))
+    if r.detach:
+        b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))
+        terminal = bool(b.config.process and b.config.process.terminal)
+        sources = (process.MASTER,) if terminal else (slot("output"), slot("errors"))
+        if not terminal:
+            for name in ("output", "errors"):
+                b.prepare.append(ops.Pipe(reader=slot(name), writer=slot(f"{name}-writer"), origin=origin))
+            b.container.insert(0, ops.Stdio(stdout=slot("output-writer"), stderr=slot("errors-writer"), origin=origin))
+        b.after.append(ops.Log(path=f"{r.state}/log", limit=r.log_limit, sources=sources, origin=origin))
+
+
+def _join_namespaces(b: Builder) -> None:
+    for name in JOIN_ORDER:
+        path = b.joined.get(name)
+        if path is None:
+            continue
+        found = slot(f"ns-{name}")
+        b.prepare.append(ops.Open(path=path, flags=0, into=found, origin="linux.namespaces"))
+        lane = b.prepare if name == "pid" else b.container  # a pid namespace is entered by children alone
+        lane.append(ops.Join(target=found, flags=NAMESPACES[name], origin="linux.namespaces"))
+
+
+def _propagation(config: Config) -> tuple[str, bool]:
+    text = config.linux.rootfs_propagation or "rprivate"
+    return (text[1:], True) if text[1:] in ops.PROPAGATION and text[0] == "r" else (text, False)
+
+
+def _terminal(b: Builder) -> None:
+    own = b.config.process
+    assert own is not None
+    size = own.console_size
+    b.container.append(ops.NewSession(origin="process.terminal"))
+    if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.DEVPTS for op in b.container):
+        raise ConfigError("process.terminal", "a terminal needs a devpts mount on /dev/pts in mounts")
+    b.container.append(
+        ops.Terminal(
+            devpts=mounts.DEVPTS,
+            master=process.MASTER,
+            peer=process.PEER,
+            rows=size.height if size else 0,
+            columns=size.width if size else 0,
+            origin="process.terminal",
+        )
+    )
+    console = slot("console")
+    b.container.append(ops.OpenTree(base=process.PEER, path="", into=console, origin="process.terminal"))
+    b.container.append(
+        ops.Attach(mount=console, root=ROOT, path="/dev/console", make="file", no_symlinks=True, summary="the terminal", origin="process.terminal")
+    )
+    if not b.request.detach:
+        b.prepare.append(ops.Export(value=process.MASTER, origin="process.terminal"))
+
+
+def _names(b: Builder) -> None:
+    """What the new namespaces take before any id is mapped, while the host lane writes the mappings."""
+    config, c = b.config, b.container
+    if "uts" in b.new and config.hostname:
+        c.append(ops.Hostname(name=config.hostname, origin="hostname"))
+    if "uts" in b.new and config.domainname:
+        c.append(ops.DomainName(name=config.domainname, origin="domainname"))
+    if "network" in b.new:
+        c.append(ops.Loopback(origin="linux.namespaces"))
+
+
+def _inside(b: Builder) -> None:
+    """What is set once the root is the container's own: keys, clocks, personality."""
+    linux, c = b.config.linux, b.container
+    c.append(ops.Keyring(name=f"_ses.{b.request.id}", origin="process"))
+    if "time" in b.new:
+        c.append(ops.Unshare(flags=NAMESPACES["time"], origin="linux.namespaces"))
+        if linux.time_offsets:
+            c.append(ops.Signal(barrier=5))
+            c.append(ops.Wait(barrier=5))
+            text = "\n".join(f"{clock} {offset.secs} {offset.nanosecs}" for clock, offset in linux.time_offsets.items())
+            b.late.append(ops.Wait(barrier=5))
+            b.late.append(ops.ProcWrite(name="timens_offsets", data=text, origin="linux.timeOffsets"))
+            b.late.append(ops.Signal(barrier=5))
+    if linux.personality is not None:
+        if linux.personality.flags:
+            raise ConfigError("linux.personality.flags", "the specification defines none yet")
+        c.append(ops.Personality(persona=process.PERSONALITIES[linux.personality.domain], origin="linux.personality"))
+
+
+def _sysctl(b: Builder, key: str, value: str) -> None:
+    origin = f"linux.sysctl.{key}"
+    path = key.replace(".", "/") if "/" not in key else key
+    needed_namespace = next((name for prefix, name in SYSCTL_NAMESPACES if path.startswith(prefix)), None)
+    if needed_namespace is None or ".." in path.split("/"):
+        raise ConfigError(origin, "is not a setting of a namespace: it would change the host", "net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are")
+    if needed_namespace not in b.new and needed_namespace not in b.joined:
+        raise ConfigError(origin, f"needs a {needed_namespace} namespace of the container's own: it would change the host")
+    if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.PROC for op in b.container):
+        raise ConfigError(origin, "needs a proc mount on /proc in mounts")
+    b.container.append(ops.WriteAt(base=mounts.PROC, path=f"sys/{path}", data=value, origin=origin))

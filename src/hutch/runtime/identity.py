@@ -1,0 +1,102 @@
+"""Who the container's process is on the host: id mappings, privileges, limits that only the host can set."""
+
+from __future__ import annotations
+
+from hutch.errors import ConfigError, UnsupportedError
+from hutch.kernel import capabilities
+from hutch.oci.config import IdMapping
+from hutch.plan import ops
+from hutch.runtime.builder import Builder
+from hutch.runtime.rootfs import USERNS
+
+# A fixed range for containers of root: inside what systemd sets aside for containers (systemd.io, UIDS-GIDS), 64 Ki
+# aligned, and far above every ordinary user.
+ROOT_BASE, ROOT_COUNT = 536870912, 65536
+
+
+def default_mappings(uid: int, gid: int, subuid: tuple[int, int] | None, subgid: tuple[int, int] | None) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
+    """The mappings of a container that says nothing: for root the fixed range; for a user its own id as root and its
+    subordinate ids (start, count) behind it, or its own id alone."""
+    if uid == 0:
+        whole = (IdMapping(container_id=0, host_id=ROOT_BASE, size=ROOT_COUNT),)
+        return whole, whole
+
+    def one(number: int, sub: tuple[int, int] | None) -> tuple[IdMapping, ...]:
+        first = (IdMapping(container_id=0, host_id=number, size=1),)
+        return (*first, IdMapping(container_id=1, host_id=sub[0], size=sub[1])) if sub else first
+
+    return one(uid, subuid), one(gid, subgid)
+
+
+def build(b: Builder) -> None:
+    """The mappings, from outside, and the container lane's first steps as its own root."""
+    f = b.features
+    if b.userns:
+        if not b.uid_mappings or not b.gid_mappings:
+            raise ConfigError("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
+        _write_maps(b)
+        b.mapped.append(ops.OpenNamespace(name="ns/user", into=USERNS, origin="linux.uidMappings"))
+    process = b.config.process
+    if process is not None:
+        for i, limit in enumerate(process.rlimits):
+            origin = f"process.rlimits[{i}]"
+            name = limit.type if limit.type.startswith("RLIMIT_") else f"RLIMIT_{limit.type.upper()}"
+            if name not in ops.RLIMITS:
+                raise ConfigError(f"{origin}.type", f"unknown limit {limit.type}")
+            hard = f.hard_limits.get(name)
+            if hard is not None and limit.hard > hard and not f.capabilities & capabilities.SYS_RESOURCE:
+                raise UnsupportedError(
+                    f"{origin}: {name}={limit.hard} is above this host's hard limit of {hard}, and raising it needs CAP_SYS_RESOURCE",
+                    f"ask for at most {hard}, or raise the limit of the shell or service that starts Hutch",
+                )
+            b.ready.append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
+        score = process.oom_score_adj
+        if score is not None:
+            if score < f.oom_score_adj and not f.capabilities & capabilities.SYS_RESOURCE:
+                raise UnsupportedError(
+                    f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE"
+                )
+            b.ready.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
+
+
+def _write_maps(b: Builder) -> None:
+    f = b.features
+    groups: list[ops.Operation] = []
+    for kind, mappings, own, helper in (
+        ("uid", b.uid_mappings, f.uid, f.newuidmap),
+        ("gid", b.gid_mappings, f.gid, f.newgidmap),
+    ):
+        origin = f"linux.{kind}Mappings"
+        text = "\n".join(f"{m.container_id} {m.host_id} {m.size}" for m in mappings)
+        simple = len(mappings) == 1 and mappings[0].size == 1 and mappings[0].host_id == own
+        if f.uid == 0 and f.capabilities & capabilities.SETUID:
+            b.mapped.append(ops.ProcWrite(name=f"{kind}_map", data=text, origin=origin))
+        elif simple:
+            if kind == "gid":
+                # user_namespaces(7): without privileges a gid may be mapped only once setgroups is denied for good
+                b.mapped.append(ops.ProcWrite(name="setgroups", data="deny", origin=origin))
+            b.mapped.append(ops.ProcWrite(name=f"{kind}_map", data=text, origin=origin))
+        elif helper:
+            numbers = tuple(n for m in mappings for n in (m.container_id, m.host_id, m.size))
+            groups.append(ops.MapHelper(program=helper, numbers=numbers, origin=origin))
+        else:
+            raise UnsupportedError(
+                f"{origin}: mapping more than one's own id needs new{kind}map",
+                "install it (Debian: uidmap), or take a single id: --userns single",
+            )
+    b.mapped += groups
+
+
+def can_set_groups(b: Builder) -> bool:
+    """Whether setgroups(2) is allowed in the container's user namespace."""
+    return not any(isinstance(op, ops.ProcWrite) and op.name == "setgroups" for op in b.mapped)
+
+
+def become_root(b: Builder) -> None:
+    """In a user namespace of its own a process is nobody until it takes a mapped id."""
+    if not b.in_userns:
+        return
+    uid = 0 if b.host_uid(0) >= 0 or not b.userns else b.uid_mappings[0].container_id
+    gid = 0 if b.host_gid(0) >= 0 or not b.userns else b.gid_mappings[0].container_id
+    groups = () if can_set_groups(b) else None
+    b.container.append(ops.SetIds(uid=uid, gid=gid, groups=groups, origin="linux.uidMappings"))

@@ -1,0 +1,311 @@
+"""Mounts, devices, masks: everything below the root."""
+
+from __future__ import annotations
+
+from hutch.errors import ConfigError
+from hutch.oci.config import Device, IdMapping, Mount
+from hutch.plan import ops
+from hutch.plan.ops import Slot, slot
+from hutch.runtime.builder import Builder
+from hutch.runtime.options import MountOptions, parse
+from hutch.runtime.rootfs import BASE, ROOT, USERNS
+
+# Where a symbolic link in the image would move a file system that the runtime trusts: CVE-2019-19921 and its returns.
+TRUSTED = ("proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2")
+DEFAULT_DEVICES = (
+    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+)  # fmt: skip
+DEV_LINKS = (
+    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"), ("core", "/proc/kcore"),
+)  # fmt: skip
+DEV, PROC, DEVPTS = slot("dev"), slot("proc"), slot("devpts")
+EMPTY, NULL = slot("empty"), slot("null")
+
+
+def build(b: Builder) -> None:
+    """Attach the configuration's mounts in their order; the cgroup file systems come after the cgroup is entered."""
+    made_by_host = _prepared_dev(b)
+    for i, mount in enumerate(b.config.mounts):
+        if mount.type in ("cgroup", "cgroup2"):
+            continue
+        if _destination(mount) == "/dev" and made_by_host is not None:
+            b.container.append(ops.Wait(barrier=2))
+            b.container.append(_attach(made_by_host, "/dev", f"mounts[{i}]", "tmpfs with the devices", trusted=True))
+            continue
+        _mount(b, i, mount)
+    _devices(b, made_by_host is not None)
+
+
+def _destination(mount: Mount) -> str:
+    return "/" + mount.destination.strip("/")
+
+
+def _attach(mount: Slot, path: str, origin: str, summary: str, *, trusted: bool = False, make: str = "directory") -> ops.Attach:
+    return ops.Attach(mount=mount, root=ROOT, path=path, make=make, no_symlinks=trusted, summary=summary, origin=origin)
+
+
+def _dev_mount(b: Builder) -> tuple[int, Mount] | None:
+    return next(((i, m) for i, m in enumerate(b.config.mounts) if _destination(m) == "/dev" and m.type == "tmpfs"), None)
+
+
+def _prepared_dev(b: Builder) -> Slot | None:
+    """As root, /dev is made on the host lane, with its nodes: a file system of a user namespace's could hold none, and
+    one bind mount a node would cost more. The container's root owns the directory, and may not make nodes in it."""
+    found = _dev_mount(b)
+    if found is None or not b.host_mounts:
+        return None
+    i, mount = found
+    origin = f"mounts[{i}]"
+    options = parse(mount.options, origin)
+    uid, gid = b.host_uid(0), b.host_gid(0)
+    data: list[tuple[str, str]] = [(key, value) for key, value in options.data if value is not None and key not in ("uid", "gid")]
+    if b.userns:
+        data += [("uid", str(max(uid, 0))), ("gid", str(max(gid, 0)))]
+    b.ready.append(
+        ops.MakeFilesystem(kind="tmpfs", attributes=options.attributes & ~4, options=tuple(data), into=DEV, origin=origin)
+    )
+    for device in _all_devices(b):
+        path = _dev_path(device)
+        if path is None:
+            continue
+        b.ready.append(_node(b, device, DEV, path))
+    return DEV
+
+
+def _all_devices(b: Builder) -> list[Device]:
+    own = {d.path for d in b.config.linux.devices}
+    default = [Device(path=f"/dev/{n}", type="c", major=major, minor=minor, file_mode=0o666) for n, major, minor in DEFAULT_DEVICES]
+    return [d for d in default if d.path not in own] + list(b.config.linux.devices)
+
+
+def _dev_path(device: Device) -> str | None:
+    relative = device.path.removeprefix("/dev/")
+    return relative if relative != device.path and relative else None
+
+
+def _node(b: Builder, device: Device, base: Slot, path: str) -> ops.MakeNode:
+    origin = f"linux.devices[{b.config.linux.devices.index(device)}]" if device in b.config.linux.devices else "linux.devices"
+    uid, gid = b.host_uid(device.uid or 0), b.host_gid(device.gid or 0)
+    return ops.MakeNode(
+        base=base,
+        path=path,
+        kind=device.type,
+        major=device.major or 0,
+        minor=device.minor or 0,
+        mode=(device.file_mode if device.file_mode is not None else 0o666) & 0o7777,
+        uid=uid,
+        gid=gid,
+        parents="/" in path,
+        origin=origin,
+    )
+
+
+def _devices(b: Builder, made: bool) -> None:
+    """Nodes that the prepared /dev does not hold: made in place by root, bound from the host by anyone else."""
+    has_dev = any(_destination(m) == "/dev" for m in b.config.mounts)
+    if not has_dev and b.request.rootfs is None:
+        pass  # a bundle that brings its own /dev gets the same nodes: the specification asks for them always
+    for number, device in enumerate(_all_devices(b)):
+        if made and _dev_path(device) is not None:
+            continue
+        origin = f"linux.devices[{number}]"
+        if not b.in_userns and b.host_mounts and not b.userns:
+            b.container.append(_node(b, device, ROOT, device.path.lstrip("/")).replace(parents=True))
+            continue
+        tree = slot(f"device{device.path.replace('/', '-')}")
+        b.lane_for_trees().append(ops.OpenTree(path=device.path, into=tree, origin=origin))
+        b.container.append(_attach(tree, device.path, origin, f"device {device.path}", make="file"))
+    if has_dev:
+        dev = DEV
+        if not made:
+            dev = slot("dev-directory")
+            b.container.append(ops.OpenAt(base=ROOT, path="dev", flags=0o10200000, into=dev, resolve=4 | 8, origin="linux.devices"))
+        for name, target in DEV_LINKS:
+            b.container.append(ops.MakeSymlink(base=dev, target=target, path=name, origin="linux.devices"))
+
+
+def _mount(b: Builder, i: int, mount: Mount) -> None:
+    origin = f"mounts[{i}]"
+    options = parse(mount.options, origin)
+    target = _destination(mount)
+    if options.bind or mount.type == "bind":
+        _bind(b, origin, mount, options, target)
+        return
+    kind = mount.type or ""
+    if not kind:
+        raise ConfigError(f"{origin}.type", f"the mount on {target} has neither a type nor the option bind")
+    if b.in_userns and kind == "proc" and "pid" not in b.new:
+        _host_tree(b, origin, "/proc", target, options)
+        return
+    if b.in_userns and kind == "sysfs" and "network" not in b.new:
+        _host_tree(b, origin, "/sys", target, options)
+        return
+    if b.in_userns and kind == "mqueue" and "ipc" not in b.new:
+        _host_tree(b, origin, "/dev/mqueue", target, options)
+        return
+    into = {"proc": PROC, "devpts": DEVPTS}.get(kind) if target in ("/proc", "/dev/pts") else None
+    into = into or slot(f"mount-{i}")
+    data = list(options.data)
+    if kind == "devpts":
+        # a gid that the user namespace does not map cannot own terminals
+        data = [(k, v) for k, v in data if not (k == "gid" and v is not None and b.host_gid(int(v)) < 0)]
+    b.container.append(
+        ops.MakeFilesystem(
+            kind=kind,
+            attributes=options.attributes | options.recursive_attributes,
+            options=tuple((k, v) for k, v in data),
+            into=into,
+            origin=origin,
+        )
+    )
+    if options.copy_up:
+        if kind != "tmpfs":
+            raise ConfigError(f"{origin}.options", "tmpcopyup is an option of tmpfs alone")
+        b.container.append(ops.CopyUp(root=ROOT, into=into, path=target, origin=origin))
+    trusted = kind in TRUSTED or target == "/dev" or target.startswith("/dev/")
+    b.container.append(_attach(into, target, origin, kind, trusted=trusted))
+    _propagation(b, origin, target, options)
+
+
+def _host_tree(b: Builder, origin: str, source: str, target: str, options: MountOptions) -> None:
+    """A user namespace may mount these only beside its own pid, network or ipc namespace: show the host's instead."""
+    into = slot(f"host{source.replace('/', '-')}")
+    # what lies below must stay: a mount seen without its children would show what they cover
+    b.lane_for_trees().append(
+        ops.OpenTree(path=source, recursive=True, set_attributes=options.attributes, attributes_recursive=False, into=into, origin=origin)
+    )
+    b.container.append(_attach(into, target, origin, f"the host's {source}", trusted=True))
+
+
+def _bind(b: Builder, origin: str, mount: Mount, options: MountOptions, target: str) -> None:
+    if not mount.source:
+        raise ConfigError(f"{origin}.source", f"the bind mount on {target} has no source")
+    source = mount.source if mount.source.startswith("/") else f"{b.request.bundle.rstrip('/')}/{mount.source}"
+    into = slot(f"bind-{origin[7:-1]}")
+    idmap = _idmap_slot(b, origin, mount, options)
+    lane = b.lane_for_trees()
+    recursive_attributes = options.recursive_attributes
+    lane.append(
+        ops.OpenTree(
+            path=source,
+            recursive=options.recursive,
+            set_attributes=recursive_attributes or (0 if options.recursive and options.attributes else options.attributes),
+            clear_attributes=options.recursive_clear if recursive_attributes or options.recursive_clear else 0,
+            attributes_recursive=bool(recursive_attributes or options.recursive_clear or options.idmap == "ridmap"),
+            idmap=idmap,
+            into=into,
+            origin=origin,
+        )
+    )
+    b.container.append(_attach(into, target, origin, source, make="like"))
+    if options.recursive and options.attributes and not recursive_attributes:
+        b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=options.attributes, origin=origin))
+    _propagation(b, origin, target, options)
+
+
+def _propagation(b: Builder, origin: str, target: str, options: MountOptions) -> None:
+    if options.propagation:
+        b.container.append(
+            ops.SetAttributes(
+                root=ROOT,
+                path=target,
+                propagation=options.propagation,
+                recursive=options.propagation_recursive,
+                origin=origin,
+            )
+        )
+
+
+def _idmap_slot(b: Builder, origin: str, mount: Mount, options: MountOptions) -> Slot | None:
+    if not options.idmap and not mount.uid_mappings:
+        return None
+    if not b.host_mounts:
+        raise ConfigError(f"{origin}.options", "an idmapped mount needs root", "rootless containers map ids by their user namespace alone")
+    wanted = (mount.uid_mappings, mount.gid_mappings)
+    if not mount.uid_mappings or wanted == (b.uid_mappings, b.gid_mappings):
+        if not b.userns:
+            raise ConfigError(f"{origin}.options", "an idmapped mount needs mappings, or a user namespace to take them from")
+        return USERNS
+    return _foreign_mapping(b, origin, *wanted)
+
+
+def _foreign_mapping(b: Builder, origin: str, uids: tuple[IdMapping, ...], gids: tuple[IdMapping, ...]) -> Slot:
+    raise ConfigError(
+        f"{origin}.uidMappings",
+        f"differ from the container's ({len(uids)} and {len(gids)} ranges)",
+        "a mount takes the container's own mapping, by the option idmap",
+    )
+
+
+def late(b: Builder, cgroups: bool) -> None:
+    """The cgroup file systems: what they show begins at the container's own cgroup once its namespace is made."""
+    layout = b.features.cgroups
+    for i, mount in enumerate(b.config.mounts):
+        if mount.type not in ("cgroup", "cgroup2"):
+            continue
+        origin, target = f"mounts[{i}]", _destination(mount)
+        options = parse(mount.options, origin)
+        if b.in_userns and "cgroup" not in b.new:
+            _host_tree(b, origin, "/sys/fs/cgroup", target, options)
+            continue
+        if layout.mode == "v2":
+            into = slot(f"mount-{i}")
+            b.container.append(ops.MakeFilesystem(kind="cgroup2", attributes=options.attributes, into=into, origin=origin))
+            b.container.append(_attach(into, target, origin, "cgroup2", trusted=True))
+            continue
+        if layout.mode == "none" or not cgroups:
+            continue
+        top = slot(f"mount-{i}")
+        b.container.append(ops.MakeFilesystem(kind="tmpfs", options=(("mode", "0755"),), into=top, origin=origin))
+        b.container.append(_attach(top, target, origin, "tmpfs", trusted=True))
+        seen: dict[str, list[str]] = {}
+        for controller in layout.v1:
+            seen.setdefault(controller.mount, []).append(controller.name)
+        for names in seen.values():
+            name = ",".join(names)
+            into = slot(f"cgroup-{name}")
+            flags = tuple((n, None) for n in names)
+            b.container.append(ops.MakeFilesystem(kind="cgroup", attributes=options.attributes, options=flags, into=into, origin=origin))
+            b.container.append(_attach(into, f"{target}/{name}", origin, f"cgroup {name}"))
+        if options.attributes & 1:
+            b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=1, origin=origin))
+
+
+def masks(b: Builder) -> None:
+    """Hide and freeze paths. Below /proc and /sys that this plan mounted, by their own descriptors."""
+    linux = b.config.linux
+    mounted = {_destination(m): s for m, s in _api_mounts(b)}
+    if linux.masked_paths:
+        b.container.append(
+            ops.MakeFilesystem(kind="tmpfs", attributes=1, options=(("nr_inodes", "1"), ("mode", "0755")), into=EMPTY, origin="linux.maskedPaths")
+        )
+        b.lane_for_trees().append(ops.OpenTree(path="/dev/null", into=NULL, origin="linux.maskedPaths"))
+        # attached out of sight: the kernel clones no mount that lies in another user namespace
+        b.container.append(ops.Attach(mount=EMPTY, root=BASE, path="empty", origin="linux.maskedPaths"))
+        b.container.append(ops.Attach(mount=NULL, root=BASE, path="null", make="file", origin="linux.maskedPaths"))
+    for field, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
+        for i, path in enumerate(paths):
+            origin = f"linux.{field}[{i}]"
+            if not path.startswith("/"):
+                raise ConfigError(origin, f"expected an absolute path, got {path!r}")
+            base, relative = ROOT, path
+            for top, mount in mounted.items():
+                if path.startswith(top + "/"):
+                    base, relative = mount, path[len(top) + 1 :]
+            trusted = base is not ROOT
+            if field == "maskedPaths":
+                b.container.append(ops.Mask(root=base, path=relative, empty=EMPTY, null=NULL, no_symlinks=trusted, origin=origin))
+            else:
+                b.container.append(ops.ReadOnly(root=base, path=relative, no_symlinks=trusted, origin=origin))
+
+
+def _api_mounts(b: Builder) -> list[tuple[Mount, Slot]]:
+    made = {op.into for op in b.container if isinstance(op, ops.MakeFilesystem)}
+    out = []
+    for i, mount in enumerate(b.config.mounts):
+        target = _destination(mount)
+        candidate = PROC if mount.type == "proc" and target == "/proc" else slot(f"mount-{i}")
+        if mount.type in ("proc", "sysfs") and candidate in made:
+            out.append((mount, candidate))
+    return out

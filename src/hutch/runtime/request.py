@@ -1,0 +1,46 @@
+"""What a compilation takes beside the configuration, and what it gives."""
+
+from __future__ import annotations
+
+from hutch.image.rootfs import Rootfs
+from hutch.plan.plan import Plan
+from hutch.record import Record
+
+
+class Request(Record):
+    """One container to be compiled.
+
+    `rootfs` None: the configuration's ``root.path`` is used as it is, as an OCI runtime must. `upper` is a host directory
+    for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory).
+    `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
+    container's directory of record; "" leaves none. `record` is the text
+    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read.
+    """
+
+    id: str
+    rootfs: Rootfs | None = None
+    bundle: str = "/"
+    state: str = ""
+    record: str = ""
+    upper: str = ""
+    upper_size: int = 0
+    idle: bool = False
+    init: bool = False
+    detach: bool = False
+    log: str = ""
+    log_limit: int = 16 << 20
+    hosts: str = ""
+    resolv_conf: str | None = None
+    make_workdir: bool = False
+    accounting: bool = True
+    systemd_scope: str = ""
+
+
+class Compiled(Record):
+    """A plan, and what its owner needs to know of it: the cgroup's directories, and whether ids are mapped."""
+
+    plan: Plan
+    cgroup_paths: dict[str, str] = {}
+    root_uid: int = 0
+    root_gid: int = 0
+    user_namespace: bool = False
