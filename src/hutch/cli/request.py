@@ -1,0 +1,237 @@
+"""Flags of `hutch run` to `Settings`."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import options, units
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def integer(text: str | None, what: str) -> int | None:
+    """A whole number, or None for None. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{what}: expected a whole number, got {text!r}") from None
+
+
+def seconds(text: str | None, what: str) -> float | None:
+    """A number of seconds above 0, or None. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = 0
+    if not 0 < value < 1e9:
+        raise UsageError(f"{what}: expected seconds above 0, got {text!r}")
+    return value
+
+
+def environment(values: dict[str, Any]) -> tuple[str, ...]:
+    """--env-file first, then -e; a bare NAME takes this process's value, and nothing when there is none."""
+    out: list[str] = []
+
+    def add(item: str) -> None:
+        name, equals, _ = item.partition("=")
+        if equals:
+            out.append(item)
+        elif name in os.environ:
+            out.append(f"{name}={os.environ[name]}")
+
+    for path in values.get("env_file", ()):
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except OSError as error:
+            raise UsageError(f"env-file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"env-file {path}: is not UTF-8 text") from None
+        for line in lines:
+            text = line.lstrip()
+            if text and not text.startswith("#"):
+                if " " in text.partition("=")[0]:
+                    raise UsageError(f"env-file {path}: a name may not contain a blank: {text!r}")
+                add(text)
+    for item in values.get("env", ()):
+        if not item or item.startswith("="):
+            raise UsageError(f"env: expected NAME=VALUE, got {item!r}")
+        add(item)
+    return tuple(out)
+
+
+def mount(text: str) -> Bind | Tmpfs:
+    """``type=bind,source=/a,target=/b,readonly``, as Docker writes it."""
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        fields[name] = value
+    kind = fields.pop("type", "volume")
+    source = fields.pop("source", fields.pop("src", ""))
+    target = fields.pop("target", fields.pop("destination", fields.pop("dst", "")))
+    if not target:
+        raise UsageError(f"mount: no target in {text!r}")
+    if kind == "tmpfs":
+        words = [f"size={units.size(fields.pop('tmpfs-size'), 'tmpfs-size')}"] if "tmpfs-size" in fields else []
+        words += [f"mode={fields.pop('tmpfs-mode')}"] if "tmpfs-mode" in fields else []
+        found: Bind | Tmpfs = Tmpfs(target=target, options=tuple(words))
+    elif kind == "bind":
+        if not source:
+            raise UsageError(f"mount: no source in {text!r}")
+        readonly = next((fields.pop(n) not in ("false", "0") for n in ("readonly", "ro") if n in fields), False)
+        words = [fields.pop("bind-propagation")] if "bind-propagation" in fields else []
+        words += ["noidmap"] if fields.pop("idmap", "true") in ("false", "0") else []
+        found = Bind(source=os.path.abspath(source), target=target, readonly=readonly, options=tuple(words))
+    else:
+        raise UsageError(f"mount: type {kind!r} is not supported yet", "bind and tmpfs are")
+    if fields:
+        raise UsageError(f"mount: unknown field {next(iter(fields))!r} in {text!r}")
+    return found
+
+
+def ulimit(text: str) -> Ulimit:
+    """``nofile=1024:2048``."""
+    name, _, value = text.partition("=")
+    soft, _, hard = value.partition(":")
+    from hutch.plan.ops import RLIMITS
+
+    if f"RLIMIT_{name.upper()}" not in RLIMITS:
+        raise UsageError(f"ulimit: unknown limit {name!r}", "one of " + ", ".join(n[7:].lower() for n in RLIMITS))
+    numbers = [-1 if n in ("unlimited", "-1") else integer(n, f"ulimit {name}") for n in (soft, hard or soft)]
+    if None in numbers or any(n is not None and n < -1 for n in numbers):
+        raise UsageError(f"ulimit: expected {name}=SOFT[:HARD], got {text!r}")
+    first, second = numbers[0] or 0, numbers[1] or 0
+    if second != -1 and (first > second or first == -1):
+        raise UsageError(f"ulimit: the soft limit of {name} is above the hard one")
+    return Ulimit(name=name, soft=first, hard=second)
+
+
+def rates(values: dict[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
+    """``--device-read-bps /dev/sda:1m`` and the like to (kind, major, minor, rate)."""
+    out = []
+    for kind in ("read_bps", "write_bps", "read_iops", "write_iops"):
+        for item in values.get(f"device_{kind}", ()):
+            path, colon, rate = item.rpartition(":")
+            what = f"device-{kind.replace('_', '-')}"
+            if not colon:
+                raise UsageError(f"{what}: expected DEVICE:RATE, got {item!r}")
+            try:
+                number = os.stat(path).st_rdev
+            except OSError as error:
+                raise UsageError(f"{what}: {path}: {error.strerror}") from None
+            out.append((kind, os.major(number), os.minor(number), units.size(rate, what)))
+    return tuple(out)
+
+
+def pairs(items: list[str] | tuple[str, ...], what: str) -> dict[str, str]:
+    """NAME=VALUE items as a dictionary. Raises UsageError."""
+    out = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise UsageError(f"{what}: expected NAME=VALUE, got {item!r}")
+        out[name] = value
+    return out
+
+
+def security(items: list[str] | tuple[str, ...]) -> tuple[str, bool]:
+    """``(seccomp, no_new_privileges)`` from --security-opt."""
+    seccomp, protected = "default", True
+    for item in items:
+        name, _, value = item.replace(":", "=", 1).partition("=")
+        if name == "seccomp":
+            seccomp = value if value in ("default", "unconfined", "builtin") else os.path.abspath(value)
+            seccomp = "default" if seccomp == "builtin" else seccomp
+        elif name == "no-new-privileges":
+            protected = value in ("", "true", "1")
+        elif (name, value) in (("label", "disable"), ("apparmor", "unconfined")):
+            continue
+        else:
+            raise UsageError(f"security-opt: {item!r} is not supported", "seccomp=… and no-new-privileges are")
+    return seccomp, protected
+
+
+def settings(values: dict[str, Any], rest: list[str]) -> Settings:
+    """The container that the flags ask for. Raises UsageError."""
+    if not rest:
+        raise UsageError("run: no image was given", "`hutch run host bash`, or `hutch run --help`")
+    image, *command = rest
+    seccomp, protected = security(values.get("security_opt", ()))
+    mounts = [options.bind(item) for item in values.get("volume", ())] + [mount(item) for item in values.get("mount", ())]
+    offsets = {name: integer(value, "time-offset") or 0 for name, value in pairs(values.get("time_offset", ()), "time-offset").items()}
+
+    def size(name: str) -> int | None:
+        return units.size(values[name], name.replace("_", "-")) if name in values else None
+
+    quota = integer(values.get("cpu_quota"), "cpu-quota")
+    period = integer(values.get("cpu_period"), "cpu-period")
+    if "cpus" in values:
+        if quota is not None or period is not None:
+            raise UsageError("cpus: stands for --cpu-quota and --cpu-period: give one or the other")
+        quota = units.cpus(values["cpus"])
+    manager = values.get("cgroup_manager", "cgroupfs")
+    if manager not in ("cgroupfs", "systemd"):
+        raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")
+    return Settings(
+        image=image,
+        command=tuple(command),
+        entrypoint=(values["entrypoint"],) if values.get("entrypoint") else None,
+        name=values.get("name", ""),
+        env=environment(values),
+        workdir=values.get("workdir", ""),
+        user=values.get("user", ""),
+        groups=tuple(values.get("group_add", ())),
+        hostname=values.get("hostname", ""),
+        domainname=values.get("domainname", ""),
+        terminal=values.get("tty", False),
+        interactive=values.get("interactive", False),
+        readonly=values.get("read_only", False),
+        memory=size("memory"),
+        memory_swap=size("memory_swap"),
+        memory_reservation=size("memory_reservation"),
+        memory_swappiness=integer(values.get("memory_swappiness"), "memory-swappiness"),
+        cpu_quota=quota,
+        cpu_period=period,
+        cpu_shares=integer(values.get("cpu_shares"), "cpu-shares"),
+        cpuset_cpus=values.get("cpuset_cpus", ""),
+        cpuset_mems=values.get("cpuset_mems", ""),
+        pids=integer(values.get("pids_limit"), "pids-limit"),
+        blkio_weight=integer(values.get("blkio_weight"), "blkio-weight"),
+        device_rates=rates(values),
+        unified=pairs(values.get("cgroup_conf", ()), "cgroup-conf"),
+        oom_score_adj=integer(values.get("oom_score_adj"), "oom-score-adj"),
+        shm_size=size("shm_size") or 64 << 20,
+        binds=tuple(item for item in mounts if isinstance(item, Bind)),
+        tmpfs=tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(options.tmpfs(item) for item in values.get("tmpfs", ())),
+        devices=tuple(options.device(item) for item in values.get("device", ())),
+        ulimits=tuple(ulimit(item) for item in values.get("ulimit", ())),
+        sysctls=pairs(values.get("sysctl", ()), "sysctl"),
+        cap_add=tuple(values.get("cap_add", ())),
+        cap_drop=tuple(values.get("cap_drop", ())),
+        seccomp=seccomp,
+        no_new_privileges=protected,
+        privileged=values.get("privileged", False),
+        network=values.get("network", "none"),
+        pid=values.get("pid", "private"),
+        ipc=values.get("ipc", "private"),
+        uts=values.get("uts", "private"),
+        cgroupns=values.get("cgroupns", "private"),
+        userns=values.get("userns", "auto"),
+        time_offsets=offsets,
+        init=values.get("init", False),
+        stop_signal=values.get("stop_signal", ""),
+        upper=values.get("upper", "tmpfs"),
+        upper_size=size("upper_size") or 0,
+        cgroup_parent=values.get("cgroup_parent", ""),
+        systemd=manager == "systemd",
+        labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
+        extra_hosts=tuple(values.get("add_host", ())),
+    )
