@@ -12,6 +12,7 @@ from hutch.image import resolve
 from hutch.image.rootfs import Rootfs
 from hutch.kernel.features import Features, features
 from hutch.oci.config import User
+from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
 from hutch.record import Record
 from hutch.runtime.compile import compile_container
@@ -108,10 +109,9 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
     )
-    paths = compile_container(config, request, found).cgroup_paths
-    record["cgroup"] = paths
-    text = jsontext.dumps(record) + "\n"
-    compiled = compile_container(config, request.replace(record=text), found)
+    compiled = compile_container(config, request.replace(record=PLACEHOLDER), found)
+    record["cgroup"] = compiled.cgroup_paths
+    compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
     compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings)))
     return Prepared(
         id=PLACEHOLDER,
@@ -124,6 +124,11 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
         user=user,
         home=home,
     )
+
+
+def _with_record(plan: Plan, text: str) -> Plan:
+    """The record names the cgroups that the compilation chose, so it is written into the finished plan."""
+    return plan.replace(host=tuple(op.replace(data=text) if isinstance(op, HostRecord) else op for op in plan.host))
 
 
 def plan_of(prepared: Prepared) -> Plan:

@@ -1,0 +1,190 @@
+"""The same API for asyncio: the same names, awaited.
+
+::
+
+    import asyncio, hutch.aio
+
+    async def main():
+        async with hutch.aio.Container("host") as box:
+            result = await box.run(["uname", "-a"])
+
+Every call runs in a thread of its own, so a hundred containers can be waited for at once. Cancelling a task kills what it
+waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+from hutch.engine import container as sync
+from hutch.engine.process import Process as SyncProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from os import PathLike
+    from typing import Any, Self, TypeVar
+
+    from hutch.cgroup.live import Stats
+    from hutch.engine.files import Change
+    from hutch.engine.result import Result
+
+    T = TypeVar("T")
+
+
+async def _in_thread(function: Callable[[], T], cancel: Callable[[], None] | None = None) -> T:
+    """Run a blocking call in a thread. The default executor's few threads would make containers wait for each other."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        try:
+            result, error = function(), None
+        except BaseException as caught:  # handed to whoever awaits
+            result, error = None, caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    thread = threading.Thread(target=work, daemon=True, name="hutch")
+    thread.start()
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if cancel is not None:
+            cancel()
+            with contextlib.suppress(BaseException):
+                await asyncio.shield(future)
+        raise
+
+
+class Process:
+    """A started command, asynchronously: see `hutch.Process`."""
+
+    def __init__(self, process: SyncProcess) -> None:
+        self._process = process
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _in_thread(self._process.close)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the command."""
+        self._process.kill()
+
+    async def wait(self) -> Result:
+        """Until the command has ended; its result."""
+        return await _in_thread(self._process.wait, self._process.kill)
+
+    async def lines(self) -> AsyncIterator[str]:
+        """stdout line by line as it arrives."""
+        iterator = self._process.lines()
+        end = object()
+        while (line := await _in_thread(lambda: next(iterator, end), self._process.kill)) is not end:
+            yield line  # type: ignore[misc]
+
+
+async def start(image: str, command: Iterable[str] = (), **options: Any) -> Process:
+    """`hutch.start`, awaited."""
+    return Process(await _in_thread(lambda: sync.start(image, command, **options)))
+
+
+async def run(image: str, command: Iterable[str] = (), *, check: bool = False, **options: Any) -> Result:
+    """`hutch.run`, awaited. Cancelling it kills the container."""
+    process = await _in_thread(lambda: sync.start(image, command, **options))
+    try:
+        result = await _in_thread(process.wait, process.kill)
+    finally:
+        await _in_thread(process.close)
+    return result.check() if check else result
+
+
+class Container:
+    """`hutch.Container`, awaited: ``async with hutch.aio.Container("host") as box``."""
+
+    def __init__(self, image: str, **options: Any) -> None:
+        self._make = lambda: sync.Container(image, **options)
+        self._container: sync.Container | None = None
+
+    @property
+    def sync(self) -> sync.Container:
+        """The container itself. Raises RuntimeError before it is entered."""
+        if self._container is None:
+            raise RuntimeError("the container is not started: use `async with`")
+        return self._container
+
+    async def __aenter__(self) -> Self:
+        self._container = await _in_thread(self._make)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self, command: Iterable[str], **options: Any) -> Process:
+        """`hutch.Container.start`."""
+        return Process(await _in_thread(lambda: self.sync.start(command, **options)))
+
+    async def run(self, command: Iterable[str], *, check: bool = False, **options: Any) -> Result:
+        """`hutch.Container.run`. Cancelling it kills the command."""
+        process = await _in_thread(lambda: self.sync.start(command, **options))
+        try:
+            result = await _in_thread(process.wait, process.kill)
+        finally:
+            await _in_thread(process.close)
+        return result.check() if check else result
+
+    async def read(self, path: str) -> str:
+        """`hutch.Container.read`."""
+        return await _in_thread(lambda: self.sync.read(path))
+
+    async def read_bytes(self, path: str) -> bytes:
+        """`hutch.Container.read_bytes`."""
+        return await _in_thread(lambda: self.sync.read_bytes(path))
+
+    async def write(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
+        """`hutch.Container.write`."""
+        await _in_thread(lambda: self.sync.write(path, data, mode))
+
+    async def put(self, source: str | PathLike[str], target: str) -> None:
+        """`hutch.Container.put`."""
+        await _in_thread(lambda: self.sync.put(source, target))
+
+    async def get(self, source: str, target: str | PathLike[str]) -> None:
+        """`hutch.Container.get`."""
+        await _in_thread(lambda: self.sync.get(source, target))
+
+    async def diff(self) -> list[Change]:
+        """`hutch.Container.diff`."""
+        return await _in_thread(self.sync.diff)
+
+    async def stats(self) -> Stats:
+        """`hutch.Container.stats`."""
+        return await _in_thread(self.sync.stats)
+
+    async def pause(self) -> None:
+        """`hutch.Container.pause`."""
+        await _in_thread(self.sync.pause)
+
+    async def resume(self) -> None:
+        """`hutch.Container.resume`."""
+        await _in_thread(self.sync.resume)
+
+    async def close(self) -> None:
+        """`hutch.Container.close`."""
+        if self._container is not None:
+            await _in_thread(self._container.close)

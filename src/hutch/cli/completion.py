@@ -1,0 +1,78 @@
+"""`hutch completion` and `hutch version`."""
+
+from __future__ import annotations
+
+from hutch.cli.flags import COMMANDS
+from hutch.cli.parse import HELP
+from hutch.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BASH = """# bash completion for hutch: eval "$(hutch completion bash)"
+_hutch() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}}
+  if [ "$COMP_CWORD" = 1 ]; then COMPREPLY=($(compgen -W "{commands} --help --version" -- "$word")); return; fi
+  case "$command $before" in
+{values}
+  esac
+  if [[ $word == -* ]]; then
+    case $command in
+{flags}
+    esac
+  elif [[ "{containers}" == *" $command "* ]]; then
+    COMPREPLY=($(compgen -W "$(hutch ps -q 2>/dev/null)" -- "$word"))
+  else
+    COMPREPLY=($(compgen -W "host" -- "$word") $(compgen -f -- "$word"))
+  fi
+}}
+complete -o filenames -F _hutch hutch
+"""
+
+
+def _bash() -> str:
+    values = "\n".join(
+        f'    "{c.name} {name}") COMPREPLY=($(compgen -W "{" ".join(f.values)}" -- "$word")); return;;'
+        for c in COMMANDS for f in c.flags if f.values for name in f.names
+    )  # fmt: skip
+    flags = "\n".join(
+        f'      {c.name}) COMPREPLY=($(compgen -W "{" ".join(n for f in (*c.flags, HELP) for n in f.names)}" -- "$word"));;' for c in COMMANDS
+    )
+    commands = " ".join(c.name for c in COMMANDS)
+    return BASH.format(commands=commands, values=values, flags=flags, containers=" exec logs kill stop rm stats ")
+
+
+def _zsh() -> str:
+    # zsh runs bash's functions; one source for both
+    return "# zsh completion for hutch: eval \"$(hutch completion zsh)\"\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+
+
+def _fish() -> str:
+    lines = ["# fish completion for hutch: hutch completion fish | source", "complete -c hutch -f"]
+    for c in COMMANDS:
+        lines.append(f"complete -c hutch -n __fish_use_subcommand -a {c.name} -d '{c.summary}'")
+        for f in (*c.flags, HELP):
+            names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in f.names)
+            need = " -r" if f.kind != "switch" else ""
+            words = f" -xa '{' '.join(f.values)}'" if f.values else ""
+            text = f.help.replace("'", "")
+            lines.append(f"complete -c hutch -n '__fish_seen_subcommand_from {c.name}' {names}{need}{words} -d '{text}'")
+    return "\n".join(lines) + "\n"
+
+
+def completion(_: dict[str, Any], rest: list[str]) -> int:
+    """Print a completion script."""
+    makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+    if len(rest) != 1 or rest[0] not in makers:
+        raise UsageError("completion: expected bash, zsh or fish")
+    print(makers[rest[0]](), end="")
+    return 0
+
+
+def version(_: dict[str, Any], rest: list[str]) -> int:
+    """Print the version."""
+    import hutch
+
+    print(f"hutch {hutch.__version__}")
+    return 0

@@ -1,0 +1,46 @@
+"""`hutch exec`."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.cli import attach, request
+from hutch.engine import enter, recorded, state
+from hutch.errors import UsageError
+from hutch.executor.launcher import Execution
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def execute(values: dict[str, Any], rest: list[str]) -> int:
+    """Run a command in a container that runs; its exit code."""
+    if len(rest) < 2:
+        raise UsageError("exec: a container and a command are needed", "`hutch exec CONTAINER COMMAND [ARG...]`")
+    running = state.find(rest[0])
+    terminal, interactive = values.get("tty", False), values.get("interactive", False)
+    if terminal and interactive and not os.isatty(0):
+        raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
+    prepared = recorded.prepared_of(running)
+    env = dict(item.partition("=")[::2] for item in request.environment(values))
+    plan = enter.plan(
+        prepared,
+        tuple(rest[1:]),
+        env=env,
+        workdir=values.get("workdir"),
+        user=values.get("user"),
+        terminal=attach.terminal_size() if terminal else None,
+        privileged=values.get("privileged", False),
+    )
+    pidfd = recorded.open_pidfd(running)
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        execution = Execution(plan, stdin=0 if interactive else null, stdout=1, stderr=2, extra=(pidfd,))
+    finally:
+        os.close(pidfd)
+        os.close(null)
+    with execution:
+        attach.pass_signals(execution)
+        last, _ = attach.relay(execution, None, interactive) if terminal else attach.wait(execution, None)
+    return attach.exit_code(last)

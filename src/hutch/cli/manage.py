@@ -1,0 +1,204 @@
+"""`hutch ps`, `logs`, `kill`, `stop`, `rm`, `stats`: what runs now."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+
+from hutch.cgroup.live import Cgroup
+from hutch.cli.request import seconds
+from hutch.engine import recorded, state
+from hutch.errors import ContainerGone, HutchError, StateError, UsageError
+from hutch.kernel import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hutch.engine.state import Running
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell, three blanks apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def ago(moment: float) -> str:
+    """``5 minutes``: how long ago, as Docker says it."""
+    left = max(0, int(time.time() - moment))
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if left >= length:
+            count = left // length
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{left} second{'s' if left != 1 else ''}"
+
+
+def amount(value: int | None) -> str:
+    """``1.5MiB``; "-" for unknown."""
+    if value is None:
+        return "-"
+    number = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.4g}{unit}"
+        number /= 1024
+    return f"{number:.4g}GiB"
+
+
+def ps(values: dict[str, Any], rest: list[str]) -> int:
+    """List the containers."""
+    if rest:
+        raise UsageError(f"ps: unexpected argument {rest[0]!r}")
+    rows = [("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PID", "NAME")]
+    for running in state.containers():
+        if running.status == "exited" and not values.get("all"):
+            continue
+        if values.get("quiet"):
+            print(running.id)
+            continue
+        if values.get("json"):
+            import json
+
+            print(json.dumps({k: v for k, v in running.as_dict().items() if k != "data"}))
+            continue
+        command = " ".join(running.command) or "(holds the container)"
+        if len(command) > 30 and not values.get("no_trunc"):
+            command = command[:29] + "…"
+        status = f"Exited ({running.exit_code})" if running.status == "exited" else f"Up {ago(running.created)}"
+        created = f"{ago(running.created)} ago"
+        rows.append((running.id, running.image, command, created, status, str(running.pid or ""), running.name))
+    if not values.get("quiet") and not values.get("json"):
+        print(table(rows))
+    return 0
+
+
+def _one(rest: list[str], what: str) -> Running:
+    if len(rest) != 1:
+        raise UsageError(f"{what}: expected one container, got {len(rest)}")
+    return state.find(rest[0])
+
+
+def logs(values: dict[str, Any], rest: list[str]) -> int:
+    """Print a detached container's output."""
+    running = _one(rest, "logs")
+    path = f"{running.directory}/log"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StateError(f"container {running.name or running.id}: keeps no log", "only detached containers do") from None
+    with open(fd, "rb") as file:
+        while True:
+            alive = state._locked(f"{running.directory}/{state.RECORD}")
+            while data := file.read(65536):
+                sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            if not values.get("follow") or not alive:
+                return 0
+            time.sleep(0.1)
+
+
+def signal_number(text: str) -> int:
+    """``TERM``, ``SIGTERM`` or ``15``. Raises UsageError."""
+    import signal
+
+    if text.isdigit():
+        number = int(text)
+    else:
+        name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+        number = int(getattr(signal, name, 0))
+    if not 0 < number < 65:
+        raise UsageError(f"signal: unknown signal {text!r}")
+    return number
+
+
+def kill(values: dict[str, Any], rest: list[str]) -> int:
+    """Send a signal to containers."""
+    return _each(rest, "kill", lambda running: _send(running, signal_number(values.get("signal", "KILL"))))
+
+
+def _send(running: Running, number: int) -> None:
+    pidfd = recorded.open_pidfd(running)
+    try:
+        syscalls.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
+def _each(rest: list[str], what: str, action) -> int:  # type: ignore[no-untyped-def]
+    if not rest:
+        raise UsageError(f"{what}: no container was named")
+    code = 0
+    for name in rest:
+        try:
+            action(state.find(name))
+            print(name)
+        except HutchError as error:
+            sys.stderr.write(f"hutch: {error.message}\n")
+            code = 1
+    return code
+
+
+def stop(values: dict[str, Any], rest: list[str]) -> int:
+    """Ask containers to end; kill those that do not in time."""
+    given = seconds(values.get("time"), "time")
+
+    def one(running: Running) -> None:
+        asked = running.data["settings"].get("stop_signal") or "TERM"
+        pidfd = recorded.open_pidfd(running)
+        try:
+            syscalls.pidfd_send_signal(pidfd, signal_number(asked))
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll((10 if given is None else given) * 1000):
+                syscalls.pidfd_send_signal(pidfd, 9)
+                poll.poll(10_000)
+        finally:
+            os.close(pidfd)
+
+    return _each(rest, "stop", one)
+
+
+def rm(values: dict[str, Any], rest: list[str]) -> int:
+    """Remove the records of containers that have ended."""
+
+    def one(running: Running) -> None:
+        if running.status != "exited":
+            if not values.get("force"):
+                raise StateError(f"container {running.name or running.id}: still runs", "`hutch stop` first, or -f")
+            try:
+                _send(running, 9)
+            except ContainerGone:
+                pass
+            for _ in range(500):
+                if not state._locked(f"{running.directory}/{state.RECORD}"):
+                    break
+                time.sleep(0.01)
+        state.remove(running.directory, running.data)
+
+    return _each(rest, "rm", one)
+
+
+def stats(values: dict[str, Any], rest: list[str]) -> int:
+    """What containers use now."""
+    found = [state.find(name) for name in rest] if rest else [r for r in state.containers() if r.status == "running"]
+    rows = [("CONTAINER ID", "NAME", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS", "READ", "WRITTEN", "THROTTLED")]
+    for running in found:
+        numbers = Cgroup(running.data.get("cgroup", {})).stats()
+        if values.get("json"):
+            import json
+
+            plain = {k: (v.as_dict() if hasattr(v, "as_dict") else v) for k, v in numbers.as_dict().items()}
+            print(json.dumps({"id": running.id, **plain}))
+            continue
+        cpu = "-" if numbers.cpu_usage is None else f"{numbers.cpu_usage / 1e9:.2f}s"
+        throttled = "-" if numbers.throttled_time is None else f"{numbers.throttled_time / 1e9:.2f}s"
+        sizes = (numbers.memory_usage, numbers.memory_peak, numbers.memory_limit)
+        pids = "-" if numbers.pids is None else str(numbers.pids)
+        io = (amount(numbers.read_bytes), amount(numbers.write_bytes))
+        rows.append((running.id, running.name, cpu, *(amount(n) for n in sizes), pids, *io, throttled))
+    if not values.get("json"):
+        print(table(rows))
+    return 0

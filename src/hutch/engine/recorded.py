@@ -1,0 +1,73 @@
+"""A running container from its record: for commands that come from another process than the one that made it."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import prepare
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.engine.state import Running
+from hutch.errors import ContainerGone, StateError
+from hutch.kernel import syscalls
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hutch.engine.prepare import Prepared
+
+_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit}
+
+
+def settings_of(data: dict[str, Any]) -> Settings:
+    """The settings in a record's JSON. Raises StateError when they are not ones."""
+
+    def value(name: str, item: Any) -> Any:
+        if name in _ITEMS:
+            kind = _ITEMS[name]
+            return tuple(kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}) for part in item)
+        if isinstance(item, list):
+            return tuple(tuple(part) if isinstance(part, list) else part for part in item)
+        return item
+
+    try:
+        return Settings(**{name: value(name, item) for name, item in data.items()})
+    except (TypeError, AttributeError) as error:
+        raise StateError(f"the container's record cannot be read: {error}") from None
+
+
+def prepared_of(running: Running) -> Prepared:
+    """What `prepare` gave when the container was made, as far as a command in it needs it."""
+    s = settings_of(running.data["settings"])
+    found = prepare.prepare(s, idle=bool(running.data.get("idle")))
+    uid, gid, *groups = (int(n) for n in running.data["user"])
+    return found.replace(
+        id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/")
+    )
+
+
+def open_pidfd(running: Running) -> int:
+    """A pidfd of the container's first process. Raises ContainerGone when it is gone, or its pid is somebody else's.
+
+    The record is locked by its executor for as long as the process lives; the executor is the process's parent, so that a
+    pid read between the two is the container's, and once the pidfd is open its number can be reused without harm.
+    """
+    if not running.pid:
+        raise ContainerGone(f"container {running.name or running.id}: does not run")
+    try:
+        pidfd = syscalls.pidfd_open(running.pid)
+    except OSError:
+        raise ContainerGone(f"container {running.name or running.id}: has ended") from None
+    if not _is_child(running.pid, running.executor):
+        os.close(pidfd)
+        raise ContainerGone(f"container {running.name or running.id}: has ended")
+    return pidfd
+
+
+def _is_child(pid: int, parent: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1]) == parent
+    except (OSError, ValueError, IndexError):
+        return False
