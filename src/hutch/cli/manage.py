@@ -91,7 +91,7 @@ def logs(values: dict[str, Any], rest: list[str]) -> int:
         raise StateError(f"container {running.name or running.id}: keeps no log", "only detached containers do") from None
     with open(fd, "rb") as file:
         while True:
-            alive = state._locked(f"{running.directory}/{state.RECORD}")
+            alive = state.locked(f"{running.directory}/{state.RECORD}")
             while data := file.read(65536):
                 sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -173,7 +173,7 @@ def rm(values: dict[str, Any], rest: list[str]) -> int:
             except ContainerGone:
                 pass
             for _ in range(500):
-                if not state._locked(f"{running.directory}/{state.RECORD}"):
+                if not state.locked(f"{running.directory}/{state.RECORD}"):
                     break
                 time.sleep(0.01)
         state.remove(running.directory, running.data)

@@ -319,9 +319,9 @@ class Container:
 
         def collect() -> list[Change]:
             if disk:
-                from hutch.engine import state
+                from hutch.image import store
 
-                base = os.open(f"{state.data_root()}/{self.id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                base = os.open(f"{store.data_root()}/{self.id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             else:
                 base = os.dup(self._execution.descriptors["base"])
             try:

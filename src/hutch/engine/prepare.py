@@ -8,7 +8,7 @@ import time
 from hutch.engine import jsontext, settings as settings_module, state
 from hutch.engine.settings import Settings
 from hutch.errors import UsageError
-from hutch.image import resolve
+from hutch.image import resolve, store
 from hutch.image.rootfs import Rootfs
 from hutch.kernel.features import Features, features
 from hutch.oci.config import User
@@ -57,7 +57,7 @@ def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting
     base = state.root()
     key = (repr(s), idle, detach, accounting, base)
     cached = _templates.get(key)
-    if cached is None or cached[0] is not rootfs or cached[1] is not found or cached[2] != base:
+    if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
@@ -79,7 +79,7 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
     if not idle and not process.args:
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
     directory = f"{base}/{PLACEHOLDER}"
-    upper = f"{state.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else ""
+    upper = f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else ""
     record = {
         "id": PLACEHOLDER,
         "name": s.name,

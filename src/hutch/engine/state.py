@@ -10,6 +10,7 @@ import os
 import stat
 
 from hutch.errors import StateError
+from hutch.image.store import data_root
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -76,18 +77,7 @@ def _default_root() -> str:
     return f"/dev/shm/hutch-{uid}" if os.access("/dev/shm", os.W_OK) else f"/tmp/hutch-{uid}"
 
 
-def data_root() -> str:
-    """Where what must not live in memory goes: $HUTCH_DATA, /var/lib/hutch, or ~/.local/share/hutch."""
-    path = os.environ.get("HUTCH_DATA")
-    if not path and os.geteuid() == 0:
-        path = "/var/lib/hutch"
-    if not path:
-        path = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "hutch")
-    os.makedirs(path, mode=0o711, exist_ok=True)
-    return path
-
-
-def _locked(path: str) -> bool:
+def locked(path: str) -> bool:
     """Whether an executor holds the record."""
     import fcntl
 
@@ -130,7 +120,7 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
         if not os.path.isdir(directory):
             continue
         record = f"{directory}/{RECORD}"
-        alive = _locked(record)
+        alive = locked(record)
         data = _read(directory)
         exit_code = _exit_code(directory)
         if not alive and exit_code is None:

@@ -61,7 +61,9 @@ static long op_open_tree(struct op *op)
     word how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0) |
                (flags & TREE_NO_FOLLOW ? AT_SYMLINK_NOFOLLOW : 0);
     long fd, r = 0;
-    if (base >= 0) { /* a path that a container controls: resolve it first, clone what was found */
+    if (base >= 0 && !*path)
+        fd = sys(__NR_open_tree, from, "", how | AT_EMPTY_PATH_);
+    else if (base >= 0) { /* a path that a container controls: resolve it first, clone what was found */
         long found = in_root(from, path, 0, 0);
         if (found < 0) return found;
         fd = sys(__NR_open_tree, found, "", how | AT_EMPTY_PATH_);

@@ -181,7 +181,7 @@ class OpenTree(Operation):
     def describe(self) -> str:
         words = attribute_names(self.set_attributes) + (["idmapped"] if self.idmap else [])
         kind = "mount tree" if self.recursive else "mount"
-        where = f"{self.path or '/'} in {self.base}" if self.base else self.path
+        where = self.path if not self.base else f"{self.path} in {self.base}" if self.path else str(self.base)
         return f"clone {kind} {where}{_joined(words)} as {self.into}"
 
 
