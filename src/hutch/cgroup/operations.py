@@ -48,8 +48,11 @@ def operations(
     keep: bool = False,
     own_pid_namespace: bool = True,
     accounting: bool = True,
+    scope: str = "",
 ) -> CgroupOperations:
     """The operations that make the cgroup `name` (``/hutch-ID``), set it and enter it, and their inverses.
+
+    `scope` is the path of a systemd scope (below cgroup2's mount) that the owner starts when it is asked.
 
     `keep`: the directory outlives the process. Without `accounting`, v1 gets no more than the controllers of the limits. Raises UnsupportedError when a limit needs a controller that this host
     has not, and ConfigError for a limit that cannot be meant.
@@ -58,6 +61,8 @@ def operations(
         if needed(resources):
             raise UnsupportedError("limits: this host has no control groups mounted", "mount cgroup2 on /sys/fs/cgroup")
         return CgroupOperations()
+    if scope:
+        return _systemd(scope, resources, layout)
     if layout.mode == "v2":
         return _v2(name, resources, layout, keep, own_pid_namespace)
     return _v1(name, resources, layout, keep, own_pid_namespace, accounting)
@@ -177,6 +182,29 @@ def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     before.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
     before.append(ops.Open(path=directory, flags=O_PATH_DIRECTORY & ~0o10000000, into=into, origin="linux.cgroupsPath"))
     after: list[ops.Operation] = [_write(directory, s) for s in settings]
+    after += _v2_rest(directory, resources, into, wanted)
+    return CgroupOperations(before=tuple(before), after=tuple(after), clone_into=into, paths={"": directory})
+
+
+def _systemd(scope: str, resources: Resources, layout: CgroupLayout) -> CgroupOperations:
+    """systemd makes the cgroup and moves the process; what it has no property for is written as in any other."""
+    if layout.mode != "v2":
+        raise UnsupportedError("cgroup-manager systemd: delegation needs cgroup v2", "boot with systemd.unified_cgroup_hierarchy=1, or leave the flag out")
+    directory = f"{layout.v2_mount}{scope}"
+    unit = scope.rpartition("/")[2]
+    into = slot("cgroup")
+    after: list[ops.Operation] = [
+        ops.CallOwner(request=f"start {unit}", origin="linux.cgroupsPath"),
+        ops.Open(path=directory, flags=O_PATH_DIRECTORY & ~0o10000000, into=into, origin="linux.cgroupsPath"),
+    ]
+    after += [_write(directory, s) for s in v2_settings(resources)]
+    after += _v2_rest(directory, resources, into, list(V2_ALWAYS))
+    return CgroupOperations(after=tuple(after), paths={"": directory})
+
+
+def _v2_rest(directory: str, resources: Resources, into: ops.Slot, wanted: list[str]) -> list[ops.Operation]:
+    """The device filter, and what is read and killed at the end."""
+    after: list[ops.Operation] = []
     if resources.devices:
         after.append(
             ops.DeviceProgram(
@@ -194,4 +222,4 @@ def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     if "pids" in wanted:
         after.append(ops.ReadAtExit(path=f"{directory}/pids.events", tag=PIDS))
     after.append(ops.KillAtExit(path=f"{directory}/cgroup.procs", kill_file=f"{directory}/cgroup.kill"))
-    return CgroupOperations(before=tuple(before), after=tuple(after), clone_into=into, paths={"": directory})
+    return after

@@ -10,7 +10,6 @@ from hutch.cgroup.operations import OOM
 from hutch.engine import options, prepare
 from hutch.engine.settings import Settings
 from hutch.errors import NotFoundInContainer, StateError, UsageError
-from hutch.executor.launcher import Execution
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,13 +30,12 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
     prepared = prepare.prepare(settings, detach=detach)
-    plan, encoded = prepared.compiled.plan, prepared.encoded
-    for warning in plan.warnings:
+    for warning in prepared.compiled.plan.warnings:
         attach.say(f"warning: {warning}")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     stdin = 0 if settings.interactive and not detach else null
     outputs = (null, null) if detach else (1, 2)
-    execution = Execution(plan, stdin=stdin, stdout=outputs[0], stderr=outputs[1], encoded=encoded)
+    execution = prepare.launch(prepared, stdin=stdin, stdout=outputs[0], stderr=outputs[1])
     os.close(null)
     with execution:
         try:

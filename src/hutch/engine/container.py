@@ -42,7 +42,7 @@ def start(
     prepared = prepare.prepare(api_options.settings(image, argv, options), accounting=False)
 
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-        return Execution(prepared.compiled.plan, stdin=child_in, stdout=child_out, stderr=child_err, encoded=prepared.encoded)
+        return prepare.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
     return Process(
         launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr
@@ -118,9 +118,7 @@ class Container:
         self._closed = False
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._execution = Execution(
-                self._prepared.compiled.plan, stdin=null, stdout=null, stderr=null, encoded=self._prepared.encoded
-            )
+            self._execution = prepare.launch(self._prepared, stdin=null, stdout=null, stderr=null)
         finally:
             os.close(null)
         try:

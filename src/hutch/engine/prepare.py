@@ -8,6 +8,7 @@ import time
 from hutch.engine import jsontext, settings as settings_module, state
 from hutch.engine.settings import Settings
 from hutch.errors import UsageError
+from hutch.executor.launcher import Execution
 from hutch.image import resolve, store
 from hutch.image.rootfs import Rootfs
 from hutch.kernel.features import Features, features
@@ -108,6 +109,7 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
         resolv_conf=_resolv_conf(s),
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
+        systemd_scope=_scope(s),
     )
     compiled = compile_container(config, request.replace(record=PLACEHOLDER), found)
     record["cgroup"] = compiled.cgroup_paths
@@ -129,6 +131,39 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
 def _with_record(plan: Plan, text: str) -> Plan:
     """The record names the cgroups that the compilation chose, so it is written into the finished plan."""
     return plan.replace(host=tuple(op.replace(data=text) if isinstance(op, HostRecord) else op for op in plan.host))
+
+
+def _scope(s: Settings) -> str:
+    """Where systemd will put the container, asked of systemd itself; "" when it is not to."""
+    if not s.systemd:
+        return ""
+    from hutch.cgroup import systemd
+
+    with systemd.Manager() as manager:
+        place = systemd.slice_path(manager.control_group(), os.geteuid() != 0)
+    return f"{place}/hutch-{PLACEHOLDER}.scope"
+
+
+def answer(prepared: Prepared, request: str, pid: int) -> None:
+    """Do what an executor asks its owner for: start the systemd scope of its container."""
+    from hutch.cgroup import systemd
+    from hutch.cgroup.settings import v2_settings
+
+    limits = settings_module.resources_of(prepared.settings, prepared.compiled.user_namespace)
+    with systemd.Manager() as manager:
+        manager.start_scope(request.removeprefix("start ").replace(PLACEHOLDER, prepared.id), pid, v2_settings(limits))
+
+
+def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int) -> Execution:
+    """Start the executor on a prepared container."""
+    return Execution(
+        prepared.compiled.plan,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        encoded=prepared.encoded,
+        on_call=lambda request, pid, _: answer(prepared, request, pid),
+    )
 
 
 def plan_of(prepared: Prepared) -> Plan:

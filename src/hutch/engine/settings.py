@@ -226,7 +226,7 @@ def to_config(s: Settings, rootfs: Rootfs, features: Features, *, hostname: str,
             namespaces=namespaces(s, userns),
             uid_mappings=mappings[0],
             gid_mappings=mappings[1],
-            resources=_resources(s, userns),
+            resources=resources_of(s, userns),
             seccomp=seccomp_of(s),
             sysctl=s.sysctls,
             devices=_devices(s),
@@ -325,7 +325,8 @@ def _devices(s: Settings) -> tuple[oci.Device, ...]:
     return tuple(out)
 
 
-def _resources(s: Settings, userns: bool) -> oci.Resources:
+def resources_of(s: Settings, userns: bool) -> oci.Resources:
+    """The limits, in the specification's terms."""
     memory = cpu = pids = block = None
     if s.memory is not None or s.memory_reservation is not None or s.memory_swappiness is not None:
         swap = s.memory_swap

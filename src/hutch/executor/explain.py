@@ -14,6 +14,9 @@ ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC,
 )  # fmt: skip
 
 
+EREMOTEIO = 121  # what an owner answers with when it could not do what it was asked for
+
+
 def failure(plan: Plan, message: Message, detail: str) -> StartError:
     """The exception for a failed operation."""
     operation = plan.operation(message.lane, message.index)
@@ -34,6 +37,8 @@ def _cause(errno: int, message: Message, detail: str) -> str:
         killed = status & 0x7F
         what = f"the process was killed by signal {killed}" if killed else f"the process ended with {status >> 8}"
         return what + (" (the memory limit is too small to start in)" if killed == 9 else "")
+    if errno == EREMOTEIO:
+        return detail
     text = os.strerror(errno)
     return f"{text} ({detail})" if detail else text
 

@@ -172,7 +172,7 @@ class Execution:
                 raise HutchError("nobody answers")
             self._on_call(operation.request, message.values[0], message.values[1])  # type: ignore[attr-defined]
         except Exception as error:  # whatever it is, the executor waits for an answer and must undo
-            self._send(messages.encode(messages.ANSWER, 125, str(error)))
+            self._send(messages.encode(messages.ANSWER, explain.EREMOTEIO, str(error)))
         else:
             self._send(messages.encode(messages.ANSWER, 0))
 

@@ -147,9 +147,11 @@ def _cgroup(b: Builder) -> CgroupOperations:
     f = b.features
     name = b.config.linux.cgroups_path or f"/hutch-{b.request.id}"
     accounting = b.request.accounting
+    if b.request.systemd_scope:
+        return operations(name, resources, f.cgroups, scope=b.request.systemd_scope)
     if not accounting and not needed(resources) and not resources.devices and "pid" in b.new:
         return CgroupOperations()
-    if f.cgroups.mode == "v2" and f.uid != 0 and not f.cgroups.v2_writable and not b.request.systemd_scope:
+    if f.cgroups.mode == "v2" and f.uid != 0 and not f.cgroups.v2_writable:
         return _no_cgroup(b, resources)
     if f.cgroups.mode != "v2" and (f.uid != 0 or not f.privileged):
         return _no_cgroup(b, resources)

@@ -14,7 +14,8 @@ class Request(Record):
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory).
     `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
     container's directory of record; "" leaves none. `record` is the text
-    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read.
+    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `systemd_scope`: the path of
+    the systemd scope that takes a cgroup's place.
     """
 
     id: str
