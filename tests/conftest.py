@@ -81,7 +81,7 @@ def descriptors() -> int:
 
 
 def snapshot() -> tuple[set[int], set[str], set[str], set[str]]:
-    return executors(), cgroups(), mounts(), set(os.listdir(os.environ["HUTCH_STATE"]))
+    return executors(), cgroups(), mounts(), {n for n in os.listdir(os.environ["HUTCH_STATE"]) if not n.startswith(".")}
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def as_user(ordinary_user, tmp_path_factory):
         return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd="/", **options)
 
     yield run
-    left = os.listdir(f"{state}/state") if (state / "state").exists() else []
+    left = [n for n in os.listdir(f"{state}/state") if not n.startswith(".")] if (state / "state").exists() else []
     shutil.rmtree(state, ignore_errors=True)
     assert not left, f"records left behind: {left}"
 

@@ -11,17 +11,20 @@ import _signal  # the C module: `signal` costs the import of enum
 
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import Message
-from hutch.oci.config import ConsoleSize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
+
+    from hutch.oci.config import ConsoleSize
 
 PASSED_ON = (1, 2, 3, 10, 12, 15)  # HUP, INT, QUIT, USR1, USR2, TERM
 
 
 def terminal_size(fd: int = 0) -> ConsoleSize:
     """The size of this terminal; 24 by 80 when there is none."""
+    from hutch.oci.config import ConsoleSize
+
     for candidate in (fd, 1, 2):
         try:
             columns, rows = os.get_terminal_size(candidate)

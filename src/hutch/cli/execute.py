@@ -24,19 +24,19 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
     prepared = recorded.prepared_of(running)
     env = dict(item.partition("=")[::2] for item in request.environment(values))
-    plan = enter.plan(
+    template = enter.template(
         prepared,
-        tuple(rest[1:]),
         env=env,
         workdir=values.get("workdir"),
         user=values.get("user"),
         terminal=attach.terminal_size() if terminal else None,
         privileged=values.get("privileged", False),
     )
+    plan, encoded = template.command(tuple(rest[1:]))
     pidfd = recorded.open_pidfd(running)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        execution = Execution(plan, stdin=0 if interactive else null, stdout=1, stderr=2, extra=(pidfd,))
+        execution = Execution(plan, stdin=0 if interactive else null, stdout=1, stderr=2, extra=(pidfd,), encoded=encoded)
     finally:
         os.close(pidfd)
         os.close(null)

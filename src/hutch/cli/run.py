@@ -4,67 +4,112 @@ from __future__ import annotations
 
 import os
 
-from hutch.cli import attach, request
-from hutch.cgroup.live import parse_keyed
-from hutch.cgroup.operations import OOM
-from hutch.engine import options, prepare
-from hutch.engine.settings import Settings
+from hutch.cli import attach
+from hutch.engine import identity, plancache, state
 from hutch.errors import NotFoundInContainer, StateError, UsageError
+from hutch.executor.launcher import Execution
+from hutch.image import resolve
+from hutch.kernel.features import features
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hutch.engine.prepare import Prepared
+
+OOM_TAG = 1  # hutch.cgroup.operations.OOM, whose import is not worth one number
+
 
 def run(values: dict[str, Any], rest: list[str]) -> int:
     """Run a container; its exit code."""
-    settings = request.settings(values, rest)
-    timeout = request.seconds(values.get("timeout"), "timeout")
-    detach = values.get("detach", False)
+    timeout = seconds(values.get("timeout"))
+    detach, interactive, terminal = (bool(values.get(name)) for name in ("detach", "interactive", "tty"))
     if detach and timeout is not None:
         raise UsageError("timeout: needs somebody to wait: leave --detach out")
-    if settings.terminal and settings.interactive and not detach and not os.isatty(0):
+    if terminal and interactive and not detach and not os.isatty(0):
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
-    _check_name(settings)
+    if values.get("name"):
+        _check_name(values["name"])
     cidfile = values.get("cidfile")
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
-    prepared = prepare.prepare(settings, detach=detach)
-    for warning in prepared.compiled.plan.warnings:
-        attach.say(f"warning: {warning}")
+    container_id, start = _ready(values, rest, detach)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    stdin = 0 if settings.interactive and not detach else null
+    stdin = 0 if interactive and not detach else null
     outputs = (null, null) if detach else (1, 2)
-    execution = prepare.launch(prepared, stdin=stdin, stdout=outputs[0], stderr=outputs[1])
+    execution = start(stdin, *outputs)
     os.close(null)
     with execution:
         try:
             if detach:
                 execution.wait_ready()
                 if cidfile:
-                    _write(cidfile, prepared.id)
-                print(prepared.id)
+                    _write(cidfile, container_id)
+                print(container_id)
                 execution.detach()
                 return 0
             if cidfile:
-                _write(cidfile, prepared.id)
+                _write(cidfile, container_id)
             if values.get("sig_proxy", True):
                 attach.pass_signals(execution)
-            if settings.terminal:
-                last, expired = attach.relay(execution, timeout, settings.interactive)
+            if terminal:
+                last, expired = attach.relay(execution, timeout, interactive)
             else:
                 last, expired = attach.wait(execution, timeout)
         except NotFoundInContainer as error:
-            if settings.image == "host":
-                error.hint = error.hint or options.interpreter_hint(prepared.args, prepared.rootfs.invisible)
+            if rest[0] == "host":
+                from hutch.engine import options
+                from hutch.image.host import INVISIBLE
+
+                error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]), INVISIBLE)
             raise
     code = attach.exit_code(last)
     if expired:
         attach.say(f"killed after {timeout:g} s")
-    elif code == 137 and parse_keyed(execution.data.get(OOM)).get("oom_kill"):
+    elif code == 137 and "oom_kill 0\n" not in execution.data.get(OOM_TAG, "oom_kill 0\n"):
         limit = f" of {values['memory']}" if "memory" in values else ""
         attach.say(f"out of memory: killed at the memory limit{limit}")
     return code
+
+
+def seconds(text: str | None) -> float | None:
+    """The time limit. Raises UsageError."""
+    if text is None:
+        return None
+    from hutch.cli.request import seconds as parse
+
+    return parse(text, "timeout")
+
+
+def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: ignore[no-untyped-def]
+    """The container's id, and what starts it: from a kept plan where there is one, else compiled."""
+
+    def compiled() -> Prepared:
+        from hutch.cli import request
+        from hutch.engine import prepare
+
+        return prepare.prepare(request.settings(values, rest), detach=detach)
+
+    own = b""
+    base = state.root()
+    if rest and not detach and plancache.PLAIN.issuperset(values):
+        found = features()
+        words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
+        own = plancache.key(words, resolve.resolve(rest[0], found), found)
+        kept = plancache.load(base, own)
+        if kept is not None:
+            fresh, encoded = identity.personalise(kept[1])
+            stored = plancache.Stored(kept[0], encoded, compiled)
+            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded)  # type: ignore[arg-type]
+    from hutch.engine import prepare
+
+    prepared = compiled()
+    warnings = prepared.compiled.plan.warnings
+    for warning in warnings:
+        attach.say(f"warning: {warning}")
+    if own and not warnings:
+        plancache.save(base, own, prepared.compiled.plan.exports(), prepared.template)
+    return prepared.id, lambda i, o, e: prepare.launch(prepared, stdin=i, stdout=o, stderr=e)
 
 
 def _write(path: str, text: str) -> None:
@@ -76,11 +121,7 @@ def _write(path: str, text: str) -> None:
     os.close(fd)
 
 
-def _check_name(settings: Settings) -> None:
-    if not settings.name:
-        return
-    from hutch.engine import state
-
+def _check_name(name: str) -> None:
     for running in state.containers():
-        if running.name == settings.name:
-            raise StateError(f"name {settings.name!r}: container {running.id} has it", "`hutch rm` removes one that has ended")
+        if running.name == name:
+            raise StateError(f"name {name!r}: container {running.id} has it", "`hutch rm` removes one that has ended")

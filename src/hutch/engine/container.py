@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import options as api_options, prepare
+from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
 from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UsageError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
+    from hutch.engine.enter import Template
     from hutch.engine.files import Change, Files
     from hutch.engine.options import Options
     from hutch.engine.process import Input
@@ -115,6 +117,7 @@ class Container:
         self._files: Files | None = None
         self._commands = 0
         self._live: set[Process] = set()
+        self._templates: dict[object, Template] = {}
         self._closed = False
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -181,17 +184,13 @@ class Container:
         argv = api_options.command_of(command)
         if not argv:
             raise UsageError("command: is empty")
-        from hutch.engine import enter
-
         self._commands += 1
         group = f"command-{self._commands}" if timeout is not None else ""
-        plan = enter.plan(
-            self._prepared, argv, env=env or {}, workdir=workdir, user=None if user is None else str(user), child_cgroup=group
-        )
+        plan, encoded = self._template(env or {}, workdir, user, group).command(argv)
         pidfd = self._pidfd
 
         def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-            return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,))
+            return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,), encoded=encoded)
 
         process = Process(
             launch,
@@ -206,6 +205,21 @@ class Container:
         )
         self._live.add(process)
         return process
+
+    def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
+        from hutch.engine import enter
+
+        key = (tuple(env.items()), workdir, user)
+        if group or key not in self._templates:
+            made = enter.template(
+                self._prepared, env=env, workdir=workdir, user=None if user is None else str(user), child_cgroup=group
+            )
+            if group:
+                return made
+            if len(self._templates) > 16:
+                self._templates.clear()
+            self._templates[key] = made
+        return self._templates[key]
 
     def _kill_group(self, process: Process, group: str) -> None:
         from hutch.engine import enter
@@ -252,7 +266,7 @@ class Container:
         """The container's cgroup: numbers, changes of limits, freezing."""
         from hutch.cgroup.live import Cgroup
 
-        return Cgroup({key: path.replace(prepare.PLACEHOLDER, self.id) for key, path in self._prepared.compiled.cgroup_paths.items()})
+        return Cgroup({key: path.replace(PLACEHOLDER, self.id) for key, path in self._prepared.compiled.cgroup_paths.items()})
 
     def stats(self) -> Stats:
         """What the container uses now."""

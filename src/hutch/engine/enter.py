@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 
 from hutch.engine import settings as settings_module
-from hutch.engine.prepare import PLACEHOLDER, Prepared
+from hutch.engine.identity import PLACEHOLDER
+from hutch.engine.prepare import Prepared
 from hutch.errors import UsageError
 from hutch.executor import undo
 from hutch.image import resolve
 from hutch.kernel.features import features
 from hutch.oci.config import CapabilitySets, ConsoleSize, Process
-from hutch.plan.plan import Plan
+from hutch.plan.ops import Execute, FindProgram
+from hutch.plan.plan import Plan, encode_operation
 from hutch.runtime.enter import EnterRequest, compile_enter
+from hutch.runtime.process import candidates
 
 FIRST_EXTRA = 5  # the executor's number of the first descriptor beyond its own
 
@@ -45,9 +48,35 @@ def process_of(
     )
 
 
-def plan(
+class Template:
+    """The plan of commands that differ in their arguments alone, encoded once.
+
+    Only two operations name the program (`FindProgram`, `Execute`), and neither uses a slot: for a command those two are
+    encoded, and put between the pieces that are ready.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._segments = plan.segments()
+        offset = 1 + len(plan.host)
+        self._find = offset + next(i for i, op in enumerate(plan.container) if isinstance(op, FindProgram))
+        self._execute = offset + len(plan.container) - 1
+
+    def command(self, argv: tuple[str, ...]) -> tuple[Plan, bytes]:
+        """The plan for these arguments, and its encoding."""
+        last = self.plan.container[-1]
+        assert isinstance(last, Execute)
+        find = FindProgram(candidates=candidates(argv, last.environment), origin="process.args[0]")
+        execute = Execute(argv=argv, environment=last.environment, origin="process.args")
+        segments = self._segments.copy()
+        segments[self._find], segments[self._execute] = encode_operation(find), encode_operation(execute)
+        index = self._find - 1 - len(self.plan.host)
+        container = (*self.plan.container[:index], find, *self.plan.container[index + 1 : -1], execute)
+        return self.plan.replace(container=container), b"".join(segments)
+
+
+def template(
     prepared: Prepared,
-    argv: tuple[str, ...],
     *,
     env: dict[str, str],
     workdir: str | None,
@@ -55,11 +84,11 @@ def plan(
     child_cgroup: str = "",
     terminal: ConsoleSize | None = None,
     privileged: bool = False,
-) -> Plan:
-    """The plan of a command in the container that `prepared` made."""
+) -> Template:
+    """The plan of commands in the container that `prepared` made."""
     found = features()
     s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
-    process = process_of(prepared.replace(settings=s), argv, env, workdir, user)
+    process = process_of(prepared.replace(settings=s), ("true",), env, workdir, user)
     if terminal is not None:
         process = process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
     userns = prepared.compiled.user_namespace
@@ -72,7 +101,7 @@ def plan(
         child_cgroup=child_cgroup if "" in paths or "pids" in paths else "",
         set_groups=not _denied(prepared),
     )
-    return compile_enter(process, settings_module.seccomp_of(s), request, found)
+    return Template(compile_enter(process, settings_module.seccomp_of(s), request, found))
 
 
 def _denied(prepared: Prepared) -> bool:

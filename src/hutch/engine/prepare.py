@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 
 from hutch.engine import jsontext, settings as settings_module, state
+from hutch.engine.identity import CREATED, PLACEHOLDER, personalise
 from hutch.engine.settings import Settings
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
@@ -19,17 +19,14 @@ from hutch.record import Record
 from hutch.runtime.compile import compile_container
 from hutch.runtime.request import Compiled, Request
 
-ID_LENGTH = 12
-PLACEHOLDER = "0hutchid0hut"  # as long as an id, and no id: "h" is no hexadecimal digit
-CREATED = "1111111111.111111"
-
-
 class Prepared(Record):
-    """A container ready to be started. `encoded` is the plan for the executor but for the owner's pid."""
+    """A container ready to be started. `encoded` is the plan for the executor but for the owner's pid; `template` the same
+    with placeholders for id and time."""
 
     id: str
     compiled: Compiled
     encoded: bytes
+    template: bytes
     settings: Settings
     rootfs: Rootfs
     directory: str
@@ -39,11 +36,6 @@ class Prepared(Record):
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
-
-
-def new_id() -> str:
-    """Twelve random hexadecimal digits."""
-    return os.urandom(ID_LENGTH // 2).hex()
 
 
 def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting: bool = True) -> Prepared:
@@ -65,9 +57,7 @@ def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting
         cached = (rootfs, found, base, _template(s, rootfs, found, base, idle, detach, accounting))
         _templates[key] = cached
     template = cached[3]
-    identity = new_id()
-    new, old = identity.encode(), PLACEHOLDER.encode()
-    encoded = template.encoded.replace(old, new).replace(CREATED.encode(), f"{time.time():017.6f}".encode())
+    identity, encoded = personalise(template.template)
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
 
 
@@ -118,7 +108,8 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
     return Prepared(
         id=PLACEHOLDER,
         compiled=compiled,
-        encoded=compiled.plan.encode(0),
+        encoded=b"",
+        template=compiled.plan.encode(0),
         settings=s,
         rootfs=rootfs,
         directory=directory,

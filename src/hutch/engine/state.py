@@ -117,7 +117,7 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
     found = []
     for name in sorted(os.listdir(base)):
         directory = f"{base}/{name}"
-        if not os.path.isdir(directory):
+        if name.startswith(".") or not os.path.isdir(directory):
             continue
         record = f"{directory}/{RECORD}"
         alive = locked(record)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 
 from hutch.errors import NotExecutable, NotFoundInContainer, StartError
-from hutch.executor.messages import Message
+from hutch.executor.messages import EREMOTEIO, Message
 from hutch.plan import ops
 from hutch.plan.plan import Plan
 
 ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED = (
     2, 13, 20, 21, 22, 1, 28, 7, 8, 79, 40, 24, 16, 74, 125,
 )  # fmt: skip
-
-
-EREMOTEIO = 121  # what an owner answers with when it could not do what it was asked for
 
 
 def failure(plan: Plan, message: Message, detail: str) -> StartError:

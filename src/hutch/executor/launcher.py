@@ -14,13 +14,14 @@ import time
 import _socket  # the C module: `socket` costs the import of selectors and enum
 
 from hutch.errors import HutchError, StartError
-from hutch.executor import explain, messages
+from hutch.executor import messages
 from hutch.executor.messages import Message
-from hutch.plan.plan import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from hutch.plan.plan import Plan
 
 BINARY = os.path.join(os.path.dirname(__file__), "executor")
 PLAN_FD, CONTROL_FD, FIRST_EXTRA = 3, 4, 5
@@ -160,6 +161,8 @@ class Execution:
         elif message.type == messages.FAILED:
             self.exited = message
             detail = message.detail.split(b"\0")[0].decode("utf-8", "replace")
+            from hutch.executor import explain
+
             self._failure = explain.failure(self.plan, message, detail)
             self._reap()
             raise self._failure
@@ -172,7 +175,7 @@ class Execution:
                 raise HutchError("nobody answers")
             self._on_call(operation.request, message.values[0], message.values[1])  # type: ignore[attr-defined]
         except Exception as error:  # whatever it is, the executor waits for an answer and must undo
-            self._send(messages.encode(messages.ANSWER, explain.EREMOTEIO, str(error)))
+            self._send(messages.encode(messages.ANSWER, messages.EREMOTEIO, str(error)))
         else:
             self._send(messages.encode(messages.ANSWER, 0))
 

@@ -6,6 +6,7 @@ from hutch.record import Record
 
 READY, FAILED, EXITED, DATA, CALL = 1, 2, 3, 4, 5
 SEND_SIGNAL, KILL_TREE, ANSWER = 1, 2, 4
+EREMOTEIO = 121  # what an owner answers with when it could not do what it was asked for
 DETAIL = 512
 SIZE = 16 + 32 + DETAIL
 

@@ -10,7 +10,10 @@ from hutch.errors import ImageError, UsageError
 from hutch.image import host
 from hutch.image.rootfs import Rootfs, View
 from hutch.kernel.features import Features
-from hutch.oci.config import User
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.oci.config import User
 
 _FILE_LIMIT = 4 << 20  # bytes of a passwd file that are looked at: a hostile one may be of any size
 _resolved: dict[str, tuple[float, Features, Rootfs]] = {}
@@ -91,6 +94,8 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     Numbers need no entry. Raises UsageError for a name that does not exist, and for a number out of range: a name that
     looks like a number is one (crun's CVE-2026-30892 was a parser that was not sure).
     """
+    from hutch.oci.config import User
+
     name, colon, group = text.partition(":")
     if (colon and not group) or (not name and colon):
         raise UsageError(f"user: expected USER or USER:GROUP, got {text!r}")

@@ -7,7 +7,6 @@ that unpack the same one both end with it. Image stores to come put themselves b
 from __future__ import annotations
 
 import os
-import shutil
 
 from hutch.errors import ImageError
 
@@ -50,7 +49,7 @@ def layer(key: str, unpack: Callable[[str], None]) -> str:
         except OSError:
             if not os.path.isdir(final):
                 raise
-            shutil.rmtree(fresh, ignore_errors=True)  # somebody else was faster
+            _remove(fresh)  # somebody else was faster
     except OSError as error:
         _remove(fresh)
         raise ImageError(f"unpack into {base}: {error.strerror}", "free some space" if error.errno == 28 else None) from None
@@ -61,6 +60,8 @@ def layer(key: str, unpack: Callable[[str], None]) -> str:
 
 
 def _remove(path: str) -> None:
+    import shutil
+
     def open_up(_: object, name: str, __: object) -> None:
         os.chmod(os.path.dirname(name), 0o700)
         try:

@@ -46,12 +46,17 @@ class Plan(Record):
         A number is 8 bytes, little-endian, two's complement; a string is its length, its bytes, a NUL, and zeros up to
         a multiple of 8. `owner` is the pid whose death ends the container; 0: nobody's.
         """
+        return b"".join(self.segments(owner))
+
+    def segments(self, owner: int = 0) -> list[bytes]:
+        """`encode` in pieces: the header, then one operation each. An operation without slots can be exchanged for
+        another's `encode_operation` without encoding the rest again."""
         numbers: dict[Slot, int] = {}
-        body = b"".join(_encode(op, numbers) for lane in (self.host, self.container) for op in lane)
+        body = [_encode(op, numbers) for lane in (self.host, self.container) for op in lane]
         head = (MAGIC, VERSION, owner, FLAG_DETACH if self.detach else 0, len(numbers), len(self.host), len(self.container), 0)
         if len(numbers) > MAX_SLOTS:
             raise ValueError(f"a plan has at most {MAX_SLOTS} slots, this one has {len(numbers)}")
-        return b"".join(n.to_bytes(4, "little") for n in head) + body
+        return [b"".join(n.to_bytes(4, "little") for n in head), *body]
 
     def describe(self) -> str:
         """The plan in words: lane, number, origin, operation."""
@@ -67,6 +72,11 @@ class Plan(Record):
             fields = {name: _plain(value) for name, value in op.as_dict().items() if name != "origin"}
             rows[lane].append({"op": type(op).__name__, "origin": op.origin, "text": op.describe(), **fields})
         return {"version": VERSION, "detach": self.detach, "warnings": list(self.warnings), **rows}
+
+
+def encode_operation(operation: Operation) -> bytes:
+    """One operation that uses no slots, as it stands in an encoded plan."""
+    return _encode(operation, {})
 
 
 def _plain(value: object) -> object:
