@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -179,6 +180,7 @@ int main(int argc, char **argv)
     pid_t child = CHECK(syscall(SYS_clone3, &arguments, sizeof arguments));
     if (child == 0) {
         eventfd_t value;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         CHECK(eventfd_read(go, &value));
         container(argv + 1);
     }
