@@ -88,7 +88,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         from hutch.cli import request
         from hutch.engine import prepare
 
-        return prepare.prepare(request.settings(values, rest), detach=detach)
+        return prepare.prepare(request.settings(values, rest), detach=detach, remove=bool(values.get("rm")))
 
     own = b""
     base = state.root()

@@ -60,9 +60,10 @@ class Files:
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes:
         """A regular file's content. Raises HutchError when it is none, or longer than `limit` bytes."""
         fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # a fifo must not make us wait
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise HutchError(f"{path}: is not a regular file")
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise HutchError(f"{path}: is not a regular file")
             data = file.read(limit + 1)
         if len(data) > limit:
             raise HutchError(f"{path}: is larger than {limit} bytes")

@@ -38,7 +38,7 @@ class Prepared(Record):
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
 
-def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting: bool = True) -> Prepared:
+def prepare(s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True) -> Prepared:
     """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
 
     Everything that differs from one container to the next with the same settings is its id and the time: the plan is
@@ -48,20 +48,20 @@ def prepare(s: Settings, *, idle: bool = False, detach: bool = False, accounting
     found = features()
     rootfs = resolve.resolve(s.image, found)
     base = state.root()
-    key = (repr(s), idle, detach, accounting, base)
+    key = (repr(s), idle, detach, remove, accounting, base)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, rootfs, found, base, idle, detach, accounting))
+        cached = (rootfs, found, base, _template(s, rootfs, found, base, idle, detach, remove, accounting))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
 
 
-def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, accounting: bool) -> Prepared:
+def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool) -> Prepared:
     user, home = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
     config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home)
@@ -95,6 +95,7 @@ def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: boo
         idle=idle,
         init=s.init,
         detach=detach,
+        remove=remove,
         hosts="".join(_host_line(item) for item in s.extra_hosts),
         resolv_conf=_resolv_conf(s),
         make_workdir=bool(s.workdir or rootfs.config.workdir),

@@ -503,6 +503,7 @@ int main(void)
     struct sigaction_ plain = {0};
     for (word i = 0; i < sizeof passed_over / sizeof *passed_over; i++) sys(__NR_rt_sigaction, passed_over[i], &ignore, 0, 8);
     sys(__NR_rt_sigaction, SIGCHLD, &plain, 0, 8); /* an owner that ignores SIGCHLD would have the kernel reap for us */
+    sys(__NR_prctl, PR_SET_NAME, "hutch-executor", 0, 0, 0); /* or it would be called by its memfd's number */
     long r = start();
     if (r < 0) exit_(100);
     const u8 *at = lane_start[HOST];

@@ -81,9 +81,10 @@ def read_in(rootfs: Rootfs, path: str) -> str | None:
                 continue
             finally:
                 os.close(directory)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                return None
             with open(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    return None
                 return file.read(_FILE_LIMIT).decode("utf-8", "replace")
     return None
 

@@ -174,15 +174,16 @@ def _state(b: Builder) -> None:
         return
     origin = "state"
     userns = rootfs.USERNS if b.userns and not b.features.privileged else None
-    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if not r.detach else "", userns=userns, origin=origin))
+    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if r.remove or not r.detach else "", userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
     if r.upper:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
         b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o755, uid=uid, gid=gid, undo="tree", userns=userns, origin=origin))
     b.late.append(ops.WritePid(record=record, origin=origin))
-    if r.detach:
+    if r.detach and not r.remove:
         b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))
+    if r.detach:
         terminal = bool(b.config.process and b.config.process.terminal)
         sources = (process.MASTER,) if terminal else (slot("output"), slot("errors"))
         if not terminal:

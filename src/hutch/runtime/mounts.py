@@ -142,6 +142,8 @@ def _mount(b: Builder, i: int, mount: Mount) -> None:
         _host_tree(b, origin, "/sys", target, options)
         return
     if b.in_userns and kind == "mqueue" and "ipc" not in b.new:
+        if not any(m.mount_point == "/dev/mqueue" for m in b.features.mounts):
+            return  # the host shows its message queues nowhere, so neither does the container
         _host_tree(b, origin, "/dev/mqueue", target, options)
         return
     into = {"proc": PROC, "devpts": DEVPTS}.get(kind) if target in ("/proc", "/dev/pts") else None

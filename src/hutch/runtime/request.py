@@ -13,7 +13,7 @@ class Request(Record):
     `rootfs` None: the configuration's ``root.path`` is used as it is, as an OCI runtime must. `upper` is a host directory
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory).
     `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
-    container's directory of record; "" leaves none. `record` is the text
+    container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
     of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `systemd_scope`: the path of
     the systemd scope that takes a cgroup's place.
     """
@@ -28,6 +28,7 @@ class Request(Record):
     idle: bool = False
     init: bool = False
     detach: bool = False
+    remove: bool = True
     log: str = ""
     log_limit: int = 16 << 20
     hosts: str = ""

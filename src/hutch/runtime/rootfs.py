@@ -39,16 +39,18 @@ def _layered(b: Builder, rootfs: Rootfs) -> None:
         options.append(("size", str(request.upper_size)))
     c.append(ops.MakeFilesystem(kind="tmpfs", options=tuple(options), into=BASE, origin="root"))
     c.append(ops.Attach(mount=BASE, root=HOST_ROOT, path="", make="", summary="a tmpfs for the layers", origin="root"))
-    for name in ("layer", "upper", "work", "root"):
-        c.append(ops.MakeDirectory(base=BASE, path=name, origin="root"))
+    home = BASE
     if request.upper:
-        b.open_path(request.upper, "disk", "root")
+        home = b.open_path(request.upper, "disk", "root")
+    for name in ("layer", "upper", "work"):
+        c.append(ops.MakeDirectory(base=BASE, path=name, origin="root"))
+    c.append(ops.MakeDirectory(base=home, path="root", origin="root"))
     whole = len(rootfs.views) == 1 and rootfs.views[0].path == "/"
     if whole:
         _overlay(b, rootfs.views[0], 0, ROOT)
     else:
-        _skeleton(b, rootfs)
-        c.append(ops.OpenTree(base=BASE, path="root", into=ROOT, origin="root"))
+        _skeleton(b, rootfs, home)
+        c.append(ops.OpenTree(base=home, path="root", into=ROOT, origin="root"))
     c.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root"))
     if whole:
         return
@@ -68,11 +70,11 @@ def _layered(b: Builder, rootfs: Rootfs) -> None:
         c.append(ops.Attach(mount=mount, root=ROOT, path=target, make="like", summary=source, origin="root"))
 
 
-def _skeleton(b: Builder, rootfs: Rootfs) -> None:
+def _skeleton(b: Builder, rootfs: Rootfs, home: Slot) -> None:
     for path, mode in (*rootfs.directories, *((view.path.lstrip("/"), view.mode) for view in rootfs.views)):
-        b.container.append(ops.MakeDirectory(base=BASE, path=f"root/{path}", mode=mode, origin="root"))
+        b.container.append(ops.MakeDirectory(base=home, path=f"root/{path}", mode=mode, origin="root"))
     for path, target in rootfs.links:
-        b.container.append(ops.MakeSymlink(base=BASE, target=target, path=f"root/{path}", origin="root"))
+        b.container.append(ops.MakeSymlink(base=home, target=target, path=f"root/{path}", origin="root"))
 
 
 def generated_files(b: Builder) -> list[tuple[str, str]]:
