@@ -166,7 +166,31 @@ def busybox_root(tmp_path: Path):
     for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "root", "usr/share"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
-    for name in ("sh", "cat", "ls", "true", "false", "id", "echo", "sleep", "touch", "rm", "mkdir", "ln", "mount", "ps", "env", "pwd", "stat", "mknod", "chmod", "head", "kill", "readlink", "wc"):
+    for name in (
+        "sh",
+        "cat",
+        "ls",
+        "true",
+        "false",
+        "id",
+        "echo",
+        "sleep",
+        "touch",
+        "rm",
+        "mkdir",
+        "ln",
+        "mount",
+        "ps",
+        "env",
+        "pwd",
+        "stat",
+        "mknod",
+        "chmod",
+        "head",
+        "kill",
+        "readlink",
+        "wc",
+    ):
         (root / "bin" / name).symlink_to("busybox")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nanna:x:1000:1000::/home/anna:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nanna:x:1000:\naudio:x:29:anna\n")

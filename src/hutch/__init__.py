@@ -9,7 +9,7 @@ Names are imported when they are first used, so that `import hutch` costs next t
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from hutch.version import VERSION as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

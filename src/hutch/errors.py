@@ -73,9 +73,7 @@ class StartError(HutchError):
     `errno` is the kernel's number (0: none).
     """
 
-    def __init__(
-        self, message: str, hint: str | None = None, *, operation: str = "", origin: str = "", errno: int = 0
-    ) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, operation: str = "", origin: str = "", errno: int = 0) -> None:
         super().__init__(message, hint)
         self.operation = operation
         self.origin = origin

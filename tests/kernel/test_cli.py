@@ -121,7 +121,9 @@ def test_a_detached_container_outlives_its_starter(hutch_cli):
 
 
 def test_signals_are_passed_on():
-    process = subprocess.Popen([*HUTCH, "run", "host", "sh", "-c", "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*HUTCH, "run", "host", "sh", "-c", "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "got\n" and process.wait(10) == 5
@@ -131,7 +133,20 @@ def test_signals_are_passed_on():
 def test_cidfile_and_env_file(hutch_cli, tmp_path):
     env = tmp_path / "env"
     env.write_text("# comment\nA=1\n\nPASSED_ON\n")
-    r = hutch_cli("run", "--cidfile", str(tmp_path / "cid"), "--env-file", str(env), "-e", "B=2", "host", "sh", "-c", "echo $A$B$PASSED_ON; hostname", env={**os.environ, "PASSED_ON": "3"})
+    r = hutch_cli(
+        "run",
+        "--cidfile",
+        str(tmp_path / "cid"),
+        "--env-file",
+        str(env),
+        "-e",
+        "B=2",
+        "host",
+        "sh",
+        "-c",
+        "echo $A$B$PASSED_ON; hostname",
+        env={**os.environ, "PASSED_ON": "3"},
+    )
     assert r.stdout == f"123\n{(tmp_path / 'cid').read_text()}\n"
     assert hutch_cli("run", "--cidfile", str(tmp_path / "cid"), "host", "true").returncode == 125
 

@@ -104,7 +104,14 @@ def test_files(box, tmp_path):
 
 def test_diff(box):
     assert box.diff() == []
-    box.run(["sh", "-c", "rm -r /usr/share/doc; echo x >> /etc/passwd; mkdir /opt2; touch /tmp/t; rm -rf /usr/share/man; mkdir /usr/share/man; touch /usr/share/man/new"], check=True)
+    box.run(
+        [
+            "sh",
+            "-c",
+            "rm -r /usr/share/doc; echo x >> /etc/passwd; mkdir /opt2; touch /tmp/t; rm -rf /usr/share/man; mkdir /usr/share/man; touch /usr/share/man/new",
+        ],
+        check=True,
+    )
     changes = {(c.kind, c.path) for c in box.diff()}
     expected = {("deleted", "/usr/share/doc"), ("changed", "/etc/passwd"), ("added", "/opt2"), ("added", "/tmp/t"), ("added", "/usr/share/man/new")}
     assert expected <= changes

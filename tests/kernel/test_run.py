@@ -152,7 +152,9 @@ def test_readonly_root():
 
 
 def test_capabilities_and_seccomp():
-    status = hutch.run("host", ["grep", "-E", "CapEff|CapBnd|CapInh|CapAmb|Seccomp:|NoNewPrivs", "/proc/self/status"], capabilities=["chown", "NET_BIND_SERVICE"]).stdout
+    status = hutch.run(
+        "host", ["grep", "-E", "CapEff|CapBnd|CapInh|CapAmb|Seccomp:|NoNewPrivs", "/proc/self/status"], capabilities=["chown", "NET_BIND_SERVICE"]
+    ).stdout
     fields = dict(line.split(":\t") for line in status.splitlines())
     assert fields == {"CapEff": "0000000000000401", "CapBnd": "0000000000000401", "CapInh": "0" * 16, "CapAmb": "0" * 16, "Seccomp": "2", "NoNewPrivs": "1"}
     assert hutch.run("host", ["unshare", "-U", "true"]).exit_code != 0
@@ -178,7 +180,9 @@ def test_host_namespaces_on_demand():
 def test_a_shared_pid_namespace_leaves_nothing():
     r = hutch.run("host", ["sh", "-c", "setsid sleep 987 & exit 0"], pid="host")
     assert r.ok
-    assert b"sleep\x00987" not in b"".join(open(f"/proc/{p}/cmdline", "rb").read() for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{p}/cmdline"))
+    assert b"sleep\x00987" not in b"".join(
+        open(f"/proc/{p}/cmdline", "rb").read() for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{p}/cmdline")
+    )
 
 
 def test_time_offsets():
@@ -237,7 +241,9 @@ def test_missing_images():
 
 
 def test_the_host_view_hides_homes_and_secrets():
-    r = hutch.run("host", ["sh", "-c", "ls -A /home /root /srv /mnt /run/secrets /var/lib 2>/dev/null | grep -v :; cat /etc/shadow /etc/gshadow /etc/ssl/private/* 2>&1"])
+    r = hutch.run(
+        "host", ["sh", "-c", "ls -A /home /root /srv /mnt /run/secrets /var/lib 2>/dev/null | grep -v :; cat /etc/shadow /etc/gshadow /etc/ssl/private/* 2>&1"]
+    )
     assert "No such file" in r.stdout and "root:" not in r.stdout
     secret = "/etc/hutch-test-secret"
     with open(secret, "w") as file:

@@ -54,7 +54,9 @@ def operations(
 
     `scope` is the path of a systemd scope (below cgroup2's mount) that the owner starts when it is asked.
 
-    `keep`: the directory outlives the process. Without `accounting`, v1 gets no more than the controllers of the limits. Raises UnsupportedError when a limit needs a controller that this host
+    `keep`: the directory outlives the process. Without `accounting`, v1 gets no more than the controllers of the limits.
+
+    Raises UnsupportedError when a limit needs a controller that this host
     has not, and ConfigError for a limit that cannot be meant.
     """
     if layout.mode == "none":
@@ -69,9 +71,7 @@ def operations(
 
 
 def _write(directory: str, setting: Setting) -> ops.HostWrite:
-    return ops.HostWrite(
-        path=f"{directory}/{setting.key}", data=setting.value, tolerated=setting.tolerated, origin=setting.origin
-    )
+    return ops.HostWrite(path=f"{directory}/{setting.key}", data=setting.value, tolerated=setting.tolerated, origin=setting.origin)
 
 
 def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_pids: bool, accounting: bool) -> CgroupOperations:
@@ -125,9 +125,7 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
         paths[""] = directory
         for controller in dict.fromkeys(s.controller for s in hybrid):
             if controller not in layout.v2_root_subtree:
-                after.append(
-                    ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources")
-                )
+                after.append(ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources"))
         after.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
         after += [_write(directory, s) for s in hybrid]
         procs = slot("unified.procs")
@@ -174,9 +172,7 @@ def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     wanted = list(dict.fromkeys([*(c for c in V2_ALWAYS if c in available), *(s.controller for s in settings)]))
     for controller in wanted:
         if at_root and controller not in layout.v2_root_subtree:
-            before.append(
-                ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources")
-            )
+            before.append(ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources"))
     directory = f"{parent}/{name.rpartition('/')[2]}"
     into = slot("cgroup")
     before.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))

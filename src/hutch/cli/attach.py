@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _signal  # the C module: `signal` costs the import of enum
 import os
 import select
 import sys
 import time
-
-import _signal  # the C module: `signal` costs the import of enum
 
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import Message

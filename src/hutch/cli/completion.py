@@ -36,16 +36,14 @@ def _bash() -> str:
         f'    "{c.name} {name}") COMPREPLY=($(compgen -W "{" ".join(f.values)}" -- "$word")); return;;'
         for c in COMMANDS for f in c.flags if f.values for name in f.names
     )  # fmt: skip
-    flags = "\n".join(
-        f'      {c.name}) COMPREPLY=($(compgen -W "{" ".join(n for f in (*c.flags, HELP) for n in f.names)}" -- "$word"));;' for c in COMMANDS
-    )
+    flags = "\n".join(f'      {c.name}) COMPREPLY=($(compgen -W "{" ".join(n for f in (*c.flags, HELP) for n in f.names)}" -- "$word"));;' for c in COMMANDS)
     commands = " ".join(c.name for c in COMMANDS)
     return BASH.format(commands=commands, values=values, flags=flags, containers=" exec logs kill stop rm stats ")
 
 
 def _zsh() -> str:
     # zsh runs bash's functions; one source for both
-    return "# zsh completion for hutch: eval \"$(hutch completion zsh)\"\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+    return '# zsh completion for hutch: eval "$(hutch completion zsh)"\nautoload -U +X bashcompinit && bashcompinit\n' + _bash()
 
 
 def _fish() -> str:
@@ -72,7 +70,7 @@ def completion(_: dict[str, Any], rest: list[str]) -> int:
 
 def version(_: dict[str, Any], rest: list[str]) -> int:
     """Print the version."""
-    import hutch
+    from hutch.version import VERSION
 
-    print(f"hutch {hutch.__version__}")
+    print(f"hutch {VERSION}")
     return 0

@@ -6,9 +6,7 @@ from hutch.cli.parse import Command, Flag
 
 
 def _flag(names: str, help_: str, value: str = "", kind: str = "", values: str = "", group: str = "") -> Flag:
-    return Flag(
-        names=tuple(names.split()), kind=kind or ("value" if value else "switch"), help=help_, value=value, values=tuple(values.split()), group=group
-    )
+    return Flag(names=tuple(names.split()), kind=kind or ("value" if value else "switch"), help=help_, value=value, values=tuple(values.split()), group=group)
 
 
 CONTAINER, LIMITS, FILES, SECURITY, NAMESPACES = "container", "limits", "files", "security", "namespaces"

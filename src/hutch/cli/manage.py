@@ -15,12 +15,13 @@ from hutch.kernel import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from hutch.engine.state import Running
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns as wide as their widest cell, three blanks apart."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -184,7 +185,7 @@ def rm(values: dict[str, Any], rest: list[str]) -> int:
 def stats(values: dict[str, Any], rest: list[str]) -> int:
     """What containers use now."""
     found = [state.find(name) for name in rest] if rest else [r for r in state.containers() if r.status == "running"]
-    rows = [("CONTAINER ID", "NAME", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS", "READ", "WRITTEN", "THROTTLED")]
+    rows: list[tuple[str, ...]] = [("CONTAINER ID", "NAME", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS", "READ", "WRITTEN", "THROTTLED")]
     for running in found:
         numbers = Cgroup(running.data.get("cgroup", {})).stats()
         if values.get("json"):

@@ -46,9 +46,7 @@ def start(
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
         return prepare.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
-    return Process(
-        launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr
-    )
+    return Process(launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
 
 
 def run(
@@ -73,9 +71,7 @@ def run(
     Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
     is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
     """
-    with start(
-        image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options
-    ) as process:
+    with start(image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options) as process:
         result = process.wait()
     result = _with_hint(result, image)
     return result.check() if check else result
@@ -211,9 +207,7 @@ class Container:
 
         key = (tuple(env.items()), workdir, user)
         if group or key not in self._templates:
-            made = enter.template(
-                self._prepared, env=env, workdir=workdir, user=None if user is None else str(user), child_cgroup=group
-            )
+            made = enter.template(self._prepared, env=env, workdir=workdir, user=None if user is None else str(user), child_cgroup=group)
             if group:
                 return made
             if len(self._templates) > 16:
@@ -326,7 +320,7 @@ class Container:
 
         disk = self._settings.upper == "disk"
         generated = frozenset(f"/etc/{name}" for name in ("hostname", "hosts", "resolv.conf"))
-        mounted = {m.target.rstrip("/") for m in (*self._settings.binds, *self._settings.tmpfs)}
+        mounted = {m.target.rstrip("/") for m in self._settings.binds} | {m.target.rstrip("/") for m in self._settings.tmpfs}
         points = frozenset(p for target in mounted for p in _parents(target)) | {"/dev/pts", "/dev/shm", "/dev/mqueue"}
 
         def collect() -> list[Change]:

@@ -106,7 +106,10 @@ def examine() -> list[Finding]:
 def _kernel(f: Features) -> Finding:
     version = f"{f.kernel[0]}.{f.kernel[1]}"
     return Finding(
-        name="Linux 5.15 or newer", ok=f.kernel >= (5, 15), detail=f"{version} on {f.machine}", enable="a newer kernel: the mount API by descriptor is not complete before"
+        name="Linux 5.15 or newer",
+        ok=f.kernel >= (5, 15),
+        detail=f"{version} on {f.machine}",
+        enable="a newer kernel: the mount API by descriptor is not complete before",
     )
 
 
@@ -119,16 +122,13 @@ def _namespaces(f: Features) -> list[Finding]:
             ok=userns == 0,
             detail=_said(userns),
             instead="as root, containers without one (--userns host)" if f.privileged else "nothing: without root every container needs one",
-            enable="sysctl user.max_user_namespaces=15000; kernel.unprivileged_userns_clone=1 (Debian before 11); kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)",
+            enable="sysctl user.max_user_namespaces=15000; kernel.unprivileged_userns_clone=1 (Debian before 11); "
+            "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)",
         )
     )
     for name in ("mnt", "pid", "ipc", "uts", "net", "cgroup"):
         out.append(Finding(name=f"{name} namespaces", ok=name in f.namespaces, enable="a kernel with CONFIG_NAMESPACES and its parts"))
-    out.append(
-        Finding(
-            name="time namespaces", ok=f.time_namespaces, instead="--time-offset is refused", enable="Linux 6.3 with CONFIG_TIME_NS"
-        )
-    )
+    out.append(Finding(name="time namespaces", ok=f.time_namespaces, instead="--time-offset is refused", enable="Linux 6.3 with CONFIG_TIME_NS"))
     for name, action in (("proc", _proc_in_pid_namespace), ("sysfs", _sysfs)):
         errno = attempt(_in_namespace(action))
         out.append(
@@ -163,9 +163,7 @@ def _filesystems(f: Features) -> list[Finding]:
         Finding(
             name="overlayfs", ok=errno == 0, detail=_said(errno), instead="nothing: images need it", enable="modprobe overlay; in a user namespace Linux 5.11"
         ),
-        Finding(
-            name="overlayfs layers by descriptor", ok=f.overlay_by_descriptor, instead="their paths under /proc/self/fd", enable="Linux 6.13"
-        ),
+        Finding(name="overlayfs layers by descriptor", ok=f.overlay_by_descriptor, instead="their paths under /proc/self/fd", enable="Linux 6.13"),
         Finding(name="user attributes on tmpfs", ok=f.upper_user_xattrs, instead="as root, no user namespace by default", enable="Linux 6.6"),
     ]
     if f.privileged:
@@ -197,7 +195,9 @@ def _cgroups(f: Features) -> list[Finding]:
             name="limits for this user",
             ok=may and bool(available),
             instead="containers without limits; asking for one is an error",
-            enable="systemd-run --user --scope -p Delegate=yes hutch …, or --cgroup-manager systemd" if layout.mode == "v2" else "v1 cannot be delegated: run as root, or boot with systemd.unified_cgroup_hierarchy=1",
+            enable="systemd-run --user --scope -p Delegate=yes hutch …, or --cgroup-manager systemd"
+            if layout.mode == "v2"
+            else "v1 cannot be delegated: run as root, or boot with systemd.unified_cgroup_hierarchy=1",
         ),
     ]
     for name in ("cpu", "memory", "pids", "cpuset", "io" if layout.mode == "v2" else "blkio", "hugetlb"):
@@ -242,7 +242,10 @@ def _u32(value: int) -> bytes:
 
 def _libraries() -> list[Finding]:
     out = []
-    for module, what, enable in (("zstandard", "zstd-compressed archives", "pip install 'hutch[zstd]'"), ("jeepney", "cgroups by systemd", "pip install 'hutch[systemd]'")):
+    for module, what, enable in (
+        ("zstandard", "zstd-compressed archives", "pip install 'hutch[zstd]'"),
+        ("jeepney", "cgroups by systemd", "pip install 'hutch[systemd]'"),
+    ):
         out.append(Finding(name=what, ok=importlib.util.find_spec(module) is not None, instead="refused", enable=enable))
     return out
 

@@ -20,9 +20,7 @@ from hutch.runtime.process import candidates
 FIRST_EXTRA = 5  # the executor's number of the first descriptor beyond its own
 
 
-def process_of(
-    prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None
-) -> Process:
+def process_of(prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None) -> Process:
     """The process that a command becomes: the container's own, with the command's changes."""
     s = prepared.settings
     ids, home = prepared.user, prepared.home
@@ -30,8 +28,8 @@ def process_of(
         ids, home = resolve.user(user, (), prepared.rootfs)
     if workdir is not None and not workdir.startswith("/"):
         raise UsageError(f"workdir: expected an absolute path, got {workdir!r}")
-    for name in env:
-        if not name or "=" in name or "\0" in name + str(env[name]):
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + str(value):
             raise UsageError(f"env: expected NAME=VALUE, got {name!r}")
     image = prepared.rootfs.config
     changed = s.replace(env=(*s.env, *(f"{name}={value}" for name, value in env.items())))

@@ -154,9 +154,7 @@ class Files:
                     self._as_root(lambda name=entry.name: os.mkdir(name, 0o755, dir_fd=directory))  # type: ignore[misc]
                 except FileExistsError:
                     pass
-                below = syscalls.openat2(
-                    directory, entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, 0, syscalls.RESOLVE_BENEATH
-                )
+                below = syscalls.openat2(directory, entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, 0, syscalls.RESOLVE_BENEATH)
                 try:
                     self._put_tree(entry.path, below, path)
                     os.fchmod(below, stat.S_IMODE(info.st_mode))
@@ -278,9 +276,7 @@ def _lookup(lowers: list[int], path: str) -> os.stat_result | None:
     return None
 
 
-def _walk_upper(
-    directory: int, prefix: str, top: str, lowers: list[int], own: frozenset[str], hidden: frozenset[str]
-) -> Iterator[Change]:
+def _walk_upper(directory: int, prefix: str, top: str, lowers: list[int], own: frozenset[str], hidden: frozenset[str]) -> Iterator[Change]:
     for entry in sorted(os.scandir(directory), key=lambda item: item.name):
         relative = f"{prefix}{entry.name}"
         path = f"{top}/{relative}"

@@ -62,9 +62,7 @@ if TYPE_CHECKING:
 def command_of(command: object) -> tuple[str, ...]:
     """An argv. A bare string is refused: splitting it would be a shell's work, and is where injections come from."""
     if isinstance(command, str | bytes):
-        raise UsageError(
-            f"command: expected a list of arguments, got the string {command!r}", 'a shell is asked for by name: ["sh", "-c", "…"]'
-        )
+        raise UsageError(f"command: expected a list of arguments, got the string {command!r}", 'a shell is asked for by name: ["sh", "-c", "…"]')
     try:
         return tuple(os.fspath(item) if not isinstance(item, str) else item for item in command)  # type: ignore[attr-defined]
     except TypeError:

@@ -19,6 +19,7 @@ from hutch.record import Record
 from hutch.runtime.compile import compile_container
 from hutch.runtime.request import Compiled, Request
 
+
 class Prepared(Record):
     """A container ready to be started. `encoded` is the plan for the executor but for the owner's pid; `template` the same
     with placeholders for id and time."""
@@ -186,11 +187,7 @@ def record_of(record: Record) -> dict[str, object]:
             return record_of(value)
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
-    return {
-        name: plain(value)
-        for name, value in record.as_dict().items()
-        if name not in record._defaults or value != record._defaults[name]
-    }
+    return {name: plain(value) for name, value in record.as_dict().items() if name not in record._defaults or value != record._defaults[name]}
 
 
 def _host_line(item: str) -> str:

@@ -42,9 +42,7 @@ def prepared_of(running: Running) -> Prepared:
     s = settings_of(running.data["settings"])
     found = prepare.prepare(s, idle=bool(running.data.get("idle")))
     uid, gid, *groups = (int(n) for n in running.data["user"])
-    return found.replace(
-        id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/")
-    )
+    return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))
 
 
 def open_pidfd(running: Running) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hutch.engine import units
 from hutch.errors import UnsupportedError, UsageError
 from hutch.image.rootfs import Rootfs
 from hutch.kernel import capabilities
@@ -135,9 +134,9 @@ def check(s: Settings) -> None:
     for item in (*s.command, *(s.entrypoint or ())):
         if "\0" in item:
             raise UsageError("command: an argument contains a NUL")
-    for mount in (*s.binds, *s.tmpfs):
-        if not mount.target.startswith("/") or mount.target.strip("/") == "":
-            raise UsageError(f"mount: expected an absolute path below the root as target, got {mount.target!r}")
+    for target in (*(bind.target for bind in s.binds), *(tmpfs.target for tmpfs in s.tmpfs)):
+        if not target.startswith("/") or target.strip("/") == "":
+            raise UsageError(f"mount: expected an absolute path below the root as target, got {target!r}")
     for bind in s.binds:
         if not bind.source.startswith("/"):
             raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}", "named volumes do not exist yet")
@@ -169,7 +168,7 @@ def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features) -> bo
         if s.userns == "host":
             raise UnsupportedError("userns: without root a container needs a user namespace of its own")
         return True
-    if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or s.network == "host" and s.privileged)):
+    if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or (s.network == "host" and s.privileged))):
         return False
     lowers = rootfs.lowers if rootfs is not None else ()
     refused = [lower for lower in lowers if not features.can_idmap(lower)]
@@ -317,11 +316,7 @@ def _devices(s: Settings) -> tuple[oci.Device, ...]:
         if not (stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)):
             raise UsageError(f"device {source}: is no device")
         kind = "c" if stat.S_ISCHR(info.st_mode) else "b"
-        out.append(
-            oci.Device(
-                path=target, type=kind, major=os.major(info.st_rdev), minor=os.minor(info.st_rdev), file_mode=stat.S_IMODE(info.st_mode)
-            )
-        )
+        out.append(oci.Device(path=target, type=kind, major=os.major(info.st_rdev), minor=os.minor(info.st_rdev), file_mode=stat.S_IMODE(info.st_mode)))
     return tuple(out)
 
 

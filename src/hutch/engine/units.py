@@ -27,7 +27,7 @@ def size(text: str | int, what: str = "size") -> int:
         value = float(number)
     except ValueError:
         value = -1.0
-    if value < 0 or unit not in _UNITS or value != value or value > 2**53:
+    if not 0 <= value <= 2**53 or unit not in _UNITS:
         raise UsageError(f"{what}: expected a size such as 512m, got {text!r}")
     return int(value * _UNITS[unit])
 

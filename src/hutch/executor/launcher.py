@@ -7,11 +7,10 @@ the owner's own, ends the container.
 
 from __future__ import annotations
 
+import _socket  # the C module: `socket` costs the import of selectors and enum
 import os
 import select
 import time
-
-import _socket  # the C module: `socket` costs the import of selectors and enum
 
 from hutch.errors import HutchError, StartError
 from hutch.executor import messages
@@ -42,9 +41,7 @@ def _executor_image() -> int:
         with open(BINARY, "rb") as file:
             code = file.read()
     except FileNotFoundError:
-        raise HutchError(
-            f"the executor is missing: {BINARY} does not exist", "reinstall hutch: it is compiled when the package is built"
-        ) from None
+        raise HutchError(f"the executor is missing: {BINARY} does not exist", "reinstall hutch: it is compiled when the package is built") from None
     low = os.memfd_create("hutch-executor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(low, code)
     fcntl.fcntl(low, _F_ADD_SEALS, _ALL_SEALS)
@@ -111,9 +108,7 @@ class Execution:
                     temporary.append(source)
                 actions.append((os.POSIX_SPAWN_DUP2, source, target))
             try:
-                self.executor_pid = os.posix_spawn(
-                    f"/proc/self/fd/{image}", ["hutch-executor"], {}, file_actions=actions, setsid=True, setsigmask=()
-                )
+                self.executor_pid = os.posix_spawn(f"/proc/self/fd/{image}", ["hutch-executor"], {}, file_actions=actions, setsid=True, setsigmask=())
             except OSError as error:
                 raise StartError(f"start the executor: {error.strerror}", errno=error.errno or 0) from None
         except BaseException:
@@ -148,9 +143,7 @@ class Execution:
         if message.type == messages.READY:
             self.ready = True
             self.pid, self.executor_pid_inside = message.values[0], message.values[1]
-            numbers = [
-                int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)
-            ]
+            numbers = [int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)]
             self.descriptors = dict(zip(self.plan.exports(), numbers, strict=False))
         elif message.type == messages.EXITED:
             self.exited = message

@@ -37,7 +37,7 @@ def inflate(stream: BinaryIO, what: str) -> BinaryIO:
             import zstandard
         except ImportError:
             raise ImageError(f"{what}: is zstd-compressed, and the zstandard package is missing", "pip install 'hutch[zstd]'") from None
-        return zstandard.ZstdDecompressor().stream_reader(buffered)  # type: ignore[return-value]
+        return zstandard.ZstdDecompressor().stream_reader(buffered)
     if head[:6] == b"\xfd7zXZ\0":
         import lzma
 
@@ -46,7 +46,7 @@ def inflate(stream: BinaryIO, what: str) -> BinaryIO:
         import bz2
 
         return bz2.BZ2File(buffered)  # type: ignore[return-value]
-    return buffered  # type: ignore[return-value]
+    return buffered
 
 
 class _Verified(io.RawIOBase):
@@ -94,7 +94,7 @@ def _unpack_blob(opened: BinaryIO, digest: str | None, directory: str, what: str
 def resolve(name: str, path: str, features: Features) -> Rootfs:
     """The root file system that a file, or a layout's directory, holds. Raises ImageError."""
     if stat.S_ISDIR(os.stat(path).st_mode):
-        return _layout(name, lambda blob: open(_inside(path, blob), "rb"), features)  # noqa: SIM115
+        return _layout(name, lambda blob: open(_inside(path, blob), "rb"), features)
     try:
         with open(path, "rb") as file:
             kind = _kind(file, name)
@@ -102,7 +102,7 @@ def resolve(name: str, path: str, features: Features) -> Rootfs:
         raise ImageError(f"image {name}: is no tar archive ({error})", "a directory or a tar (gzip, zstd, xz) is expected") from None
     if kind == "rootfs":
         return _rootfs_tar(name, path)
-    archive = tarfile.open(path)  # noqa: SIM115
+    archive = tarfile.open(path)
     try:
 
         def member(blob: str) -> BinaryIO:

@@ -11,6 +11,10 @@ import os
 from hutch.kernel import capabilities, cgroupfs, proc
 from hutch.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # File systems whose mounts can be idmapped, by the kernel that learnt it (Documentation/filesystems/idmappings.rst and
 # FS_ALLOW_IDMAP in the sources).
 IDMAP_SINCE = {
@@ -85,9 +89,7 @@ class Features(Record):
         best = None
         for mount in self.mounts:
             point = mount.mount_point.rstrip("/")
-            if (path == point or path.startswith(point + "/") or not point) and (
-                best is None or len(mount.mount_point) >= len(best.mount_point)
-            ):
+            if (path == point or path.startswith(point + "/") or not point) and (best is None or len(mount.mount_point) >= len(best.mount_point)):
                 best = mount
         return best
 
@@ -156,7 +158,7 @@ def probe() -> Features:
         and _flag("/proc/sys/user/max_user_namespaces", 1) > 0
         and (uid == 0 or _flag("/proc/sys/kernel/unprivileged_userns_clone", 1) != 0)
     )
-    sub = {}
+    sub: dict[str, Any] = {}
     if uid != 0:
         name = user_name(uid)
         sub = {

@@ -74,10 +74,7 @@ SECCOMP_GET_ACTION_AVAIL = 2
 
 def syscall(name: str, *args: object) -> int:
     """Any system call by name; integers, bytes and ctypes values pass as they are, strings as paths, None as NULL."""
-    words = [
-        ctypes.c_long(a) if isinstance(a, int) else os.fsencode(a) if isinstance(a, str) else a  # type: ignore[arg-type]
-        for a in args
-    ]
+    words = [ctypes.c_long(a) if isinstance(a, int) else os.fsencode(a) if isinstance(a, str) else a for a in args]
     result: int = _libc.syscall(ctypes.c_long(NUMBERS[name]), *words)
     if result < 0:
         errno = ctypes.get_errno()
@@ -186,9 +183,7 @@ def move_mount(mount_fd: int, target: str, directory: int = AT_FDCWD) -> None:
     syscall("move_mount", mount_fd, "", directory, target, flags)
 
 
-def mount_setattr(
-    fd: int, *, set_attributes: int = 0, clear: int = 0, propagation: int = 0, userns: int = 0, recursive: bool = False
-) -> None:
+def mount_setattr(fd: int, *, set_attributes: int = 0, clear: int = 0, propagation: int = 0, userns: int = 0, recursive: bool = False) -> None:
     """mount_setattr(2) on a mount's descriptor."""
     attributes = (ctypes.c_uint64 * 4)(set_attributes, clear, propagation, userns)
     syscall("mount_setattr", fd, "", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0), attributes, 32)

@@ -41,11 +41,7 @@ def _first(plan: Plan, *kinds: type[ops.Operation]) -> int:
 
 def lanes(plan: Plan) -> list[str]:
     """Every operation stands in a lane that the executor runs it in."""
-    return [
-        f"{lane}[{i}]: {type(op).__name__} does not belong in the {lane} lane"
-        for lane, i, op in plan.lanes()
-        if op.lanes not in ("both", lane)
-    ]
+    return [f"{lane}[{i}]: {type(op).__name__} does not belong in the {lane} lane" for lane, i, op in plan.lanes() if op.lanes not in ("both", lane)]
 
 
 def slots(plan: Plan) -> list[str]:

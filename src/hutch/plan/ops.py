@@ -284,7 +284,8 @@ class MakeFilesystem(Operation):
             elif isinstance(value, Slot):
                 yield from (2, key, value)
             else:
-                yield from (3, key, len(value), *value)
+                yield from (3, key, len(value))
+                yield from value
 
     def assigns(self) -> tuple[Slot, ...]:
         return (self.into,)

@@ -270,7 +270,9 @@ def _sysctl(b: Builder, key: str, value: str) -> None:
     path = key.replace(".", "/") if "/" not in key else key
     needed_namespace = next((name for prefix, name in SYSCTL_NAMESPACES if path.startswith(prefix)), None)
     if needed_namespace is None or ".." in path.split("/"):
-        raise ConfigError(origin, "is not a setting of a namespace: it would change the host", "net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are")
+        raise ConfigError(
+            origin, "is not a setting of a namespace: it would change the host", "net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are"
+        )
     if needed_namespace not in b.new and needed_namespace not in b.joined:
         raise ConfigError(origin, f"needs a {needed_namespace} namespace of the container's own: it would change the host")
     if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.PROC for op in b.container):

@@ -53,9 +53,7 @@ def build(b: Builder) -> None:
         score = process.oom_score_adj
         if score is not None:
             if score < f.oom_score_adj and not f.capabilities & capabilities.SYS_RESOURCE:
-                raise UnsupportedError(
-                    f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE"
-                )
+                raise UnsupportedError(f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE")
             b.ready.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
 
 

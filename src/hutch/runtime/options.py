@@ -61,7 +61,7 @@ def parse(options: tuple[str, ...], path: str) -> MountOptions:
             attributes, clear = change(option, (attributes, clear))
         elif option.startswith("r") and option[1:] in known:
             recursive_attributes, recursive_clear = change(option[1:], (recursive_attributes, recursive_clear))
-        elif option in PROPAGATION or option[1:] in PROPAGATION and option[0] == "r":
+        elif option in PROPAGATION or (option[1:] in PROPAGATION and option[0] == "r"):
             propagation_recursive = option not in PROPAGATION
             propagation = PROPAGATION[option.removeprefix("r") if propagation_recursive else option]
         elif option == "tmpcopyup":

@@ -98,14 +98,7 @@ def privileges(process: Process, *, set_groups: bool) -> list[ops.Operation]:
     if user.umask is not None:
         out.append(ops.Umask(mask=user.umask, origin="process.user.umask"))
     effective = masks["effective"] & permitted
-    if user.uid != 0:
-        # as execve would leave them: nothing but what is ambient survives a program of an ordinary user's
-        effective, permitted, inheritable = effective & permitted, permitted, inheritable
-    out.append(
-        ops.Capabilities(
-            effective=effective, permitted=permitted, inheritable=inheritable, ambient=masks["ambient"], origin=origin
-        )
-    )
+    out.append(ops.Capabilities(effective=effective, permitted=permitted, inheritable=inheritable, ambient=masks["ambient"], origin=origin))
     return out
 
 
