@@ -21,5 +21,7 @@ hutch() { in_tree $tree/user/init.scope /usr/bin/python3 -m hutch.cli "$@"; }
 hutch run --cgroup-manager systemd -m 64m --pids-limit 20 host sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max' || echo "failed $?"
 hutch run --cgroup-manager systemd -m 64m host python3 -c 'bytearray(300 << 20)' || echo "exit $?"
 sleep 1
+sleep 1
 echo "left: $(find $tree -name 'hutch-*.scope' | wc -l)"
-kill $manager
+kill $manager; wait $manager 2>/dev/null || true
+for _ in $(seq 50); do find $tree -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null; rmdir $tree 2>/dev/null && break; sleep .2; done
