@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 DAY = 86400
-NOBODY = 65534
+STRANGER = 54321  # an id that nobody has
 # linux/ipc.h, linux/sockios.h, linux/if.h
 IPC_CREAT, IPC_EXCL, IPC_RMID = 0o1000, 0o2000, 0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -60,6 +60,8 @@ def in_child(work: Callable[[], Account]) -> Account:
                 answer = {"found": work()}
             except OSError as error:
                 answer = {"error": [error.errno, error.strerror, error.filename]}
+            except Exception as error:
+                answer = {"bug": f"{type(error).__name__}: {error}"}
             os.write(writing, json.dumps(answer).encode())
             status = 0
         finally:
@@ -68,11 +70,11 @@ def in_child(work: Callable[[], Account]) -> Account:
     with open(reading, "rb") as file:
         text = file.read()
     os.waitpid(pid, 0)
-    if not text:
-        raise RuntimeError("the child died without an answer")
-    answer = json.loads(text)
+    answer = json.loads(text or b'{"bug": "it died without an answer"}')
     if "error" in answer:
         raise OSError(*answer["error"])
+    if "bug" in answer:
+        raise RuntimeError(f"in the child: {answer['bug']}")
     return dict(answer["found"])
 
 
@@ -138,12 +140,12 @@ def pid() -> Account:
         child = os.fork()
         if child == 0:
             os.kill(1, signal.SIGKILL)  # init is immune to signals from inside that it has no handler for, this one too
-            os.read(ask, 1)  # wait, until init is gone
-            os._exit(0)
+            while True:
+                signal.pause()
         seen = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
         found = {"getpid": os.getpid(), "getppid": os.getppid(), "processes in /proc": seen, "namespace": identity("pid")}
         os.write(answer, json.dumps(found).encode())
-        os.read(ask, 1)
+        os.read(ask, 1)  # its end: the parent has seen enough, or is dead
         os._exit(0)  # takes the child with it: the kernel kills what is left in the namespace
 
     def outside() -> Account:
@@ -166,7 +168,7 @@ def pid() -> Account:
         # Only init's words end this wait: were it dead, the pipe would be at its end and the answer empty.
         found = json.loads(os.read(answered, 4096) or b"{}")
         pids = proc.status(child).get("NSpid", "").split()
-        os.write(asked, b"x" if found else b"")
+        os.close(asked)
         os.waitpid(child, 0)
         everyone_died = bool(select.select([dead], [], [], 5)[0]) and os.read(dead, 1) == b""
         return {
@@ -196,9 +198,8 @@ def mount() -> Account:
 
 
 def write_new(path: str) -> None:
-    """Make a small file."""
-    with open(path, "w", encoding="ascii") as file:
-        file.write("x")
+    """Make an empty file (by a plain call: a child that became somebody else may be unable to read Python's own library)."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
 
 def propagation(place: str) -> dict[str, bool]:
@@ -255,11 +256,11 @@ def user() -> Account:
 
         def inside() -> Account:
             if os.geteuid() == 0:
-                # Nothing that follows needs root, so root becomes nobody for it.
-                os.chown(place, NOBODY, NOBODY)
+                # Nothing that follows needs root, so root becomes an ordinary user for it.
+                os.chown(place, STRANGER, STRANGER)
                 os.setgroups([])
-                os.setresgid(NOBODY, NOBODY, NOBODY)
-                os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.setresgid(STRANGER, STRANGER, STRANGER)
+                os.setresuid(STRANGER, STRANGER, STRANGER)
                 # A process that changed its ids is not dumpable, and then its /proc files, the maps too, are root's (prctl(2)).
                 kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
             uid, gid = os.geteuid(), os.getegid()

@@ -65,8 +65,8 @@ RUN_FLAGS = (
     _flag("--cap-add", "grant a capability (ALL: every one)", "CAP", "list", group=SECURITY),
     _flag("--cap-drop", "take a capability away (ALL: every one)", "CAP", "list", group=SECURITY),
     _flag(
-        "--security-opt", "seccomp=FILE|unconfined, no-new-privileges[=false]", "OPTION", "list",
-        values="seccomp=unconfined no-new-privileges no-new-privileges=false", group=SECURITY,
+        "--security-opt", "seccomp=FILE|compat|unconfined, no-new-privileges[=false]", "OPTION", "list",
+        values="seccomp=compat seccomp=unconfined no-new-privileges no-new-privileges=false", group=SECURITY,
     ),
     _flag("--privileged", "every capability and device-less confinement off: no sandbox", group=SECURITY),
     _flag("--sysctl", "a kernel setting of its namespaces", "NAME=VALUE", "list", group=SECURITY),

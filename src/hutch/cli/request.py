@@ -148,7 +148,7 @@ def security(items: list[str] | tuple[str, ...]) -> tuple[str, bool]:
     for item in items:
         name, _, value = item.replace(":", "=", 1).partition("=")
         if name == "seccomp":
-            seccomp = value if value in ("default", "unconfined", "builtin") else os.path.abspath(value)
+            seccomp = value if value in ("default", "compat", "unconfined", "builtin") else os.path.abspath(value)
             seccomp = "default" if seccomp == "builtin" else seccomp
         elif name == "no-new-privileges":
             protected = value in ("", "true", "1")

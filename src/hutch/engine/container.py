@@ -101,7 +101,8 @@ class Container:
         mounts (`Bind`, `Tmpfs`, or "/host:/container:ro"), tmpfs, devices, readonly, shm_size,
         upper ("tmpfs" or "disk": where changes live), upper_size;
         network ("none" or "host"), pid, ipc, uts ("private" or "host"), userns ("auto", "private", "single", "host");
-        capabilities (exactly these), cap_add, cap_drop, seccomp ("default", "unconfined", or a profile's path),
+        capabilities (exactly these), cap_add, cap_drop, seccomp ("default", "compat": 32-bit programs too, "unconfined", or a
+        profile's path),
         no_new_privileges, privileged, sysctls, time_offsets (seconds by clock), init, entrypoint, cgroup_parent, systemd.
     """
 

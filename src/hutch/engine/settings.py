@@ -249,10 +249,11 @@ def seccomp_of(s: Settings) -> oci.Seccomp | None:
     if s.privileged or s.seccomp == "unconfined":
         return None
     caps = capability_set(s)
-    if s.seccomp in ("default", ""):
-        if caps not in _profiles:
-            _profiles[caps] = default_profile(caps)
-        return _profiles[caps]
+    if s.seccomp in ("default", "compat", ""):
+        key = (s.seccomp, *caps)
+        if key not in _profiles:
+            _profiles[key] = default_profile(caps, compat=s.seccomp == "compat")
+        return _profiles[key]
     from hutch.engine.profiles import load
 
     return load(s.seccomp, caps)
