@@ -23,5 +23,5 @@ hutch run --cgroup-manager systemd -m 64m host python3 -c 'bytearray(300 << 20)'
 sleep 1
 sleep 1
 echo "left: $(find $tree -name 'hutch-*.scope' | wc -l)"
-kill $manager; wait $manager 2>/dev/null || true
+kill -KILL $manager; wait $manager 2>/dev/null || true; pkill -KILL -u $user || true
 for _ in $(seq 50); do find $tree -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null; rmdir $tree 2>/dev/null && break; sleep .2; done

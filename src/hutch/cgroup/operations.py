@@ -49,11 +49,13 @@ def operations(
     own_pid_namespace: bool = True,
     accounting: bool = True,
     scope: str = "",
+    privileged: bool = True,
 ) -> CgroupOperations:
     """The operations that make the cgroup `name` (``/hutch-ID``), set it and enter it, and their inverses.
 
     `scope` is the path of a systemd scope (below cgroup2's mount) that the owner starts when it is asked.
 
+    Without `privileged`, v2's parent is one that was delegated, and has what was enabled for its children.
     `keep`: the directory outlives the process. Without `accounting`, v1 gets no more than the controllers of the limits.
 
     Raises UnsupportedError when a limit needs a controller that this host
@@ -66,7 +68,7 @@ def operations(
     if scope:
         return _systemd(scope, resources, layout)
     if layout.mode == "v2":
-        return _v2(name, resources, layout, keep, own_pid_namespace)
+        return _v2(name, resources, layout, keep, privileged)
     return _v1(name, resources, layout, keep, own_pid_namespace, accounting)
 
 
@@ -158,21 +160,29 @@ def _missing(controller: str, origin: str) -> UnsupportedError:
     )
 
 
-def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_pids: bool) -> CgroupOperations:
+def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, privileged: bool) -> CgroupOperations:
     settings = v2_settings(resources)
-    at_root = layout.v2_path == "/" or name.startswith("//")
-    parent = layout.v2_mount + name.rpartition("/")[0]
-    available = layout.v2_controllers if at_root else layout.v2_own_subtree
+    above, _, leaf = name.rpartition("/")
+    available = layout.v2_controllers if privileged else layout.v2_own_subtree
     for setting in settings:
-        if setting.controller not in available and setting.controller not in ("memory", "cgroup"):
+        if setting.controller not in available:
             raise _missing(setting.controller, setting.origin)
-        if setting.controller == "memory" and "memory" not in available:
-            raise _missing("memory", setting.origin)
     before: list[ops.Operation] = []
     wanted = list(dict.fromkeys([*(c for c in V2_ALWAYS if c in available), *(s.controller for s in settings)]))
-    for controller in wanted:
-        if at_root and controller not in layout.v2_root_subtree:
-            before.append(ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources"))
+    parent = layout.v2_mount
+    if privileged:
+        # a controller must be enabled in every ancestor, from the root down
+        for part in ["", *(p for p in above.split("/") if p)]:
+            if part:
+                parent = f"{parent}/{part}"
+                before.append(ops.HostDirectory(path=parent, exist_ok=True, origin="linux.cgroupsPath"))
+            before += [
+                ops.HostWrite(path=f"{parent}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources")
+                for controller in wanted
+                if part or controller not in layout.v2_root_subtree
+            ]
+    else:
+        parent = f"{layout.v2_mount}{above}"
     directory = f"{parent}/{name.rpartition('/')[2]}"
     into = slot("cgroup")
     before.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))

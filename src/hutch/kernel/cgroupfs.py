@@ -20,8 +20,9 @@ class CgroupLayout(Record):
     """The host's control groups.
 
     `mode` is "v2", "v1", "hybrid" (v1 controllers, and v2 beside them) or "none". `v2_mount` is where v2 is mounted;
-    `v2_controllers` are those it has at its root; `v2_path` is this process's place in it; `v2_subtree` are the
-    controllers already enabled for the children of that place's nearest usable ancestor.
+    `v2_controllers` are those it has at its root. `v2_path` is where this user may make cgroups: this process's own place, or
+    its parent, where that is the user's too and has controllers enabled for its children (a cgroup that holds processes
+    can enable none for children of its own); `v2_own_subtree` are those, and `v2_writable` tells whether it is so.
     """
 
     mode: str
@@ -46,6 +47,10 @@ def _words(path: str) -> tuple[str, ...]:
         return ()
 
 
+def _writable(place: str) -> bool:
+    return os.access(place, os.W_OK) and os.access(f"{place}/cgroup.procs", os.W_OK)
+
+
 def detect(mounts: tuple[MountInfo, ...], cgroups: str) -> CgroupLayout:
     """The layout from /proc/self/mountinfo and the text of /proc/self/cgroup."""
     own = parse_cgroups(cgroups)
@@ -62,6 +67,9 @@ def detect(mounts: tuple[MountInfo, ...], cgroups: str) -> CgroupLayout:
         return CgroupLayout(mode="v1" if v1 else "none", v1=tuple(v1))
     path = own.get("", "/")
     place = v2_mount + path.rstrip("/")
+    above = path.rpartition("/")[0] or "/"
+    if above != "/" and not _words(f"{place}/cgroup.subtree_control") and _writable(v2_mount + above):
+        path, place = above, v2_mount + above
     return CgroupLayout(
         mode="hybrid" if v1 else "v2",
         v1=tuple(v1),
@@ -70,5 +78,5 @@ def detect(mounts: tuple[MountInfo, ...], cgroups: str) -> CgroupLayout:
         v2_controllers=_words(f"{v2_mount}/cgroup.controllers"),
         v2_root_subtree=_words(f"{v2_mount}/cgroup.subtree_control"),
         v2_own_subtree=_words(f"{place}/cgroup.subtree_control"),
-        v2_writable=os.access(place, os.W_OK) and os.access(f"{place}/cgroup.procs", os.W_OK),
+        v2_writable=_writable(place),
     )

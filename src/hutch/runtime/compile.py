@@ -43,7 +43,8 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     _names(b)
     b.container.append(ops.Wait(barrier=1))
     identity.become_root(b)
-    b.container.append(ops.Propagation(kind=_propagation(config)[0], origin="linux.rootfsPropagation"))
+    # private whatever is asked for: pivot_root refuses shared mounts, and the new root gets its propagation afterwards
+    b.container.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
     rootfs.build(b)
     mounts.build(b)
     if not any(isinstance(op, ops.Wait) and op.barrier == 2 for op in b.container):
@@ -157,7 +158,7 @@ def _cgroup(b: Builder) -> CgroupOperations:
         return _no_cgroup(b, resources)
     if not f.privileged and f.cgroups.v2_path != "/" and not b.config.linux.cgroups_path:
         name = f"{f.cgroups.v2_path.rstrip('/')}{name}"
-    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting)
+    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting, privileged=f.privileged)
 
 
 def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hutch.errors import ConfigError
 from hutch.oci.config import Device, IdMapping, Mount
 from hutch.plan import ops
-from hutch.plan.ops import Slot, slot
+from hutch.plan.ops import ATIME_MASK, Slot, slot
 from hutch.runtime.builder import Builder
 from hutch.runtime.options import MountOptions, parse
 from hutch.runtime.rootfs import BASE, ROOT, USERNS
@@ -185,22 +185,24 @@ def _bind(b: Builder, origin: str, mount: Mount, options: MountOptions, target: 
     into = slot(f"bind-{origin[7:-1]}")
     idmap = _idmap_slot(b, origin, mount, options)
     lane = b.lane_for_trees()
-    recursive_attributes = options.recursive_attributes
+    # What is asked of every mount below goes with the clone; what is asked of the top one alone follows, if they differ.
+    everywhere = bool(options.recursive_attributes or options.recursive_clear or options.idmap == "ridmap")
     lane.append(
         ops.OpenTree(
             path=source,
             recursive=options.recursive,
-            set_attributes=recursive_attributes or (0 if options.recursive and options.attributes else options.attributes),
-            clear_attributes=options.recursive_clear if recursive_attributes or options.recursive_clear else 0,
-            attributes_recursive=bool(recursive_attributes or options.recursive_clear or options.idmap == "ridmap"),
+            set_attributes=options.recursive_attributes if everywhere else options.attributes,
+            clear_attributes=options.recursive_clear if everywhere else options.clear & ATIME_MASK,
+            attributes_recursive=everywhere,
             idmap=idmap,
             into=into,
             origin=origin,
         )
     )
     b.container.append(_attach(into, target, origin, source, make="like"))
-    if options.recursive and options.attributes and not recursive_attributes:
-        b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=options.attributes, origin=origin))
+    if everywhere and options.attributes:
+        change = {"set_attributes": options.attributes, "clear_attributes": options.clear & ATIME_MASK}
+        b.container.append(ops.SetAttributes(root=ROOT, path=target, origin=origin, **change))
     _propagation(b, origin, target, options)
 
 
