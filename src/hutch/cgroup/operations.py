@@ -183,7 +183,7 @@ def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, privi
             ]
     else:
         parent = f"{layout.v2_mount}{above}"
-    directory = f"{parent}/{name.rpartition('/')[2]}"
+    directory = f"{parent}/{leaf}"
     into = slot("cgroup")
     before.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
     before.append(ops.Open(path=directory, flags=O_PATH_DIRECTORY & ~0o10000000, into=into, origin="linux.cgroupsPath"))

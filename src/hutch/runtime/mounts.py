@@ -201,8 +201,8 @@ def _bind(b: Builder, origin: str, mount: Mount, options: MountOptions, target: 
     )
     b.container.append(_attach(into, target, origin, source, make="like"))
     if everywhere and options.attributes:
-        change = {"set_attributes": options.attributes, "clear_attributes": options.clear & ATIME_MASK}
-        b.container.append(ops.SetAttributes(root=ROOT, path=target, origin=origin, **change))
+        clear = options.clear & ATIME_MASK
+        b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=options.attributes, clear_attributes=clear, origin=origin))
     _propagation(b, origin, target, options)
 
 
