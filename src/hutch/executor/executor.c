@@ -9,7 +9,7 @@
 #include "mounts.h"
 #include "process.h"
 
-enum { /* hutch/plan/ops.py has the same numbers, and a test compares them */
+enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
     MAKE_DIRECTORY = 9, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14,
     HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,

@@ -1,0 +1,101 @@
+"""The operations of a plan: each a frozen record that can encode itself for the executor and describe itself to a person.
+
+The numbers in `code` are the executor's (executor/executor.c). Every operation carries `origin`, the place in the
+configuration that it comes from, such as ``mounts[3]``. What is known only when the plan runs is a `Slot`: a name that one
+operation assigns and later ones use.
+"""
+
+from __future__ import annotations
+
+from hutch.plan.ops.base import (
+    ATIME_MASK as ATIME_MASK,
+    ATTRIBUTES as ATTRIBUTES,
+    MS_REC as MS_REC,
+    NAMESPACES as NAMESPACES,
+    NOSYMFOLLOW as NOSYMFOLLOW,
+    PROPAGATION as PROPAGATION,
+    RESOLVE_BENEATH as RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT as RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS as RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS as RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV as RESOLVE_NO_XDEV,
+    Operation as Operation,
+    Slot as Slot,
+    attribute_names as attribute_names,
+    namespace_names as namespace_names,
+    slot as slot,
+)
+from hutch.plan.ops.host import (
+    CallOwner as CallOwner,
+    Clone as Clone,
+    DeviceProgram as DeviceProgram,
+    ExitFile as ExitFile,
+    Export as Export,
+    HostDirectory as HostDirectory,
+    HostRecord as HostRecord,
+    HostWrite as HostWrite,
+    Inherit as Inherit,
+    KillAtExit as KillAtExit,
+    Log as Log,
+    MapHelper as MapHelper,
+    OpenNamespace as OpenNamespace,
+    ProcWrite as ProcWrite,
+    ReadAtExit as ReadAtExit,
+    WritePid as WritePid,
+)
+from hutch.plan.ops.mounts import (
+    Attach as Attach,
+    CopyUp as CopyUp,
+    Mask as Mask,
+    Pivot as Pivot,
+    Propagation as Propagation,
+    ReadOnly as ReadOnly,
+    SetAttributes as SetAttributes,
+)
+from hutch.plan.ops.process import (
+    Affinity as Affinity,
+    Capabilities as Capabilities,
+    ChangeDirectory as ChangeDirectory,
+    CloseDescriptors as CloseDescriptors,
+    DomainName as DomainName,
+    EnterCgroup as EnterCgroup,
+    Execute as Execute,
+    FindProgram as FindProgram,
+    Hostname as Hostname,
+    Init as Init,
+    IoPriority as IoPriority,
+    Keyring as Keyring,
+    Loopback as Loopback,
+    NewSession as NewSession,
+    NoNewPrivileges as NoNewPrivileges,
+    ParentDeath as ParentDeath,
+    Personality as Personality,
+    Protect as Protect,
+    Scheduler as Scheduler,
+    Seccomp as Seccomp,
+    SetIds as SetIds,
+    Stdio as Stdio,
+    Terminal as Terminal,
+    Umask as Umask,
+    Unshare as Unshare,
+    WriteAt as WriteAt,
+)
+from hutch.plan.ops.shared import (
+    NODE_TYPES as NODE_TYPES,
+    RLIMITS as RLIMITS,
+    Join as Join,
+    MakeDirectory as MakeDirectory,
+    MakeFile as MakeFile,
+    MakeFilesystem as MakeFilesystem,
+    MakeNode as MakeNode,
+    MakeSymlink as MakeSymlink,
+    Open as Open,
+    OpenAt as OpenAt,
+    OpenTree as OpenTree,
+    Pipe as Pipe,
+    ResourceLimit as ResourceLimit,
+    SetXattr as SetXattr,
+    Signal as Signal,
+    Wait as Wait,
+    device_number as device_number,
+)

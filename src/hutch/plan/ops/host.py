@@ -1,0 +1,280 @@
+"""Operations of the host lane: what the executor's outer process does on the host, with inverses."""
+
+from __future__ import annotations
+
+from hutch.plan.ops.base import Operation, Slot, namespace_names, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hutch.plan.ops.base import Argument
+
+
+class HostDirectory(Operation):
+    """mkdir(2) on the host. Its inverse removes the directory: `undo` is "", "rmdir" (a cgroup) or "tree"."""
+
+    code = 20
+    lanes = "host"
+    path: str
+    mode: int = 0o755
+    uid: int = -1
+    gid: int = -1
+    undo: str = ""
+    exist_ok: bool = False
+    userns: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        undo = ("", "rmdir", "tree").index(self.undo)
+        return (self.path, self.mode, self.uid, self.gid, undo, self.exist_ok, self.userns)
+
+    def uses(self) -> tuple[Slot, ...]:
+        return ()  # the user namespace serves the inverse alone
+
+    def describe(self) -> str:
+        inverse = {"": "kept", "rmdir": "undo: rmdir", "tree": "undo: remove the tree"}[self.undo]
+        return f"make host directory {self.path} ({inverse})"
+
+
+class HostWrite(Operation):
+    """Open a host's file and write it at once: a cgroup's key, or a file of the container's record.
+
+    `tolerated` is an errno that counts as success: a key that this kernel lacks and the request can live without.
+    """
+
+    code = 21
+    lanes = "host"
+    path: str
+    data: str | bytes
+    create: bool = False
+    tolerated: int = 0
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.data, 0o1000 | 0o100 if self.create else 0, self.tolerated)
+
+    def describe(self) -> str:
+        return f"write {shown(self.data)} to {self.path}"
+
+
+class HostRecord(Operation):
+    """Write the container's record and lock it: the executor holds the lock until it ends, which tells living from dead."""
+
+    code = 22
+    lanes = "host"
+    path: str
+    data: str
+    into: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.data, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        return f"write and lock the record {self.path}"
+
+
+class Clone(Operation):
+    """clone3(2): the container lane begins, in new namespaces, and in a v2 cgroup when `cgroup` is given."""
+
+    code = 23
+    lanes = "host"
+    flags: int
+    into: Slot
+    cgroup: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.flags, self.cgroup, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        into = f" into cgroup {self.cgroup}" if self.cgroup else ""
+        return f"clone the container's process{into} with new namespaces: {namespace_names(self.flags)}"
+
+
+class ProcWrite(Operation):
+    """Write a file of the container's process under /proc."""
+
+    code = 24
+    lanes = "host"
+    name: str
+    data: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name, self.data)
+
+    def describe(self) -> str:
+        return f"write {shown(self.data)} to the process's {self.name}"
+
+
+class MapHelper(Operation):
+    """newuidmap(1) or newgidmap(1): a mapping over subordinate ids for a user without privileges."""
+
+    code = 25
+    lanes = "host"
+    program: str
+    numbers: tuple[int, ...]
+
+    def arguments(self) -> Iterable[Argument]:
+        return (1 + len(self.numbers), self.program, *(str(n) for n in self.numbers))
+
+    def describe(self) -> str:
+        return f"run {self.program} PID {' '.join(map(str, self.numbers))}"
+
+
+class OpenNamespace(Operation):
+    """Open a namespace of the container's process, such as ``ns/user``."""
+
+    code = 26
+    lanes = "host"
+    name: str
+    into: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        return f"open the process's {self.name} as {self.into}"
+
+
+class DeviceProgram(Operation):
+    """Load and attach an eBPF program that decides on the cgroup's device accesses (v2)."""
+
+    code = 27
+    lanes = "host"
+    cgroup: Slot
+    program: bytes
+    summary: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.cgroup, self.program)
+
+    def describe(self) -> str:
+        return f"attach an eBPF device filter of {len(self.program) // 8} instructions to {self.cgroup}: {self.summary}"
+
+
+class ReadAtExit(Operation):
+    """Nothing now; when the container has ended, the file's content goes to the owner under `tag`."""
+
+    code = 28
+    lanes = "host"
+    path: str
+    tag: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.tag)
+
+    def describe(self) -> str:
+        return f"at the end, read {self.path}"
+
+
+class KillAtExit(Operation):
+    """Nothing now; when the container ends, whatever still lives in its cgroup is killed."""
+
+    code = 29
+    lanes = "host"
+    path: str
+    kill_file: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.kill_file)
+
+    def describe(self) -> str:
+        return f"at the end, kill what lives in {self.path.rpartition('/')[0]}"
+
+
+class WritePid(Operation):
+    """Add the container's and the executor's pid to the record."""
+
+    code = 30
+    lanes = "host"
+    record: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.record,)
+
+    def describe(self) -> str:
+        return f"add the pids to {self.record}"
+
+
+class CallOwner(Operation):
+    """Ask the owner to do what needs more than a system call (a bus message), and wait for its answer."""
+
+    code = 31
+    lanes = "host"
+    request: str
+
+    def describe(self) -> str:
+        return f"ask the owner: {self.request}"
+
+
+class Inherit(Operation):
+    """A descriptor that the owner handed to the executor."""
+
+    code = 32
+    lanes = "host"
+    into: Slot
+    number: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.into, self.number)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        return f"take descriptor {self.number} from the owner as {self.into}"
+
+
+class Export(Operation):
+    """Hand a slot's descriptor to the owner once the container runs."""
+
+    code = 33
+    lanes = "host"
+    value: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.value,)
+
+    def uses(self) -> tuple[Slot, ...]:
+        return ()  # it is filled by the time it is sent
+
+    def describe(self) -> str:
+        return f"hand {self.value} to the owner when the container runs"
+
+
+class Log(Operation):
+    """Detached: keep what the container writes in a file of at most `limit` bytes, begun anew when it is full."""
+
+    code = 34
+    lanes = "host"
+    path: str
+    limit: int
+    sources: tuple[Slot, ...]
+
+    def arguments(self) -> Iterable[Argument]:
+        padded = self.sources + (None,) * (3 - len(self.sources))
+        return (self.path, self.limit, *padded)
+
+    def describe(self) -> str:
+        return f"keep the output in {self.path} (at most {self.limit} bytes)"
+
+
+class ExitFile(Operation):
+    """Detached: write the wait status to a file when the container has ended."""
+
+    code = 35
+    lanes = "host"
+    path: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path,)
+
+    def describe(self) -> str:
+        return f"at the end, write the exit status to {self.path}"

@@ -1,0 +1,129 @@
+"""Operations of the container lane on its mounts. Paths are resolved inside the root, by the kernel, when they run."""
+
+from __future__ import annotations
+
+from hutch.plan.ops.base import ATIME_MASK, MS_REC, PROPAGATION, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hutch.plan.ops.base import Argument
+
+
+class Propagation(Operation):
+    """The propagation of every mount in the new namespace, before anything is mounted."""
+
+    code = 41
+    kind: str
+    recursive: bool = True
+
+    def arguments(self) -> Iterable[Argument]:
+        return (PROPAGATION[self.kind] | (MS_REC if self.recursive else 0),)
+
+    def describe(self) -> str:
+        return f"make / {self.kind}{' recursively' if self.recursive else ''}"
+
+
+class Attach(Operation):
+    """move_mount(2): attach a detached mount on a path below `root`, resolved inside it.
+
+    `make` is what to create if the path is missing: "", "directory", "file", or "like" the source.
+    """
+
+    code = 42
+    mount: Slot
+    root: Slot
+    path: str
+    make: str = "directory"
+    no_symlinks: bool = False
+    summary: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        make = ("", "directory", "file", "like").index(self.make)
+        return (self.mount, self.root, self.path, make, RESOLVE_NO_SYMLINKS if self.no_symlinks else 0)
+
+    def describe(self) -> str:
+        return f"attach {self.summary or self.mount} on {self.path or '/'} in {self.root}"
+
+
+class SetAttributes(Operation):
+    """mount_setattr(2) on a path inside `root`."""
+
+    code = 43
+    root: Slot
+    path: str
+    set_attributes: int = 0
+    clear_attributes: int = 0
+    propagation: int = 0
+    recursive: bool = False
+
+    def arguments(self) -> Iterable[Argument]:
+        yield from (self.root, self.path, self.set_attributes, self.clear_attributes, self.propagation, self.recursive)
+
+    def describe(self) -> str:
+        words = attribute_names(self.set_attributes)
+        words += ["-" + name for name in attribute_names(self.clear_attributes & ~ATIME_MASK)]
+        words += [name for name, bit in PROPAGATION.items() if self.propagation & bit]
+        return f"set {self.path or '/'} in {self.root} to {','.join(words)}{' recursively' if self.recursive else ''}"
+
+
+class Pivot(Operation):
+    """pivot_root(2), and detach the host's tree, with the `stacked` mounts that the plan left on the host's own ``/``."""
+
+    code = 44
+    root: Slot
+    stacked: int = 0
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.root, self.stacked)
+
+    def describe(self) -> str:
+        return f"pivot_root to {self.root} and detach the old root"
+
+
+class Mask(Operation):
+    """Cover a path: a directory with an empty one, a file with /dev/null. A path that does not exist is left."""
+
+    code = 45
+    root: Slot
+    path: str
+    empty: Slot
+    null: Slot
+    no_symlinks: bool = False
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.root, self.empty, self.null, self.path, RESOLVE_NO_SYMLINKS if self.no_symlinks else 0)
+
+    def describe(self) -> str:
+        return f"mask {self.path} in {self.root}"
+
+
+class ReadOnly(Operation):
+    """Bind a path over itself, read-only. A path that does not exist is left."""
+
+    code = 46
+    root: Slot
+    path: str
+    no_symlinks: bool = False
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.root, self.path, RESOLVE_NO_SYMLINKS if self.no_symlinks else 0)
+
+    def describe(self) -> str:
+        return f"make {self.path} in {self.root} read-only"
+
+
+class CopyUp(Operation):
+    """Copy what the image has at a path into the tmpfs that will cover it."""
+
+    code = 72
+    root: Slot
+    into: Slot
+    path: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.root, self.into, self.path)
+
+    def describe(self) -> str:
+        return f"copy {self.path} in {self.root} up into {self.into}"

@@ -1,0 +1,377 @@
+"""Operations of the container lane on its process: names, ids, capabilities, limits, terminal, filter, program."""
+
+from __future__ import annotations
+
+from hutch.plan.ops.base import Operation, Slot, namespace_names, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hutch.plan.ops.base import Argument
+
+
+class SetIds(Operation):
+    """setgroups(2), setresgid(2), setresuid(2). `groups` None: left as they are (the kernel denies setgroups)."""
+
+    code = 40
+    uid: int
+    gid: int
+    groups: tuple[int, ...] | None = ()
+
+    def arguments(self) -> Iterable[Argument]:
+        groups = self.groups or ()
+        return (self.uid, self.gid, self.groups is not None, len(groups), *groups)
+
+    def describe(self) -> str:
+        groups = f", groups {','.join(map(str, self.groups))}" if self.groups else ""
+        return f"become uid {self.uid}, gid {self.gid}{groups}"
+
+
+class Hostname(Operation):
+    """sethostname(2)."""
+
+    code = 47
+    name: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name,)
+
+    def describe(self) -> str:
+        return f"set the host name to {self.name}"
+
+
+class DomainName(Operation):
+    """setdomainname(2)."""
+
+    code = 48
+    name: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name,)
+
+    def describe(self) -> str:
+        return f"set the NIS domain name to {self.name}"
+
+
+class WriteAt(Operation):
+    """Write a file below a directory's descriptor without following a link or leaving the file system: /proc/sys."""
+
+    code = 49
+    base: Slot
+    path: str
+    data: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.base, self.path, self.data)
+
+    def describe(self) -> str:
+        return f"write {shown(self.data)} to {self.path} in {self.base}"
+
+
+class Loopback(Operation):
+    """Bring the loopback interface up."""
+
+    code = 50
+
+    def describe(self) -> str:
+        return "bring lo up"
+
+
+class Unshare(Operation):
+    """unshare(2), for namespaces that begin after the clone: cgroup (its root is where the process is) and time."""
+
+    code = 51
+    flags: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.flags,)
+
+    def describe(self) -> str:
+        return f"unshare namespaces: {namespace_names(self.flags)}"
+
+
+class EnterCgroup(Operation):
+    """Move into a cgroup: the process itself, late, so that the set-up is not charged to the container."""
+
+    code = 52
+    tasks: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.tasks,)
+
+    def describe(self) -> str:
+        return f"enter cgroup {self.tasks}"
+
+
+class Keyring(Operation):
+    """keyctl(2): a session keyring of the container's own."""
+
+    code = 53
+    name: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name,)
+
+    def describe(self) -> str:
+        return f"join a new session keyring {self.name}"
+
+
+class NewSession(Operation):
+    """setsid(2)."""
+
+    code = 54
+
+    def describe(self) -> str:
+        return "start a new session"
+
+
+class Terminal(Operation):
+    """A pseudoterminal from the container's own devpts, as controlling terminal and standard streams."""
+
+    code = 55
+    devpts: Slot
+    master: Slot
+    peer: Slot
+    rows: int = 0
+    columns: int = 0
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.devpts, self.master, self.rows, self.columns, self.peer)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.master, self.peer)
+
+    def describe(self) -> str:
+        size = f" of {self.columns} by {self.rows}" if self.rows else ""
+        return f"open a terminal{size}: master {self.master}, standard streams on {self.peer}"
+
+
+class Stdio(Operation):
+    """dup2(2) descriptors onto the standard streams; None leaves one as it is."""
+
+    code = 56
+    stdin: Slot | None = None
+    stdout: Slot | None = None
+    stderr: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.stdin, self.stdout, self.stderr)
+
+    def describe(self) -> str:
+        named = (("stdin", self.stdin), ("stdout", self.stdout), ("stderr", self.stderr))
+        return "set " + ", ".join(f"{name} to {value}" for name, value in named if value)
+
+
+class CloseDescriptors(Operation):
+    """close_range(2): unshare the descriptor table and let execve(2) close all but stdio and `preserve` more."""
+
+    code = 57
+    preserve: int = 0
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.preserve,)
+
+    def describe(self) -> str:
+        return f"close every descriptor from {3 + self.preserve} on at exec"
+
+
+class Capabilities(Operation):
+    """Bounding set, KEEPCAPS, the three sets, the ambient set: masks, bit N for capability N; None leaves a set."""
+
+    code = 58
+    bounding: int | None = None
+    keep: bool = False
+    effective: int | None = None
+    permitted: int = 0
+    inheritable: int = 0
+    ambient: int | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        parts = (self.bounding is not None) | (self.effective is not None) << 1 | (self.ambient is not None) << 2
+        yield from (parts | self.keep << 3, self.bounding or 0, self.effective or 0, self.permitted)
+        yield from (self.inheritable, self.ambient or 0)
+
+    def describe(self) -> str:
+        words = []
+        if self.bounding is not None:
+            words.append(f"bounding={self.bounding:#x}")
+        if self.effective is not None:
+            words.append(f"effective={self.effective:#x} permitted={self.permitted:#x} inheritable={self.inheritable:#x}")
+        if self.ambient is not None:
+            words.append(f"ambient={self.ambient:#x}")
+        if self.keep:
+            words.append("kept over the change of user")
+        return "set capabilities " + ", ".join(words)
+
+
+class NoNewPrivileges(Operation):
+    """prctl(2) PR_SET_NO_NEW_PRIVS."""
+
+    code = 59
+
+    def describe(self) -> str:
+        return "set no_new_privs"
+
+
+class Seccomp(Operation):
+    """seccomp(2): a filter in classic BPF."""
+
+    code = 60
+    program: bytes
+    flags: int = 0
+    summary: str = ""
+    listener: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.flags, self.listener, self.program)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.listener,) if self.listener else ()
+
+    def describe(self) -> str:
+        return f"install a seccomp filter of {len(self.program) // 8} instructions{f' ({self.summary})' if self.summary else ''}"
+
+
+class Umask(Operation):
+    """umask(2)."""
+
+    code = 61
+    mask: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.mask,)
+
+    def describe(self) -> str:
+        return f"set the umask to {self.mask:04o}"
+
+
+class ChangeDirectory(Operation):
+    """chdir(2), and proof that the place lies inside the root."""
+
+    code = 62
+    path: str
+    make: bool = False
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.make)
+
+    def describe(self) -> str:
+        return f"change directory to {self.path}{', made if missing' if self.make else ''}"
+
+
+class Personality(Operation):
+    """personality(2)."""
+
+    code = 63
+    persona: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.persona,)
+
+    def describe(self) -> str:
+        return f"set the personality to {self.persona:#x}"
+
+
+class Scheduler(Operation):
+    """sched_setattr(2), with the kernel's struct sched_attr."""
+
+    code = 64
+    attributes: bytes
+    summary: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.attributes,)
+
+    def describe(self) -> str:
+        return f"schedule as {self.summary}"
+
+
+class IoPriority(Operation):
+    """ioprio_set(2)."""
+
+    code = 65
+    value: int
+    summary: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.value,)
+
+    def describe(self) -> str:
+        return f"set the I/O priority to {self.summary}"
+
+
+class Affinity(Operation):
+    """sched_setaffinity(2): a mask of CPUs, least significant first."""
+
+    code = 66
+    mask: bytes
+    summary: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.mask,)
+
+    def describe(self) -> str:
+        return f"run on CPUs {self.summary}"
+
+
+class FindProgram(Operation):
+    """Choose the first candidate that can be executed, before the filter is on, so that a failure can be explained."""
+
+    code = 67
+    candidates: tuple[str, ...]
+
+    def arguments(self) -> Iterable[Argument]:
+        return (len(self.candidates), *self.candidates)
+
+    def describe(self) -> str:
+        return f"find the program: {', '.join(self.candidates)}"
+
+
+class Execute(Operation):
+    """execve(2): the container's lane ends, its program begins."""
+
+    code = 68
+    argv: tuple[str, ...]
+    environment: tuple[str, ...]
+
+    def arguments(self) -> Iterable[Argument]:
+        return (len(self.argv), len(self.environment), *self.argv, *self.environment)
+
+    def describe(self) -> str:
+        return f"execute {' '.join(self.argv)} with {len(self.environment)} variables"
+
+
+class Init(Operation):
+    """Stay as PID 1: adopt, reap, pass signals on. With a child, that child goes on to the program."""
+
+    code = 69
+    child: bool
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.child,)
+
+    def describe(self) -> str:
+        return "stay as PID 1, which reaps and passes signals on" + (", and start a child" if self.child else "")
+
+
+class ParentDeath(Operation):
+    """PR_SET_PDEATHSIG, set again here because a change of ids or capabilities clears it."""
+
+    code = 70
+    signal: int = 9
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.signal,)
+
+    def describe(self) -> str:
+        return f"die by signal {self.signal} with the executor"
+
+
+class Protect(Operation):
+    """PR_SET_DUMPABLE 0: nothing in a container that this process joins can look into it."""
+
+    code = 71
+
+    def describe(self) -> str:
+        return "hide this process from debuggers"
