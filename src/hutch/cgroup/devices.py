@@ -33,12 +33,31 @@ def program(rules: tuple[DeviceRule, ...]) -> bytes:
         instruction(LDX_W, 4, 1, 4),  # r4 = major
         instruction(LDX_W, 5, 1, 8),  # r5 = minor
     ]
-    for rule in reversed(rules):
+    for rule in reversed(_merged(rules)):
         code += _rule(rule)
         if rule.type in (None, "a", "") and _all_access(rule):
             return b"".join(code)  # nothing before it can matter
     code += [instruction(MOV_IMM, 0, immediate=0), instruction(EXIT)]
     return b"".join(code)
+
+
+def _merged(rules: tuple[DeviceRule, ...]) -> list[DeviceRule]:
+    """v1 adds the accesses of rules for one device up: ``r`` and then ``w`` allow an open for both."""
+    out: list[DeviceRule] = []
+    for rule in rules:
+        for i in range(len(out) - 1, -1, -1):
+            other = out[i]
+            if other.allow != rule.allow:
+                break
+            if (other.type, other.major, other.minor) == (rule.type, rule.major, rule.minor):
+                out[i] = other.replace(access="".join(sorted(set((other.access or "rwm") + (rule.access or "rwm")))))
+                break
+        else:
+            out.append(rule)
+            continue
+        if out[i].allow != rule.allow:
+            out.append(rule)
+    return out
 
 
 def _all_access(rule: DeviceRule) -> bool:

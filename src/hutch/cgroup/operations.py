@@ -61,6 +61,7 @@ def operations(
     Raises UnsupportedError when a limit needs a controller that this host
     has not, and ConfigError for a limit that cannot be meant.
     """
+    name = f"/{name.lstrip('/')}"
     if layout.mode == "none":
         if needed(resources):
             raise UnsupportedError("limits: this host has no control groups mounted", "mount cgroup2 on /sys/fs/cgroup")
@@ -88,8 +89,6 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     for setting in list(settings):
         if layout.controller(setting.controller) is None:
             settings.remove(setting)
-            if setting.controller == "devices":
-                continue
             if setting.controller == "hugetlb" and "hugetlb" in layout.v2_controllers:
                 hybrid.append(setting.replace(key=setting.key.replace(".limit_in_bytes", ".max")))
             else:

@@ -120,14 +120,22 @@ def _blkio(block_io: BlockIo, where: str) -> list[Setting]:
     def add(key: str, value: object, field: str) -> None:
         out.append(Setting(controller="blkio", key=key, value=str(value), origin=f"{where}.blockIO.{field}"))
 
-    if block_io.weight:
+    if _weight(block_io.weight, f"{where}.blockIO.weight"):
         add("blkio.bfq.weight", block_io.weight, "weight")
     for i, weight in enumerate(block_io.weight_device):
+        if not _weight(weight.weight, f"{where}.blockIO.weightDevice[{i}].weight"):
+            continue  # leafWeight alone: CFQ's, which no kernel has any more
         add("blkio.bfq.weight_device", f"{weight.major}:{weight.minor} {weight.weight}", f"weightDevice[{i}]")
     for name, field, rules in _throttles(block_io):
         for i, rule in enumerate(rules):
             add(f"blkio.throttle.{name}", f"{rule.major}:{rule.minor} {rule.rate}", f"{field}[{i}]")
     return out
+
+
+def _weight(value: int | None, origin: str) -> int | None:
+    if value is not None and value and not 10 <= value <= 1000:
+        raise ConfigError(origin, f"expected a weight from 10 to 1000, got {value}")
+    return value
 
 
 def _throttles(block_io: BlockIo):  # type: ignore[no-untyped-def]
@@ -193,9 +201,11 @@ def v2_settings(resources: Resources, path: str = "linux") -> list[Setting]:
         add("pids", "pids.max", "max" if resources.pids.limit <= 0 else resources.pids.limit, "pids.limit")
     if resources.block_io is not None:
         block = resources.block_io
-        if block.weight:
-            add("io", "io.weight", f"default {blkio_to_io_weight(block.weight)}", "blockIO.weight")
+        if _weight(block.weight, f"{where}.blockIO.weight"):
+            add("io", "io.weight", f"default {blkio_to_io_weight(block.weight or 0)}", "blockIO.weight")
         for i, weight in enumerate(block.weight_device):
+            if not _weight(weight.weight, f"{where}.blockIO.weightDevice[{i}].weight"):
+                continue
             value = f"{weight.major}:{weight.minor} {blkio_to_io_weight(weight.weight or 0)}"
             add("io", "io.weight", value, f"blockIO.weightDevice[{i}]")
         names = {"read_bps_device": "rbps", "write_bps_device": "wbps", "read_iops_device": "riops", "write_iops_device": "wiops"}

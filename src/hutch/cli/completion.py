@@ -49,7 +49,7 @@ def _zsh() -> str:
 def _fish() -> str:
     lines = ["# fish completion for hutch: hutch completion fish | source", "complete -c hutch -f"]
     for c in COMMANDS:
-        lines.append(f"complete -c hutch -n __fish_use_subcommand -a {c.name} -d '{c.summary}'")
+        lines.append(f"complete -c hutch -n __fish_use_subcommand -a {c.name} -d '{c.summary.replace(chr(39), '')}'")
         for f in (*c.flags, HELP):
             names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in f.names)
             need = " -r" if f.kind != "switch" else ""

@@ -153,7 +153,8 @@ def stop(values: dict[str, Any], rest: list[str]) -> int:
             syscalls.pidfd_send_signal(pidfd, signal_number(asked))
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            if not poll.poll((10 if given is None else given) * 1000):
+            patience = running.data["settings"].get("stop_timeout") or 10 if given is None else given
+            if not poll.poll(patience * 1000):
                 syscalls.pidfd_send_signal(pidfd, 9)
                 poll.poll(10_000)
         finally:

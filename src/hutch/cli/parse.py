@@ -81,7 +81,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
             if flag is None:
                 raise _unknown(command, name, table)
             if flag.kind == "switch":
-                store(flag, _truth(name, value) if equals else True)
+                store(flag, truth(name, value) if equals else True)
             else:
                 store(flag, value if equals else following(name))
             continue
@@ -93,7 +93,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
                 raise _unknown(command, name if len(word) == 2 else f"{name} (in {word})", table)
             if flag.kind == "switch":
                 if letters.startswith("="):
-                    store(flag, _truth(name, letters[1:]))
+                    store(flag, truth(name, letters[1:]))
                     letters = ""
                 else:
                     store(flag, True)
@@ -103,7 +103,8 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
     return out, list(words[position:])
 
 
-def _truth(name: str, text: str) -> bool:
+def truth(name: str, text: str) -> bool:
+    """A switch's value in words. Raises UsageError."""
     if text.lower() in ("true", "1", "t"):
         return True
     if text.lower() in ("false", "0", "f"):

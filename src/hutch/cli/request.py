@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hutch.cli.parse import truth
 from hutch.engine import options, units
 from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
 from hutch.errors import UsageError
@@ -50,7 +51,7 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
     for path in values.get("env_file", ()):
         try:
             with open(path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
+                lines = [line.removesuffix("\r") for line in file.read().split("\n")]
         except OSError as error:
             raise UsageError(f"env-file {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -106,7 +107,7 @@ def ulimit(text: str) -> Ulimit:
     if f"RLIMIT_{name.upper()}" not in RLIMITS:
         raise UsageError(f"ulimit: unknown limit {name!r}", "one of " + ", ".join(n[7:].lower() for n in RLIMITS))
     numbers = [-1 if n in ("unlimited", "-1") else integer(n, f"ulimit {name}") for n in (soft, hard or soft)]
-    if None in numbers or any(n is not None and n < -1 for n in numbers):
+    if None in numbers or any(n is not None and not -1 <= n < 2**64 for n in numbers):
         raise UsageError(f"ulimit: expected {name}=SOFT[:HARD], got {text!r}")
     first, second = numbers[0] or 0, numbers[1] or 0
     if second != -1 and (first > second or first == -1):
@@ -127,7 +128,10 @@ def rates(values: dict[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
                 number = os.stat(path).st_rdev
             except OSError as error:
                 raise UsageError(f"{what}: {path}: {error.strerror}") from None
-            out.append((kind, os.major(number), os.minor(number), units.size(rate, what)))
+            amount = units.size(rate, what)
+            if amount < 0:
+                raise UsageError(f"{what}: expected a rate, got {rate!r}")
+            out.append((kind, os.major(number), os.minor(number), amount))
     return tuple(out)
 
 
@@ -146,12 +150,14 @@ def security(items: list[str] | tuple[str, ...]) -> tuple[str, bool]:
     """``(seccomp, no_new_privileges)`` from --security-opt."""
     seccomp, protected = "default", True
     for item in items:
-        name, _, value = item.replace(":", "=", 1).partition("=")
+        name, equals, value = item.partition("=")
+        if not equals:
+            name, _, value = item.partition(":")
         if name == "seccomp":
             seccomp = value if value in ("default", "compat", "unconfined", "builtin") else os.path.abspath(value)
             seccomp = "default" if seccomp == "builtin" else seccomp
         elif name == "no-new-privileges":
-            protected = value in ("", "true", "1")
+            protected = value == "" or truth("security-opt no-new-privileges", value)
         elif (name, value) in (("label", "disable"), ("apparmor", "unconfined")):
             continue
         else:
@@ -183,7 +189,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
     return Settings(
         image=image,
         command=tuple(command),
-        entrypoint=(values["entrypoint"],) if values.get("entrypoint") else None,
+        entrypoint=((values["entrypoint"],) if values["entrypoint"] else ()) if "entrypoint" in values else None,
         name=values.get("name", ""),
         env=environment(values),
         workdir=values.get("workdir", ""),
@@ -228,6 +234,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         time_offsets=offsets,
         init=values.get("init", False),
         stop_signal=values.get("stop_signal", ""),
+        stop_timeout=seconds(values.get("stop_timeout"), "stop-timeout") or 0,
         upper=values.get("upper", "tmpfs"),
         upper_size=size("upper_size") or 0,
         cgroup_parent=values.get("cgroup_parent", ""),

@@ -92,7 +92,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
 
     own = b""
     base = state.root()
-    if rest and not detach and plancache.PLAIN.issuperset(values):
+    if rest and not detach and plancache.keepable(values):
         found = features()
         words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
         own = plancache.key(words, resolve.resolve(rest[0], found), found)

@@ -93,7 +93,7 @@ def device(text: str) -> tuple[str, str, str]:
     access = "rwm"
     if len(parts) > 1 and not parts[-1].startswith("/"):
         access = parts.pop()
-    if not parts[0].startswith("/") or len(parts) > 2 or not access or set(access) - set("rwm"):
+    if not all(part.startswith("/") for part in parts) or not parts or len(parts) > 2 or not access or set(access) - set("rwm"):
         raise UsageError(f"device: expected /dev/NAME[:/dev/NAME][:rwm], got {text!r}")
     return parts[0], parts[-1], access
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hutch.plan.ops import Operation
     from hutch.plan.plan import Plan
 
-# Flags whose plan depends on nothing but their own words. Others (users by name, profiles, devices, files) are compiled anew.
+# Flags whose plan depends on nothing but their own words (and see `keepable`). Others (users by name, profiles, devices, files) are compiled anew.
 PLAIN = frozenset(
     "interactive tty rm workdir hostname entrypoint init timeout sig_proxy memory memory_swap memory_reservation cpus cpu_shares "
     "cpu_period cpu_quota cpuset_cpus pids_limit shm_size read_only cap_add cap_drop network pid ipc uts cgroupns userns upper_size".split()
@@ -70,13 +70,18 @@ class Stored:
         return self.plan.operation(lane, index)
 
 
+def keepable(values: dict[str, object]) -> bool:
+    """Whether a command's plan may be kept: on the host's network it holds the resolver's settings of the moment."""
+    return PLAIN.issuperset(values) and values.get("network") != "host"
+
+
 def key(words: Sequence[str], rootfs: Rootfs, features: Features) -> bytes:
     """Everything that a plan depends on, as text."""
     here = os.path.dirname(os.path.dirname(__file__))
     own = [f"{os.stat(f'{here}/{name}').st_mtime_ns}" for name in ("executor/executor", "runtime/compile.py", "engine/settings.py")]
     parts = [
         *own, repr(words), os.getcwd(), str((features.kernel, features.uid, features.gid, features.capabilities)),
-        proc.read_text("/proc/self/mountinfo"), proc.read_text("/proc/self/cgroup"), repr(features.cgroups), repr(rootfs), repr(features.hard_limits),
+        proc.read_text("/proc/self/mountinfo"), proc.read_text("/proc/self/cgroup"), repr(rootfs), repr(features.replace(mounts=())),
         os.environ.get("HUTCH_DATA", ""), os.environ.get("HUTCH_STATE", ""), os.environ.get("XDG_RUNTIME_DIR", ""),
     ]  # fmt: skip
     return "\n".join(parts).encode("utf-8", "surrogateescape")

@@ -49,7 +49,7 @@ def prepare(s: Settings, *, idle: bool = False, detach: bool = False, remove: bo
     found = features()
     rootfs = resolve.resolve(s.image, found)
     base = state.root()
-    key = (repr(s), idle, detach, remove, accounting, base)
+    key = (repr(s), _resolv_conf(s), idle, detach, remove, accounting, base)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)

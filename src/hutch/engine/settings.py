@@ -103,6 +103,7 @@ class Settings(Record):
     time_offsets: dict[str, int] = {}
     init: bool = False
     stop_signal: str = ""
+    stop_timeout: float = 0
     upper: str = "tmpfs"
     upper_size: int = 0
     cgroup_parent: str = ""
@@ -126,6 +127,14 @@ def check(s: Settings) -> None:
     for name, value in (("name", s.name), ("hostname", s.hostname)):
         if value and (not value[0].isalnum() or not all(c.isalnum() or c in "_.-" for c in value) or len(value) > 63):
             raise UsageError(f"{name}: expected up to 63 letters, digits, dots, dashes and underscores, got {value!r}")
+    texts = [s.image, s.user, s.workdir, s.domainname, *s.groups, *(t for b in s.binds for t in (b.source, b.target)), *(t.target for t in s.tmpfs)]
+    if any("\0" in text for text in texts):
+        raise UsageError("a path or a name contains a NUL")
+    for clock in s.time_offsets:
+        if clock not in ("monotonic", "boottime"):
+            raise UsageError(f"time-offset: expected monotonic or boottime, got {clock!r}")
+    if s.shm_size < 0 or s.upper_size < 0:
+        raise UsageError("shm-size and upper-size: expected a size, got -1")
     if s.workdir and not s.workdir.startswith("/"):
         raise UsageError(f"workdir: expected an absolute path, got {s.workdir!r}")
     for item in s.env:
@@ -228,7 +237,7 @@ def to_config(s: Settings, rootfs: Rootfs, features: Features, *, hostname: str,
             resources=resources_of(s, userns),
             seccomp=seccomp_of(s),
             sysctl=s.sysctls,
-            devices=_devices(s),
+            devices=_devices(s) if features.privileged else (),
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
             readonly_paths=() if s.privileged else READONLY,
@@ -301,6 +310,9 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
             words.append("idmap")
         words = [word for word in words if word not in ("noidmap", "z", "Z", "nocopy", "consistent", "cached", "delegated")]
         out.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
+    if not features.privileged:
+        # no node can be made: the host's own is bound, from where it is
+        out += [oci.Mount(destination=target, type="bind", source=source, options=("bind",)) for source, target, _ in s.devices]
     return tuple(out)
 
 

@@ -24,10 +24,11 @@ def size(text: str | int, what: str = "size") -> int:
     number = lowered.rstrip("bkmgti")
     unit = lowered[len(number) :].removesuffix("ib").removesuffix("b") if lowered[len(number) :] != "b" else "b"
     try:
-        value = float(number)
+        # whole numbers exactly: a float has 53 bits, a limit 63
+        value = int(number) if number.isascii() and number.isdigit() and len(number) < 20 else float(number)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 2**53 or unit not in _UNITS:
+        value = -1
+    if unit not in _UNITS or not 0 <= value * _UNITS.get(unit, 1) < 2**63:
         raise UsageError(f"{what}: expected a size such as 512m, got {text!r}")
     return int(value * _UNITS[unit])
 
@@ -40,4 +41,4 @@ def cpus(value: float | str, what: str = "cpus") -> int:
         number = -1.0
     if not 0.01 <= number <= 65536:
         raise UsageError(f"{what}: expected a number of CPUs such as 0.5, at least 0.01, got {value!r}")
-    return int(number * 100_000)
+    return round(number * 100_000)

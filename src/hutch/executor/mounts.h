@@ -57,7 +57,7 @@ static long op_open_tree(struct op *op)
     i64 flags = num(op), set = num(op), clear = num(op), propagation = num(op), userns = num(op), target = num(op);
     i64 base = num(op), only_recursive = num(op);
     long from = base < 0 ? AT_FDCWD : shared->slot[base];
-    struct mount_attr attr = {.attr_set = (u64)set, .attr_clr = (u64)clear, .propagation = (u64)propagation};
+    struct mount_attr attr = {.attr_set = (u64)set, .attr_clr = (u64)clear}, apart = {.propagation = (u64)propagation};
     word how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0) |
                (flags & TREE_NO_FOLLOW ? AT_SYMLINK_NOFOLLOW : 0);
     long fd, r = 0;
@@ -72,7 +72,10 @@ static long op_open_tree(struct op *op)
         fd = sys(__NR_open_tree, AT_FDCWD, path, how);
     if (fd < 0) return fd;
     if (userns >= 0) attr.attr_set |= MOUNT_ATTR_IDMAP, attr.userns_fd = (u64)shared->slot[userns];
-    if (attr.attr_set || attr.attr_clr || attr.propagation)
+    /* A clone is a peer of the host's mount: what is mounted below it would appear on the host. */
+    if (propagation)
+        r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0), &apart, sizeof apart);
+    if (r == 0 && (attr.attr_set || attr.attr_clr))
         r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (only_recursive ? AT_RECURSIVE_ : 0), &attr, sizeof attr);
     if (r < 0) {
         if (userns >= 0) explain("the idmapped mount was refused");

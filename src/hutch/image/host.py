@@ -17,7 +17,7 @@ from hutch.kernel.features import Features
 
 # What a distribution installs into. On a merged-usr system most are links, which are copied as links.
 SYSTEM = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix", "gnu")
-SCANNED = ("etc", "opt")
+SCANNED = ("etc",)
 EXTRA = ("opt", "nix", "gnu")
 
 DIRECTORIES = (
@@ -55,7 +55,9 @@ def scan(top: str, depth: int = 64) -> tuple[Hidden, ...]:
                 if stat.S_ISDIR(mode):
                     if mode & 0o005 != 0o005:
                         found.append(Hidden(path=prefix + entry.name, parents=parents))
-                    elif left:
+                    elif not left:
+                        found.append(Hidden(path=prefix + entry.name, parents=parents))  # too deep to be looked at
+                    else:
                         walk(entry.path, f"{prefix}{entry.name}/", (*parents, stat.S_IMODE(mode)), left - 1)
                 elif not mode & 0o004:
                     found.append(Hidden(path=prefix + entry.name, parents=parents))
@@ -70,7 +72,7 @@ def _secrets(name: str) -> tuple[Hidden, ...]:
     cached = _scanned.get(name)
     if cached is not None and now - cached[0] < SCAN_SECONDS:
         return cached[1]
-    found = scan(f"/{name}", 64 if name == "etc" else 1)
+    found = scan(f"/{name}")
     extra = [path.removeprefix(f"{name}/") for path in ALWAYS_HIDDEN if path.startswith(f"{name}/")]
     known = {hidden.path for hidden in found}
     found += tuple(Hidden(path=path) for path in extra if path not in known and os.path.lexists(f"/{name}/{path}"))

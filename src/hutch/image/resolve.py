@@ -103,7 +103,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     if not text and not groups:
         return User(), "/root"
     uid, gid, home, extra = 0, 0, "/root", []
-    passwd = (read_in(rootfs, "/etc/passwd") or "").splitlines()
+    passwd = (read_in(rootfs, "/etc/passwd") or "").split("\n")
     if name:
         entry = _entry(passwd, name)
         if name.isascii() and name.isdigit():
@@ -116,14 +116,14 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
             uid, gid, home = _number(entry[2], "user"), _number(entry[3], "user"), entry[5] or "/"
     else:
         entry = None
-    lines = (read_in(rootfs, "/etc/group") or "").splitlines()
+    lines = (read_in(rootfs, "/etc/group") or "").split("\n")
     if group:
         gid = _group(lines, group)
     elif entry is not None:
         for line in lines:
             fields = line.split(":")
-            if len(fields) > 3 and entry[0] in fields[3].split(",") and fields[2].isdigit():
-                extra.append(int(fields[2]))
+            if len(fields) > 3 and entry[0] in fields[3].split(",") and _is_number(fields[2]):
+                extra.append(_number(fields[2], "group"))
     extra += [_group(lines, item) for item in groups]
     return User(uid=uid, gid=gid, additional_gids=tuple(dict.fromkeys(extra))), home
 
@@ -132,7 +132,7 @@ def _entry(lines: list[str], name: str) -> list[str] | None:
     number = name.isascii() and name.isdigit()
     for line in lines:
         fields = line.split(":")
-        if len(fields) >= 6 and fields[2 if number else 0] == name and fields[2].isdigit() and fields[3].isdigit():
+        if len(fields) >= 6 and fields[2 if number else 0] == name and _is_number(fields[2]) and _is_number(fields[3]):
             return fields
     return None
 
@@ -142,13 +142,18 @@ def _group(lines: list[str], name: str) -> int:
         return _number(name, "group")
     for line in lines:
         fields = line.split(":")
-        if len(fields) >= 3 and fields[0] == name and fields[2].isdigit():
+        if len(fields) >= 3 and fields[0] == name and _is_number(fields[2]):
             return _number(fields[2], "group")
     raise UsageError(f"group: {name!r} is not in the image's /etc/group", "a number needs no entry there")
 
 
+def _is_number(text: str) -> bool:
+    """ASCII digits, and no more of them than an id has: int() takes other scripts' and refuses very many."""
+    return text.isascii() and text.isdigit() and len(text) <= 10
+
+
 def _number(text: str, what: str) -> int:
-    value = int(text)
-    if value > 2**31 - 1:
-        raise UsageError(f"{what}: {text} is above the highest id, {2**31 - 1}")
-    return value
+    if not _is_number(text) or int(text) > 2**31 - 1:
+        shown = text if len(text) <= 20 else text[:19] + "…"
+        raise UsageError(f"{what}: {shown} is not an id from 0 to {2**31 - 1}")
+    return int(text)

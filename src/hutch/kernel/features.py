@@ -110,10 +110,10 @@ def _flag(path: str, default: int) -> int:
 def subordinate_ids(text: str, uid: int, name: str) -> SubordinateIds | None:
     """The largest range of a user in the text of /etc/subuid (subuid(5))."""
     best: SubordinateIds | None = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         owner, _, rest = line.partition(":")
         start, _, count = rest.partition(":")
-        if owner in (name, str(uid)) and start.isdigit() and count.strip().isdigit():
+        if owner in (name, str(uid)) and (start + count.strip()).isascii() and start.isdigit() and count.strip().isdigit():
             found = SubordinateIds(start=int(start), count=int(count))
             if best is None or found.count > best.count:
                 best = found
@@ -123,7 +123,7 @@ def subordinate_ids(text: str, uid: int, name: str) -> SubordinateIds | None:
 def user_name(uid: int) -> str:
     """The name of a user in /etc/passwd, or the number: without `pwd`, which may ask the network."""
     try:
-        for line in proc.read_text("/etc/passwd").splitlines():
+        for line in proc.read_text("/etc/passwd").split("\n"):
             fields = line.split(":")
             if len(fields) > 2 and fields[2] == str(uid):
                 return fields[0]

@@ -36,15 +36,14 @@ class MountInfo(Record):
 def _unescape(text: str) -> str:
     if "\\" not in text:
         return text
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text
+    first, *rest = text.split("\\")
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest if part[:3].isdigit())
 
 
 def parse_mountinfo(text: str) -> tuple[MountInfo, ...]:
     """proc_pid_mountinfo(5), line by line."""
     out = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         left, _, right = line.partition(" - ")
         fields, rest = left.split(" "), right.split(" ")
         if len(fields) < 6 or len(rest) < 3:
@@ -73,8 +72,10 @@ def mounts(pid: int | str = "self") -> tuple[MountInfo, ...]:
 def parse_cgroups(text: str) -> dict[str, str]:
     """/proc/PID/cgroup: controller (or ``name=...``; "" for v2) to path (cgroups(7))."""
     out = {}
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
+    for line in text.split("\n"):
+        number, colon, rest = line.partition(":")
+        if not colon:
+            continue
         controllers, _, path = rest.partition(":")
         for controller in controllers.split(",") if number != "0" else [""]:
             out[controller] = path

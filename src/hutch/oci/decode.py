@@ -102,6 +102,10 @@ def _value(annotation: str, data: object, path: str) -> Any:
             raise ConfigError(path, f"expected a string, got {_shown(data)}")
         if "\0" in data:
             raise ConfigError(path, "a string may not contain a NUL")
+        try:
+            data.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise ConfigError(path, "a string contains half a surrogate pair, which has no bytes") from None
         return data
     if annotation == "bool":
         if not isinstance(data, bool):
@@ -171,6 +175,9 @@ def check(config: types.Config) -> None:
                 raise ConfigError(f"process.rlimits[{i}]", f"soft limit {limit.soft} is above the hard limit {limit.hard}")
             if limit.type in [other.type for other in process.rlimits[:i]]:
                 raise ConfigError(f"process.rlimits[{i}].type", f"a second {limit.type}")
+    for i, rule in enumerate(linux.resources.devices if linux.resources else ()):
+        if rule.access and set(rule.access) - set("rwm"):
+            raise ConfigError(f"linux.resources.devices[{i}].access", f"is composed of r, w and m, got {_shown(rule.access)}")
     for i, device in enumerate(linux.devices):
         if not device.path.startswith("/"):
             raise ConfigError(f"linux.devices[{i}].path", f"expected an absolute path, got {_shown(device.path)}")

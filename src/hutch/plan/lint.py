@@ -137,10 +137,12 @@ def capabilities(plan: Plan) -> list[str]:
     with_bounding = [i for i in dropped if plan.container[i].bounding is not None]  # type: ignore[attr-defined]
     if not with_bounding:
         problems.append("container: the bounding set is not limited (CVE-2022-29162)")
+    elif min(with_bounding) > min(i for i in dropped if i not in with_bounding or i == min(dropped)):
+        problems.append("container: the bounding set falls after the other sets, when CAP_SETPCAP may be gone")
     for i in dropped:
         op = plan.container[i]
         assert isinstance(op, ops.Capabilities)
-        if op.inheritable and not op.ambient:
+        if op.inheritable & ~(op.ambient or 0):
             problems.append(f"container[{i}]: inheritable capabilities without ambient ones (CVE-2022-24769)")
     return problems
 
@@ -190,6 +192,8 @@ def filtered(plan: Plan) -> list[str]:
     """A confined plan ends under a seccomp filter and no_new_privs."""
     if _last(plan, ops.Seccomp) < 0:
         return ["container: no seccomp filter"]
+    if _first(plan, ops.NoNewPrivileges) == len(plan.container):
+        return ["container: no no_new_privs"]
     return []
 
 

@@ -102,6 +102,8 @@ def _encode(operation: Operation, numbers: dict[Slot, int]) -> bytes:
         else:
             # surrogateescape: paths and arguments that are not UTF-8 pass unchanged
             raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{operation.describe()}: a string contains a NUL, where the executor would cut it")
             data = len(raw).to_bytes(8, "little") + raw + bytes(8 - len(raw) % 8)
         parts.append(data)
         size += len(data)

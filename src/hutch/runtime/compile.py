@@ -60,7 +60,9 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     if terminal:
         _terminal(b)
     if config.root is not None and config.root.readonly:
-        b.container.append(ops.SetAttributes(root=ROOT, path="", set_attributes=1, origin="root.readonly"))
+        views = [view.path for view in request.rootfs.views if view.path != "/"] if request.rootfs is not None else []
+        for path in ["", *views]:
+            b.container.append(ops.SetAttributes(root=ROOT, path=path, set_attributes=1, origin="root.readonly"))
     b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root"))
     if request.rootfs is not None and not request.upper:
         b.prepare.append(ops.Export(value=BASE, origin="root"))
@@ -88,6 +90,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         idle=request.idle,
         init=request.init,
         make_workdir=request.make_workdir,
+        in_userns=b.in_userns,
     )
     host = [
         *b.prepare,

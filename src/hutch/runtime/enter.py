@@ -82,7 +82,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         container.append(ops.NewSession(origin="exec"))
     host.append(ops.Wait(barrier=9, release=True))
     container += steps.scheduling(process)
-    container += steps.ending(process, seccomp, features, set_groups=request.set_groups)
+    container += steps.ending(process, seccomp, features, set_groups=request.set_groups, in_userns="user" in request.namespaces)
     return Plan(host=tuple(host), container=tuple(container))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hutch.errors import ConfigError
 from hutch.oci.config import Device, IdMapping, Mount
 from hutch.plan import ops
-from hutch.plan.ops import ATIME_MASK, Slot, slot
+from hutch.plan.ops import Slot, slot
 from hutch.runtime.builder import Builder
 from hutch.runtime.options import MountOptions, parse
 from hutch.runtime.rootfs import BASE, ROOT, USERNS
@@ -101,13 +101,14 @@ def _node(b: Builder, device: Device, base: Slot, path: str) -> ops.MakeNode:
 
 def _devices(b: Builder, made: bool) -> None:
     """Nodes that the prepared /dev does not hold: made in place by root, bound from the host by anyone else."""
-    has_dev = any(_destination(m) == "/dev" for m in b.config.mounts)
-    if not has_dev and b.request.rootfs is None:
-        pass  # a bundle that brings its own /dev gets the same nodes: the specification asks for them always
-    for number, device in enumerate(_all_devices(b)):
+    own = [m for m in b.config.mounts if _destination(m) == "/dev"]
+    if any(m.type == "bind" or {"bind", "rbind"} & set(m.options) for m in own):
+        return  # the host's own /dev: nodes and links would be made there
+    has_dev = bool(own)
+    for device in _all_devices(b):
         if made and _dev_path(device) is not None:
             continue
-        origin = f"linux.devices[{number}]"
+        origin = f"linux.devices[{b.config.linux.devices.index(device)}]" if device in b.config.linux.devices else "linux.devices"
         if not b.in_userns and b.host_mounts and not b.userns:
             b.container.append(_node(b, device, ROOT, device.path.lstrip("/")).replace(parents=True))
             continue
@@ -128,6 +129,8 @@ def _mount(b: Builder, i: int, mount: Mount) -> None:
     options = parse(mount.options, origin)
     target = _destination(mount)
     if options.bind or mount.type == "bind":
+        if options.data:
+            raise ConfigError(f"{origin}.options", f"{options.data[0][0]!r} is not an option of a bind mount")
         _bind(b, origin, mount, options, target)
         return
     kind = mount.type or ""
@@ -145,6 +148,8 @@ def _mount(b: Builder, i: int, mount: Mount) -> None:
         _host_tree(b, origin, "/dev/mqueue", target, options)
         return
     into = {"proc": PROC, "devpts": DEVPTS}.get(kind) if target in ("/proc", "/dev/pts") else None
+    if any(isinstance(op, ops.MakeFilesystem) and op.into == into for op in b.container):
+        into = None  # a second one on the same place: masks and terminals keep to the first
     into = into or slot(f"mount-{i}")
     data = list(options.data)
     if kind == "devpts":
@@ -192,18 +197,25 @@ def _bind(b: Builder, origin: str, mount: Mount, options: MountOptions, target: 
             path=source,
             recursive=options.recursive,
             set_attributes=options.recursive_attributes if everywhere else options.attributes,
-            clear_attributes=options.recursive_clear if everywhere else options.clear & ATIME_MASK,
+            clear_attributes=options.recursive_clear if everywhere else options.clear,
             attributes_recursive=everywhere,
+            propagation=_clone_propagation(options),
             idmap=idmap,
             into=into,
             origin=origin,
         )
     )
     b.container.append(_attach(into, target, origin, source, make="like"))
-    if everywhere and options.attributes:
-        clear = options.clear & ATIME_MASK
-        b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=options.attributes, clear_attributes=clear, origin=origin))
+    if everywhere and (options.attributes or options.clear):
+        b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=options.attributes, clear_attributes=options.clear, origin=origin))
     _propagation(b, origin, target, options)
+
+
+def _clone_propagation(options: MountOptions) -> int:
+    """A shared bind stays the host's peer and a slave hears of it, as they were asked to; any other is cut off."""
+    if options.propagation == ops.PROPAGATION["shared"]:
+        return 0
+    return options.propagation if options.propagation == ops.PROPAGATION["slave"] else ops.PROPAGATION["private"]
 
 
 def _propagation(b: Builder, origin: str, target: str, options: MountOptions) -> None:

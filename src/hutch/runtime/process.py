@@ -33,6 +33,8 @@ def scheduling(process: Process) -> list[ops.Operation]:
             if flag not in SCHED_FLAGS:
                 raise ConfigError(f"process.scheduler.flags[{i}]", f"unknown flag {flag}")
             flags |= SCHED_FLAGS[flag]
+        if (s.priority or 0) < 0:
+            raise ConfigError("process.scheduler.priority", f"expected 0 or more, got {s.priority}")
         # struct sched_attr, sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
         attributes = (48).to_bytes(4, "little") + POLICIES[s.policy].to_bytes(4, "little") + flags.to_bytes(8, "little")
         attributes += (s.nice or 0).to_bytes(4, "little", signed=True) + (s.priority or 0).to_bytes(4, "little")
@@ -58,7 +60,7 @@ def cpu_list(text: str, path: str) -> list[int]:
     out: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) > 65535:
+        if not (first + last).isascii() or not first.isdigit() or (dash and not last.isdigit()) or len(first + last) > 10 or int(last or first) > 65535:
             raise ConfigError(path, f"expected a list of CPUs such as 0-3,7, got {text!r}")
         out += range(int(first), int(last or first) + 1)
     if not out:
@@ -75,8 +77,8 @@ def candidates(args: tuple[str, ...], env: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{directory or '.'}/{name}" for directory in path.split(":"))
 
 
-def privileges(process: Process, *, set_groups: bool) -> list[ops.Operation]:
-    """User and capabilities, in the only order that works."""
+def privileges(process: Process, *, set_groups: bool, held: int = -1) -> list[ops.Operation]:
+    """User and capabilities, in the only order that works. `held`: no more can be granted than these."""
     origin = "process.capabilities"
     sets = process.capabilities
     user = process.user
@@ -84,7 +86,7 @@ def privileges(process: Process, *, set_groups: bool) -> list[ops.Operation]:
     if sets is None:
         masks = {"bounding": 0, "effective": 0, "permitted": 0, "inheritable": 0, "ambient": 0}
     else:
-        masks = {name: capabilities.mask(getattr(sets, name), f"{origin}.{name}") for name in sets._fields}
+        masks = {name: capabilities.mask(getattr(sets, name), f"{origin}.{name}") & held for name in sets._fields}
     permitted = masks["permitted"] | masks["ambient"]
     inheritable = masks["inheritable"] | masks["ambient"]
     out.append(ops.Capabilities(bounding=masks["bounding"], keep=user.uid != 0, origin=origin))
@@ -111,8 +113,11 @@ def ending(
     idle: bool = False,
     init: bool = False,
     make_workdir: bool = False,
+    in_userns: bool = True,
 ) -> list[ops.Operation]:
-    """From the working directory to the program."""
+    """From the working directory to the program. Without a user namespace of its own (`in_userns` false) the container can
+    be granted no capability that this process lacks."""
+    held = -1 if in_userns else features.capabilities
     out: list[ops.Operation] = []
     filter_ops: list[ops.Operation] = []
     if seccomp is not None:
@@ -124,11 +129,11 @@ def ending(
     if make_workdir:
         out.append(ops.ChangeDirectory(path=process.cwd, make=True, origin="process.cwd"))
     if process.no_new_privileges:
-        out += privileges(process, set_groups=set_groups)
+        out += privileges(process, set_groups=set_groups, held=held)
         out.append(ops.NoNewPrivileges(origin="process.noNewPrivileges"))
     else:
         # without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes on before the capabilities go
-        out += [*filter_ops, *privileges(process, set_groups=set_groups)]
+        out += [*filter_ops, *privileges(process, set_groups=set_groups, held=held)]
         filter_ops = []
     if not idle:
         out.append(ops.ChangeDirectory(path=process.cwd, origin="process.cwd"))

@@ -38,7 +38,7 @@ sched_yield seccomp select semctl semget semop semtimedop semtimedop_time64 send
 sendto setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setitimer setpgid setpriority setregid
 setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setrlimit set_robust_list setsid setsockopt
 set_thread_area set_tid_address setuid setuid32 setxattr setxattrat shmat shmctl shmdt shmget shutdown sigaltstack signalfd
-signalfd4 sigprocmask sigreturn socketcall socketpair splice stat stat64 statfs statfs64 statmount statx symlink symlinkat
+signalfd4 sigprocmask sigreturn socketpair splice stat stat64 statfs statfs64 statmount statx symlink symlinkat
 sync sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime
 timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime
 timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat
@@ -83,7 +83,9 @@ def default_profile(capabilities: Iterable[str], *, compat: bool = False) -> Sec
     for persona in (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF):
         rules.append(rule("personality", args=(SeccompArgument(index=0, value=persona, op="SCMP_CMP_EQ"),)))
     # vsock reaches the hypervisor past every network namespace
-    rules.append(rule("socket", args=(SeccompArgument(index=0, value=AF_VSOCK, op="SCMP_CMP_NE"),)))
+    # (the kernel looks at 32 bits of the family, so the filter does too)
+    family = SeccompArgument(index=0, value=0xFFFFFFFF, value_two=AF_VSOCK, op="SCMP_CMP_MASKED_EQ")
+    rules += [rule("socket", action="SCMP_ACT_ERRNO", errno=1, args=(family,)), rule("socket")]
     for capability, names in BY_CAPABILITY.items():
         if capability in held:
             rules.append(rule(*names.split()))

@@ -28,7 +28,9 @@ def _plain(b: Builder) -> None:
         path = f"{b.request.bundle.rstrip('/')}/{path}"
     b.container.append(ops.MakeFilesystem(kind="tmpfs", options=(("mode", "0755"),), into=BASE, origin="root"))
     b.container.append(ops.Attach(mount=BASE, root=HOST_ROOT, path="", make="", summary="a tmpfs to work in", origin="root"))
-    b.lane_for_trees().append(ops.OpenTree(path=path, recursive=True, into=ROOT, origin="root.path"))
+    slave = (b.config.linux.rootfs_propagation or "").endswith("slave")
+    apart = ops.PROPAGATION["slave" if slave else "private"]
+    b.lane_for_trees().append(ops.OpenTree(path=path, recursive=True, propagation=apart, into=ROOT, origin="root.path"))
     b.container.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root.path"))
 
 
@@ -55,6 +57,10 @@ def _layered(b: Builder, rootfs: Rootfs) -> None:
     if whole:
         return
     for number, view in enumerate(rootfs.views):
+        if view.extra and not b.in_userns:
+            # nothing would keep this root from what only the host's root may read there
+            b.warnings.append(f"{view.path} is not shown in a container without a user namespace")
+            continue
         mount = slot(f"view{view.path.replace('/', '-')}")
         if view.extra and b.userns and b.host_mounts:
             b.mapped.append(ops.OpenTree(path=view.path, set_attributes=1, into=mount, origin="root"))

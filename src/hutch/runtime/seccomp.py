@@ -41,7 +41,7 @@ def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> byte
     return code.to_bytes(2, "little") + bytes((if_true, if_false)) + (k & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def action_value(action: str, errno: int | None, path: str) -> int:
+def action_value(action: str, errno: int | None, path: str, field: str = "errnoRet") -> int:
     """A filter's return value for the specification's action."""
     simple = {
         "SCMP_ACT_KILL": KILL_THREAD, "SCMP_ACT_KILL_THREAD": KILL_THREAD, "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
@@ -52,7 +52,7 @@ def action_value(action: str, errno: int | None, path: str) -> int:
     if action in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
         number = EPERM if errno is None else errno
         if number > 4095:
-            raise ConfigError(f"{path}.errnoRet", f"expected a number up to 4095, got {number}")
+            raise ConfigError(f"{path}.{field}", f"expected a number up to 4095, got {number}")
         return (ERRNO if action == "SCMP_ACT_ERRNO" else TRACE) | number
     raise ConfigError(f"{path}.action", f"unknown action {action}")
 
@@ -89,13 +89,13 @@ def compile_filter(seccomp: Seccomp, machine: str, path: str = "linux.seccomp") 
     """
     if machine not in NATIVE:
         raise ConfigError(path, f"filters for {machine} are not known")
-    default = action_value(seccomp.default_action, seccomp.default_errno_ret, path)
+    default = action_value(seccomp.default_action, seccomp.default_errno_ret, path, "defaultErrnoRet")
     wanted = list(seccomp.architectures) or [NATIVE[machine]]
     known: list[str] = [NATIVE[machine]]
     for i, name in enumerate(wanted):
         if not name.startswith("SCMP_ARCH_"):
             raise ConfigError(f"{path}.architectures[{i}]", f"unknown architecture {name}")
-        if name in ARCHITECTURES and name not in known and (machine, name) != ("aarch64", "SCMP_ARCH_X86_64"):
+        if name in ARCHITECTURES and name not in known and (machine, name) == ("x86_64", "SCMP_ARCH_X86"):
             known.append(name)
     blocks = []
     for name in known:
@@ -150,12 +150,14 @@ def _ranges(seccomp: Seccomp, table: dict[str, int], default: int, path: str, ar
 
 
 def _chain(rules: list[Rule], default: int) -> list[bytes]:
-    """The rules of one call: the first unconditional one decides when none with arguments matches."""
+    """The rules of one call, in their order: the first with arguments that match decides; then the one without arguments;
+    then the default."""
     code: list[bytes] = []
     final = next((value for arguments, value in rules if not arguments), default)
-    for arguments, value in rules:
-        if not arguments or value == final:
-            continue
+    conditional = [rule for rule in rules if rule[0]]
+    while conditional and conditional[-1][1] == final:
+        conditional.pop()  # the last ones change nothing; earlier ones may keep a later one from deciding
+    for arguments, value in conditional:
         test = [_instruction(RETURN, value)]
         for argument in reversed(arguments):
             test = _compare(argument, len(test)) + test

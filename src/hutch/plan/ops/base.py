@@ -37,6 +37,10 @@ class Operation(Record):
         super().__init_subclass__()
         cls._fields = tuple(name for name in cls._fields if name not in ("code", "lanes"))
         cls._defaults = {name: value for name, value in cls._defaults.items() if name not in ("code", "lanes")}
+        if "describe" in cls.__dict__:
+            own = cls.__dict__["describe"]
+            # what comes from an image or a command line may hold anything; a terminal must not act on it
+            cls.describe = lambda self: printable(own(self))  # type: ignore[method-assign]
 
     def arguments(self) -> Iterable[Argument]:
         """What the executor reads, in its order."""
@@ -99,6 +103,11 @@ def attribute_names(bits: int) -> list[str]:
 def namespace_names(flags: int) -> str:
     """The namespaces in a set of clone flags, in words."""
     return ", ".join(name for name, bit in NAMESPACES.items() if flags & bit) or "none"
+
+
+def printable(text: str) -> str:
+    """Text on one line, without what a terminal would act on."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def joined(words: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.plan.ops.base import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names, joined, namespace_names, shown
+from hutch.plan.ops.base import PROPAGATION, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names, joined, namespace_names, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class OpenTree(Operation):
     """Clone a mount (or a directory of one) without attaching it: open_tree(2), then mount_setattr(2) on the copy.
 
     With `base`, the path is one that the container controls, and is resolved inside that directory. `idmap` is the slot of
-    the user namespace whose mapping the copy gets.
+    the user namespace whose mapping the copy gets. `propagation` is the whole copy's: private unless asked otherwise, since a
+    copy is a peer of the host's mount, and what is mounted below a peer appears on the host.
     """
 
     code = 3
@@ -56,7 +57,7 @@ class OpenTree(Operation):
     no_follow: bool = False
     set_attributes: int = 0
     clear_attributes: int = 0
-    propagation: int = 0
+    propagation: int = PROPAGATION["private"]
     attributes_recursive: bool = False
     idmap: Slot | None = None
     base: Slot | None = None

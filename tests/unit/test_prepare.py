@@ -1,0 +1,113 @@
+"""From settings to a plan that is ready to run, and what is kept of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from hutch.engine import identity, plancache, prepare
+from hutch.engine.settings import Bind, Settings, Ulimit
+from hutch.errors import UsageError
+from hutch.image import resolve
+from hutch.kernel.features import SubordinateIds
+from hutch.plan.lint import lint
+from tests.unit.machines import HOST, ROOT_HYBRID, ROOTLESS
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """`prepare` on a machine that does not exist."""
+    monkeypatch.setenv("HUTCH_STATE", str(tmp_path))
+    monkeypatch.setattr(prepare, "features", lambda: ROOT_HYBRID)
+    monkeypatch.setattr(resolve, "resolve", lambda name, features: HOST)
+    monkeypatch.setattr(prepare, "_templates", {})
+    return tmp_path
+
+
+def test_prepare(machine):
+    prepared = prepare.prepare(Settings(image="host", command=("true",), name="box"))
+    assert len(prepared.id) == 12 and int(prepared.id, 16) >= 0
+    assert prepared.directory == f"{machine}/{prepared.id}"
+    assert prepared.id.encode() in prepared.encoded and identity.PLACEHOLDER.encode() not in prepared.encoded
+    assert identity.CREATED.encode() not in prepared.encoded
+    plan = prepare.plan_of(prepared)
+    assert lint(plan) == []
+    assert len(plan.encode(0)) == len(prepared.encoded)
+    assert prepared.id in plan.describe() and identity.PLACEHOLDER not in plan.describe()
+
+
+def test_two_of_one_template(machine):
+    settings = Settings(image="host", command=("true",))
+    one, two = prepare.prepare(settings), prepare.prepare(settings)
+    assert one.id != two.id and one.compiled is two.compiled
+    assert one.encoded.replace(one.id.encode(), two.id.encode())[:200] == two.encoded[:200]
+
+
+def test_no_command(machine):
+    with pytest.raises(UsageError, match="host: no command"):
+        prepare.prepare(Settings(image="host"))
+    assert prepare.prepare(Settings(image="host"), idle=True)
+
+
+def test_add_host(machine):
+    with pytest.raises(UsageError, match="add-host: expected NAME:ADDRESS, got 'x'"):
+        prepare.prepare(Settings(image="host", command=("true",), extra_hosts=("x",)))
+
+
+def test_the_resolver_is_read_for_each_container(machine, monkeypatch):
+    """A program that runs for days starts containers on the host's network: /etc/resolv.conf changes meanwhile."""
+    answers = iter(["nameserver 10.0.0.1\n", "nameserver 10.9.9.9\n", "nameserver 10.9.9.9\n"])
+    monkeypatch.setattr(prepare, "_resolv_conf", lambda s: next(answers))
+    settings = Settings(image="host", command=("true",), network="host")
+    assert b"10.0.0.1" in prepare.prepare(settings).encoded
+    assert b"10.9.9.9" in prepare.prepare(settings).encoded
+
+
+def test_record_of():
+    settings = Settings(image="host", binds=(Bind(source="/a", target="/b"),), ulimits=(Ulimit(name="core", soft=0, hard=0),))
+    assert prepare.record_of(settings) == {"image": "host", "binds": [{"source": "/a", "target": "/b"}], "ulimits": [{"name": "core", "soft": 0, "hard": 0}]}
+
+
+# Plans kept between two runs of the command line
+
+WORDS = ["memory=64m", "--", "host", "true"]
+
+
+def test_kept_plans(tmp_path):
+    own = plancache.key(WORDS, HOST, ROOTLESS)
+    base = str(tmp_path)
+    assert plancache.load(base, own) is None
+    plancache.save(base, own, ("a", "b"), b"plan\0\0hutch")
+    assert plancache.load(base, own) == (("a", "b"), b"plan\0\0hutch")
+    assert plancache.load(base, own + b"x") is None
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        ROOTLESS.replace(kernel=(6, 19)),
+        ROOTLESS.replace(uid=1001),
+        ROOTLESS.replace(hard_limits={}),
+        ROOTLESS.replace(subuid=SubordinateIds(start=5, count=10)),
+        ROOTLESS.replace(subgid=None),
+        ROOTLESS.replace(newuidmap=""),
+        ROOTLESS.replace(user_namespaces=False),
+    ],
+    ids=["kernel", "uid", "limits", "subuid", "subgid", "newuidmap", "userns"],
+)
+def test_kept_plans_depend_on_what_they_were_compiled_from(features):
+    """ "Everything that it was compiled from is the same": a plan that names ids which /etc/subuid no longer grants fails
+    at each start, and is never made anew."""
+    assert plancache.key(WORDS, HOST, features) != plancache.key(WORDS, HOST, ROOTLESS)
+
+
+def test_kept_plans_of_the_hosts_network(tmp_path, monkeypatch):
+    """With --network host a plan holds the text of /etc/resolv.conf: it is no longer right when that file changes."""
+    if "network" not in plancache.PLAIN:
+        return
+    real = plancache.proc.read_text
+    texts = {"/etc/resolv.conf": "nameserver 10.0.0.1\n"}
+    monkeypatch.setattr(plancache.proc, "read_text", lambda path: texts.get(path) or real(path))
+    words = ["network=host", "--", "host", "true"]
+    before = plancache.key(words, HOST, ROOTLESS)
+    texts["/etc/resolv.conf"] = "nameserver 10.9.9.9\n"
+    assert plancache.key(words, HOST, ROOTLESS) != before
