@@ -430,10 +430,10 @@ def test_bind_of_dev_is_left_alone():
 
 def test_devices_keep_their_number_in_the_configuration():
     """`origin` is where in the config an operation came from; the six default devices come from nowhere in it."""
-    plan = compiled(ROOTLESS, own(devices=(("/dev/null", "/dev/nothing", "rwm"),))).plan
-    by_path = {op.path: op.origin for op in container_ops(plan, ops.Attach) if op.path in ("/dev/nothing", "/dev/zero")}
-    assert by_path["/dev/nothing"] == "linux.devices[0]"
-    assert by_path["/dev/zero"] == "linux.devices"
+    plan = compiled(ROOT_HYBRID, own(devices=(("/dev/null", "/dev/nothing", "rwm"),))).plan
+    by_path = {op.path: op.origin for op in plan.host if isinstance(op, ops.MakeNode)}
+    assert by_path["nothing"] == "linux.devices[0]"
+    assert by_path["zero"] == "linux.devices"
 
 
 def test_rootless_device_is_bound_from_its_source():

@@ -26,7 +26,7 @@ def plan(values: dict[str, Any], rest: list[str]) -> int:
     else:
         settings = request.settings(values, rest)
         made = prepare.plan_of(prepare.prepare(settings, detach=values.get("detach", False)))
-        privileged = settings.privileged or settings.seccomp == "unconfined"
+        privileged = settings.privileged or settings.seccomp == "unconfined" or not settings.no_new_privileges
     problems = lint(made, privileged=privileged)
     if values.get("json"):
         print(json.dumps({**made.to_json(), "problems": problems}, indent=1))
