@@ -269,3 +269,14 @@ def test_exec_in_a_terminal(hutch_cli):
 def test_tty_without_a_terminal_is_refused(hutch_cli):
     r = hutch_cli("run", "-it", "host", "true")
     assert r.returncode == 125 and "standard input is not a terminal" in r.stderr
+
+
+@pytest.mark.parametrize("words", [["--network", "host"], ["--userns", "private", "--pid", "host"], ["-v", "/usr:/data", "-v", "/etc:/data/share"]])
+def test_nothing_appears_on_a_host_whose_mounts_are_shared(words):
+    """As under systemd: what a container mounts on a clone of the host's would show on the host, and stay."""
+    script = "mount --make-rshared /; cat /proc/self/mountinfo | sort >$1/before; shift; \"$@\" || exit 1; cat /proc/self/mountinfo | sort"
+    with __import__("tempfile").TemporaryDirectory(dir="/var/tmp") as place:
+        command = ["unshare", "-m", "sh", "-c", script, "sh", place, *HUTCH, "run", *words, "host", "true"]
+        r = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert r.returncode == 0, r.stderr
+        assert r.stdout == open(f"{place}/before").read()
