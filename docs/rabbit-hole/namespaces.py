@@ -57,7 +57,7 @@ def in_child(work: Callable[[], Account]) -> Account:
         try:
             os.close(reading)
             try:
-                answer = {"found": work()}
+                answer: Account = {"found": work()}
             except OSError as error:
                 answer = {"error": [error.errno, error.strerror, error.filename]}
             except Exception as error:
