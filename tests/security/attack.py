@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import select
 import shutil
@@ -12,18 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hutch
-from hutch.engine import enter, options, prepare
+from hutch.engine import enter, options as api_options, prepare
 from hutch.executor.launcher import Execution
 from hutch.plan import ops
 from hutch.plan.plan import Plan
-from tests.conftest import cgroups, mounts
 
 SHELL = ("sh", "-c")
 
 
 def compiled(image: str, command: tuple[str, ...], **wanted: object) -> Plan:
     """The plan of a container, with an id of its own."""
-    return prepare.plan_of(prepare.prepare(options.settings(image, command, wanted)))  # type: ignore[arg-type]
+    return prepare.plan_of(prepare.prepare(api_options.settings(image, command, wanted)))  # type: ignore[arg-type]
 
 
 def entering(box: hutch.Container, command: tuple[str, ...]) -> Plan:
@@ -142,6 +142,76 @@ def data_entries() -> set[str]:
         return set(os.listdir(os.environ["HUTCH_DATA"])) - {"layers"}
     except FileNotFoundError:
         return set()
+
+
+def position(plan: Plan, lane: str, place: str) -> int:
+    """Where in a lane: before an operation, after a barrier, at the ends."""
+    sequence: tuple[ops.Operation, ...] = getattr(plan, lane)
+
+    def at(kind: type[ops.Operation], barrier: int | None = None) -> int:
+        return next(i for i, op in enumerate(sequence) if isinstance(op, kind) and (barrier is None or op.barrier == barrier))  # type: ignore[attr-defined]
+
+    barrier = int(place.split()[-1]) if place[-1].isdigit() else None
+    if place == "first":
+        return 0
+    if place == "last":
+        return len(sequence) - (lane == "container")
+    if place in ("pivot", "after pivot"):
+        return at(ops.Pivot) + (place != "pivot")
+    if place == "record":
+        return at(ops.HostRecord) + 1
+    if place == "clone":
+        return at(ops.Clone) + 1
+    if place == "ids":
+        return at(ops.SetIds) + 1
+    if place == "close":
+        return at(ops.CloseDescriptors)
+    if place.startswith("after"):
+        kind = ops.Wait if lane == "container" and barrier != 9 else ops.Signal
+        return at(kind, barrier) + 1
+    return at(ops.Wait if place.startswith("wait") else ops.Signal, barrier)
+
+
+def options(image: Path, fifo: str, **more: object) -> dict[str, object]:
+    """A container with as much to leave behind as there is: limits, an upper directory on disk, a mount."""
+    return {
+        "image": str(image),
+        "command": ("sleep", "1000"),
+        "upper": "disk",
+        "memory": "64m",
+        "pids": 16,
+        "mounts": [f"{os.path.dirname(fifo)}:{os.path.dirname(fifo)}"],
+        **more,
+    }
+
+
+def stopped(wanted: dict[str, object], lane: str, place: str, fifo: str) -> Plan:
+    plan = compiled(**wanted)  # type: ignore[arg-type]
+    return blocked(plan, lane, position(plan, lane, place), fifo)
+
+
+def holds(executor: int, lane: str, fifo: str) -> bool:
+    """Whether the lane has arrived at the fifo."""
+    pids = [executor] if lane == "host" else children(executor)
+    return any(blocks_in(pid, fifo) for pid in pids)
+
+
+def release(fifo: str) -> None:
+    """Let whoever waits at the fifo go on."""
+    fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    until(lambda: False, 0.05)
+    os.close(fd)
+
+
+def cgroups() -> set[str]:
+    """Every cgroup of a container's, in every hierarchy. (tests/conftest.py makes a state directory where it is imported.)"""
+    return {path for top in ("/sys/fs/cgroup/hutch-*", "/sys/fs/cgroup/*/hutch-*", "/sys/fs/cgroup/*/*/hutch-*") for path in glob.glob(top)}
+
+
+def mounts() -> set[str]:
+    """The mounts of the tests' own namespace."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return set(file)
 
 
 class Victim:

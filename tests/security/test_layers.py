@@ -47,6 +47,13 @@ def data(monkeypatch, tmp_path):
     return place
 
 
+@pytest.fixture
+def deep_data(data):
+    """The same, for what pytest cannot remove."""
+    yield data
+    subprocess.run(["rm", "-rf", str(data)], check=True)
+
+
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"", mode: int = 0o644, **more: object) -> tuple[tarfile.TarInfo, bytes]:
     """One member of an archive, its name as it is."""
     info = tarfile.TarInfo(name)
@@ -380,19 +387,19 @@ def test_tar_bombs(small_disk, monkeypatch, tmp_path, kind):
     assert free.f_bfree > 0.98 * free.f_blocks and free.f_ffree > 1900
 
 
-def test_a_tree_deeper_than_recursion(data, tmp_path):
+def test_a_tree_deeper_than_recursion(deep_data, tmp_path):
     """Links take a path deeper than any name: what fails after that must still be removed, without Python's recursion."""
     members = [directory("etc"), directory("d/" * 400)]
     here = "d/" * 400
     for number in range(6):
         members += [link(f"l{number}", here), directory(f"l{number}/{'d/' * 400}")]
         here = f"l{number}/{'d/' * 400}"
-    path = image(data, tar(*members, member("a", b"Z")), tmp_path)
+    path = image(deep_data, tar(*members, member("a", b"Z")), tmp_path)
     with pytest.raises(hutch.ImageError):
         hutch.run(path, ["true"])
-    assert os.listdir(data / "layers") == []
+    assert os.listdir(deep_data / "layers") == []
     members += [directory("e"), link("e", "d"), member("d", content=b"in place of the tree")]
-    path = image(data, tar(*members), tmp_path, "replaced.tar")
+    path = image(deep_data, tar(*members), tmp_path, "replaced.tar")
     assert hutch.run(path, ["true"]).outcome == "failed-to-start"  # unpacked: it only has no program
 
 

@@ -34,7 +34,8 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     )
     plan, encoded = template.command(tuple(rest[1:]))
     pidfd = recorded.open_pidfd(running)
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    null, nobody = os.pipe2(os.O_CLOEXEC)
+    os.close(nobody)
     try:
         execution = Execution(plan, stdin=0 if interactive else null, stdout=1, stderr=2, extra=(pidfd,), encoded=encoded)
     finally:

@@ -34,11 +34,13 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
     container_id, start = _ready(values, rest, detach)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    stdin = 0 if interactive and not detach else null
-    outputs = (null, null) if detach else (1, 2)
+    # a pipe that nobody writes to, not /dev/null: without a user namespace, fchmod on it would change the host's
+    empty, nobody = os.pipe2(os.O_CLOEXEC)
+    stdin = 0 if interactive and not detach else empty
+    outputs = (nobody, nobody) if detach else (1, 2)
     execution = start(stdin, *outputs)
-    os.close(null)
+    os.close(empty)
+    os.close(nobody)
     with execution:
         try:
             if detach:

@@ -115,7 +115,7 @@ class Container:
         self._commands = 0
         self._live: set[Process] = set()
         self._templates: dict[object, Template] = {}
-        self._closed = False
+        self._closed = True  # until it runs
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._execution = prepare.launch(self._prepared, stdin=null, stdout=null, stderr=null)
@@ -129,6 +129,7 @@ class Container:
         except BaseException:
             self._execution.close()
             raise
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self

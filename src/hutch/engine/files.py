@@ -40,8 +40,7 @@ class Files:
         self.root, self.uid, self.gid = root, uid, gid
 
     def _open(self, path: str, flags: int, mode: int = 0) -> int:
-        if "\0" in path:
-            raise UsageError("path: contains a NUL")
+        _check(path)
         try:
             return syscalls.openat2(self.root, path.lstrip("/") or ".", flags, mode, IN_ROOT)
         except OSError as error:
@@ -71,6 +70,7 @@ class Files:
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Create or replace a file; missing directories are made."""
+        _check(path)
         parent, _, name = path.rstrip("/").rpartition("/")
         if not name or name in (".", ".."):
             raise UsageError(f"write {path!r}: expected the path of a file")
@@ -105,6 +105,7 @@ class Files:
 
     def _make_directories(self, path: str) -> int:
         """A descriptor of the directory, made with its parents where missing."""
+        _check(path)
         try:
             return syscalls.openat2(self.root, path.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
         except FileNotFoundError:
@@ -206,6 +207,11 @@ class Files:
                         _copy_out(fd, path, mode)
                 finally:
                     os.close(fd)
+
+
+def _check(path: str) -> None:
+    if "\0" in path:
+        raise UsageError(f"path {path!r}: contains a NUL")
 
 
 def _copy_out(fd: int, target: str, mode: int) -> None:

@@ -49,21 +49,24 @@ def prepare(s: Settings, *, idle: bool = False, detach: bool = False, remove: bo
     found = features()
     rootfs = resolve.resolve(s.image, found)
     base = state.root()
-    key = (repr(s), _resolv_conf(s), idle, detach, remove, accounting, base)
+    who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
+    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, rootfs, found, base, idle, detach, remove, accounting))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
 
 
-def _template(s: Settings, rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool) -> Prepared:
-    user, home = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
+def _template(
+    s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool
+) -> Prepared:
+    user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
     config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home)
     process = config.process

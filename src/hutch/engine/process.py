@@ -28,7 +28,10 @@ OUTPUT_LIMIT = 64 << 20  # bytes of each stream that are kept unless asked other
 def open_input(stdin: Input) -> tuple[int, bytes, int]:
     """``(descriptor for the child, bytes still to be fed, our end or -1)`` for what a caller gives as stdin."""
     if stdin is None:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), b"", -1
+        # not /dev/null: without a user namespace, fchmod on the descriptor would change the host's
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.close(writer)
+        return reader, b"", -1
     if isinstance(stdin, int):
         return os.dup(stdin), b"", -1
     if isinstance(stdin, str | bytes):

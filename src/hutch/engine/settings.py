@@ -237,7 +237,7 @@ def to_config(s: Settings, rootfs: Rootfs, features: Features, *, hostname: str,
             resources=resources_of(s, userns),
             seccomp=seccomp_of(s),
             sysctl=s.sysctls,
-            devices=_devices(s) if features.privileged else (),
+            devices=tuple(d for d in _devices(s) if not _bound(d.path, userns, features)),
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
             readonly_paths=() if s.privileged else READONLY,
@@ -310,10 +310,15 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
             words.append("idmap")
         words = [word for word in words if word not in ("noidmap", "z", "Z", "nocopy", "consistent", "cached", "delegated")]
         out.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
-    if not features.privileged:
-        # no node can be made: the host's own is bound, from where it is
-        out += [oci.Mount(destination=target, type="bind", source=source, options=("bind",)) for source, target, _ in s.devices]
+    # where no node can be made, the host's own is bound
+    out += [oci.Mount(destination=target, type="bind", source=source, options=("bind",)) for source, target, _ in s.devices if _bound(target, userns, features)]
     return tuple(out)
+
+
+def _bound(target: str, userns: bool, features: Features) -> bool:
+    """Whether a device is bound: an ordinary user makes no nodes; root makes them in /dev, and elsewhere in no user
+    namespace's file systems."""
+    return not features.privileged or (userns and not target.startswith("/dev/"))
 
 
 def _devices(s: Settings) -> tuple[oci.Device, ...]:

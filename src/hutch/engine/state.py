@@ -134,10 +134,10 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
                 id=data["id"],
                 name=str(data.get("name", "")),
                 image=str(data.get("image", "")),
-                command=tuple(data.get("command", ())),
-                created=float(data.get("created", 0)),
-                pid=int(data.get("pid", 0)) if alive else 0,
-                executor=int(data.get("executor", 0)) if alive else 0,
+                command=tuple(map(str, data["command"])) if isinstance(data.get("command"), list) else (),
+                created=_number(data.get("created")),
+                pid=int(_number(data.get("pid"))) if alive else 0,
+                executor=int(_number(data.get("executor"))) if alive else 0,
                 status=("running" if data.get("pid") else "creating") if alive else "exited",
                 exit_code=exit_code,
                 directory=directory,
@@ -145,6 +145,10 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
             )
         )
     yield from sorted(found, key=lambda running: running.created)
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _settled(directory: str) -> bool:
@@ -172,14 +176,44 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
 
     from hutch.executor import undo
 
-    for path in (data or {}).get("cgroup", {}).values():
-        if isinstance(path, str) and "/hutch-" in path:
+    data = data or {}
+    _kill_orphan(data)
+    paths = data.get("cgroup")
+    for path in paths.values() if isinstance(paths, dict) else ():
+        if isinstance(path, str) and "/hutch-" in path and path.startswith("/sys/fs/cgroup/"):
             undo.kill(f"{path}/cgroup.procs")
             undo.remove_cgroup(path)
-    upper = (data or {}).get("upper")
+    upper = data.get("upper")
     if isinstance(upper, str) and upper.startswith(data_root() + "/"):
         shutil.rmtree(upper, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _kill_orphan(data: dict[str, Any]) -> None:
+    """The container's first process, if it outlived its executor and its owner: a program can clear its death signal.
+
+    Its pid may be somebody else's by now: it must be the first of a pid namespace and as old as the record says.
+    """
+    from hutch.executor import undo
+    from hutch.kernel import proc, syscalls
+
+    pid, created = data.get("pid"), data.get("created")
+    if not isinstance(pid, int) or not isinstance(created, int | float) or pid <= 1:
+        return
+    try:
+        pidfd = syscalls.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        ticks = proc.start_time(pid)
+        boot = next(int(line.split()[1]) for line in proc.read_text("/proc/stat").split("\n") if line.startswith("btime"))
+        inside = proc.status(pid).get("NSpid", "").split()
+        if ticks is not None and len(inside) > 1 and inside[-1] == "1" and abs(boot + ticks / os.sysconf("SC_CLK_TCK") - created) < 5:
+            undo.kill_process(pidfd)
+    except OSError:
+        pass
+    finally:
+        os.close(pidfd)
 
 
 def find(reference: str) -> Running:

@@ -297,8 +297,20 @@ static long container_op(struct op *op)
     case TERMINAL: return op_terminal(op);
     case STDIO: return op_stdio(op);
     case CLOSE_DESCRIPTORS: {
-        long r = sys(__NR_close_range, 3 + num(op), ~0U, CLOSE_RANGE_UNSHARE_ | CLOSE_RANGE_CLOEXEC_);
-        return r;
+        /* Closed now, not at execve: a program or directory named /proc/self/fd/N would be looked up before
+         * (CVE-2024-21626). What stays is the pipe that tells of the execve, and the barriers' eventfds. */
+        u32 from = 3 + (u32)num(op);
+        long keep[3] = {event[HOST], event[CONTAINER], exec_pipe[1]}, r;
+        if ((r = sys(__NR_close_range, from, ~0U, CLOSE_RANGE_UNSHARE_ | CLOSE_RANGE_CLOEXEC_)) < 0) return r;
+        for (int round = 0; round < 4; round++) {
+            u32 next = ~0U;
+            for (int i = 0; i < 3; i++)
+                if (keep[i] >= (long)from && keep[i] < (long)next) next = (u32)keep[i];
+            if (next > from || next == ~0U) sys(__NR_close_range, from, next == ~0U ? ~0U : next - 1, 0);
+            if (next == ~0U) break;
+            from = next + 1;
+        }
+        return 0;
     }
     case CAPABILITIES: return op_capabilities(op);
     case NO_NEW_PRIVILEGES: return sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -323,17 +335,29 @@ static long container_op(struct op *op)
     }
 }
 
+/* Die with the outer process, whatever ends it. A change of ids or capabilities clears this (prctl(2)), so it is set
+ * again after each; an end in between is seen by the outer process's pidfd. */
+static void arm(void)
+{
+    struct pollfd fd = {(int)self_pidfd, POLLIN, 0};
+    struct {
+        i64 seconds, nanoseconds;
+    } now = {0, 0};
+    sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (self_pidfd >= 0 && sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(126);
+}
+
 _Noreturn static void container_lane(void)
 {
     const u8 *at = lane_start[CONTAINER];
     struct op op;
-    /* The container dies with the outer process, whatever ends it; a change of ids or capabilities clears this
-     * (prctl(2)), so the plan sets it again at the end. */
-    sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    arm();
     reset_signals();
     for (u32 i = 0; i < plan.count[CONTAINER] && next_op(&at, &op, i); i++) {
         shared->position = i;
         long r = container_op(&op);
+        if (op.code == CLOSE_DESCRIPTORS) self_pidfd = -1;
+        if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN) arm();
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r < 0) {
             shared->error = (i32)-r;
@@ -401,7 +425,7 @@ static i32 reap(i64 *usage)
     usage[1] = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
     usage[2] = u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec;
     usage[3] = u.ru_maxrss;
-    return shared->init_status >= 0 ? shared->init_status : status;
+    return *init_status >= 0 ? *init_status : status;
 }
 
 _Noreturn static void failed(u32 lane, u32 index, long error)
@@ -474,7 +498,10 @@ static long start(void)
     if (r < 0) return r;
     shared = (void *)r;
     for (int i = 0; i < MAX_SLOTS; i++) shared->slot[i] = -1;
-    shared->init_status = -1;
+    r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
+    if (r < 0) return r;
+    init_status = (void *)r;
+    *init_status = -1;
     sys(__NR_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
     self_pid = sys(__NR_getpid);
     if (plan.owner) {
@@ -487,6 +514,7 @@ static long start(void)
         sys(__NR_setsid);
         self_pid = sys(__NR_getpid);
     }
+    self_pidfd = sys(__NR_pidfd_open, self_pid, 0);
     event[HOST] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
     event[CONTAINER] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
     i32 pair[2];
@@ -524,7 +552,10 @@ int main(void)
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r == -ECANCELED && shared->failed) failed(CONTAINER, shared->position, shared->error);
         if (r == -ECHILD && op.code == WAIT) failed(CONTAINER, shared->position, 0);
-        if (r < 0) failed(HOST, i, -r);
+        if (r < 0) {
+            host_done = i; /* what failed made nothing: a directory that was there before is somebody else's */
+            failed(HOST, i, -r);
+        }
     }
     supervise();
 }

@@ -119,11 +119,16 @@ class Execution:
             for fd in temporary:
                 os.close(fd)
         self._socket = ours
+        # the socket alone does not tell of the executor's end: until its program starts, the container holds a copy
+        self._pidfd = os.pidfd_open(self.executor_pid)
+        self._poll = select.epoll()
+        self._poll.register(ours.fileno(), select.EPOLLIN)
+        self._poll.register(self._pidfd, select.EPOLLIN)
         self._detached_owner = plan.detach
 
     def fileno(self) -> int:
-        """The socket's descriptor, to be polled."""
-        return self._socket.fileno()
+        """A descriptor to be polled for messages, and for the executor's end."""
+        return self._poll.fileno()
 
     def __enter__(self) -> Execution:
         return self
@@ -132,11 +137,15 @@ class Execution:
         self.close()
 
     def receive(self) -> Message | None:
-        """Take one message that is there. None: the executor is gone. Raises StartError when the start failed."""
+        """Take one message, if one is there (else its type is 0). None: the executor is gone. Raises StartError when the
+        start failed."""
+        gone = any(fd == self._pidfd for fd, _ in self._poll.poll(0))
         try:
-            raw, ancillary, _, _ = self._socket.recvmsg(messages.SIZE, 1024, _socket.MSG_CMSG_CLOEXEC)
+            raw, ancillary, _, _ = self._socket.recvmsg(messages.SIZE, 1024, _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT)
         except ConnectionResetError:
             raw, ancillary = b"", []
+        except BlockingIOError:
+            return None if gone else Message(type=0)
         if len(raw) < 48:
             return None
         message = messages.decode(raw)
@@ -192,7 +201,7 @@ class Execution:
     def _until(self, done: Callable[[], bool], timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
-        poll.register(self._socket.fileno(), select.POLLIN)
+        poll.register(self.fileno(), select.POLLIN)
         while not done():
             left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
             if not poll.poll(left):
@@ -205,6 +214,8 @@ class Execution:
         from hutch.executor import undo
 
         self._reap()
+        if "pidfd" in self.descriptors:
+            undo.kill_process(self.descriptors["pidfd"])  # it may have cleared its death signal
         undo.undo(self.plan)
         if self.exited is None:
             self.exited = Message(type=messages.EXITED, values=(9, 0, 0, 0))
@@ -231,7 +242,12 @@ class Execution:
     def detach(self) -> None:
         """Let go of a detached container: its monitor goes on."""
         self._reap()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._socket.close()
+        self._poll.close()
+        os.close(self._pidfd)
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -252,5 +268,4 @@ class Execution:
                     pass
             self._reap()
         finally:
-            self._socket.close()
-            self._close_descriptors()
+            self._let_go()

@@ -36,17 +36,19 @@ struct shared {
     volatile u32 position;   /* the operation that the container lane is at */
     volatile u32 failed;
     volatile i32 error;
-    volatile i32 init_status; /* wait status of --init's child; -1: none */
     volatile i32 slot[MAX_SLOTS];
     char detail[DETAIL];
 };
 static struct shared *shared;
+/* Wait status of --init's child; -1: none. In a page of its own: it is all that a PID 1 of ours keeps, so that whoever
+ * debugs that PID 1 from inside cannot reach what the executor outside goes by. */
+static volatile i32 *init_status;
 static const u8 *plan_start, *plan_end, *lane_start[2];
 static struct header plan;
 static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAINER] by the container lane */
 static char detail_[DETAIL];
 static struct text detail = {detail_, 0, DETAIL, 0};
-static long self_pid, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
+static long self_pid, self_pidfd = -1, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
 
 static i64 num(struct op *op)
 {

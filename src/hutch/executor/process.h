@@ -240,6 +240,7 @@ static long op_init(struct op *op)
         }
     }
     sys(__NR_close_range, 0, ~0U, 0);
+    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
     sys(__NR_prctl, PR_SET_NAME, "hutch-init", 0, 0, 0);
     for (;;) {
         struct {
@@ -250,7 +251,7 @@ static long op_init(struct op *op)
             int status;
             for (long pid; (pid = sys(__NR_wait4, -1L, &status, WNOHANG, 0)) > 0;)
                 if (pid == child) {
-                    shared->init_status = status;
+                    *init_status = status;
                     exit_(status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff);
                 }
         } else if (signal > 0 && child)

@@ -21,9 +21,24 @@ def undo(plan: Plan) -> None:
         if isinstance(operation, ops.HostDirectory) and operation.undo == "tree":
             shutil.rmtree(operation.path, ignore_errors=True)
         elif isinstance(operation, ops.HostDirectory) and operation.undo == "rmdir":
+            kill(f"{operation.path}/cgroup.procs")
             remove_cgroup(operation.path)
         elif isinstance(operation, ops.KillAtExit):
             kill(operation.path)
+
+
+def kill_process(pidfd: int) -> None:
+    """SIGKILL by pidfd, and wait for the end (2 s at most)."""
+    import select
+    import signal
+
+    try:
+        signal.pidfd_send_signal(pidfd, SIGKILL)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(2000)
 
 
 def kill(procs: str) -> None:

@@ -8,11 +8,12 @@ import json
 import os
 import stat
 import tarfile
+import zlib
 
 from hutch.errors import ImageError
 from hutch.image import store
 from hutch.image.rootfs import ImageConfig, Rootfs, View
-from hutch.image.unpack import unpack
+from hutch.image.unpack import Member, unpack
 from hutch.kernel.features import Features
 
 TYPE_CHECKING = False
@@ -84,21 +85,30 @@ def _unpack_blob(opened: BinaryIO, digest: str | None, directory: str, what: str
                 raise
             raise ImageError(f"{what}: the compressed data is broken: {error}") from None
         except Exception as error:
-            if type(error).__name__ in ("ZstdError", "LZMAError", "error"):
+            if _broken(error):
                 raise ImageError(f"{what}: the compressed data is broken: {error}") from None
             raise
         if expected and verified.digest() != expected:
             raise ImageError(f"{what}: its digest is not {digest}", "the file was damaged or changed: fetch it again")
 
 
+def _broken(error: Exception) -> bool:
+    """Whether an exception is a decompressor's or tarfile's word for bad data; their types need not be imported for that."""
+    return isinstance(error, tarfile.TarError | EOFError | OSError | zlib.error | ValueError) or type(error).__name__ in ("ZstdError", "LZMAError")
+
+
 def resolve(name: str, path: str, features: Features) -> Rootfs:
     """The root file system that a file, or a layout's directory, holds. Raises ImageError."""
     if stat.S_ISDIR(os.stat(path).st_mode):
-        return _layout(name, lambda blob: open(_inside(path, blob), "rb"), features)
+        return _layout(name, lambda blob: _open_blob(path, blob), features)
     try:
         with open(path, "rb") as file:
             kind = _kind(file, name)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except ImageError:
+        raise
+    except Exception as error:
+        if not _broken(error):
+            raise
         raise ImageError(f"image {name}: is no tar archive ({error})", "a directory or a tar (gzip, zstd, xz) is expected") from None
     if kind == "rootfs":
         return _rootfs_tar(name, path)
@@ -119,15 +129,19 @@ def resolve(name: str, path: str, features: Features) -> Rootfs:
         archive.close()
 
 
-def _inside(path: str, blob: str) -> str:
+def _open_blob(path: str, blob: str) -> BinaryIO:
     if ".." in blob.split("/"):
         raise ImageError(f"image {path}: the name {blob!r} leads out of the layout")
-    return f"{path}/{blob}"
+    fd = os.open(f"{path}/{blob}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo must not make us wait
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError(f"image {path}: {blob} is no regular file")
+    return open(fd, "rb")
 
 
 def _kind(file: BinaryIO, name: str) -> str:
     """By the first members: a layout's marker, a saved image's manifest, or neither: a root file system."""
-    with tarfile.open(fileobj=inflate(file, name), mode="r|") as archive:
+    with tarfile.open(fileobj=inflate(file, name), mode="r|", tarinfo=Member) as archive:
         names = set()
         for count, member in enumerate(archive):
             names.add(member.name.removeprefix("./"))
@@ -165,7 +179,7 @@ def _json(opened: BinaryIO, what: str) -> Any:
         raise ImageError(f"{what}: is larger than {JSON_LIMIT} bytes")
     try:
         return json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageError(f"{what}: is not JSON: {error}") from None
 
 
@@ -206,8 +220,8 @@ def _layout(name: str, opener: Callable[[str], BinaryIO], features: Features) ->
             directories.append(
                 store.layer(key, lambda target, d=digest, p=path: _unpack_blob(opener(p), d, target, what))  # type: ignore[misc]
             )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ImageError(f"{what}: the manifest lacks {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ImageError(f"{what}: the manifest is not one: {error}") from None
     except OSError as error:
         raise ImageError(f"{what}: {error.filename or ''}: {error.strerror}") from None
     return _of_layers(name, directories, image_config(config, features, what))
@@ -240,24 +254,47 @@ def _docker(name: str, opener: Callable[[str], BinaryIO], features: Features) ->
             directories.append(
                 store.layer(key, lambda target, p=path, d=digest: _unpack_blob(inflate(opener(p), what), d, target, what))  # type: ignore[misc]
             )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ImageError(f"{what}: manifest.json lacks {error}") from None
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise ImageError(f"{what}: manifest.json is not one: {error}") from None
     return _of_layers(name, directories, image_config(config, features, what))
 
 
-def image_config(data: dict[str, Any], features: Features, what: str) -> ImageConfig:
-    """The image-spec's config.json as far as a container needs it. Raises ImageError for another machine's image."""
+def image_config(data: object, features: Features, what: str) -> ImageConfig:
+    """The image-spec's config.json as far as a container needs it. Raises ImageError for another machine's image, and for
+    fields of the wrong type: whoever made the image wrote it."""
     wanted = MACHINES.get(features.machine, features.machine)
+    if not isinstance(data, dict):
+        raise ImageError(f"{what}: its configuration is no object")
     if data.get("architecture", wanted) != wanted:
         raise ImageError(f"{what}: is for {data['architecture']}, and this machine is {wanted}")
     own = data.get("config") or {}
+    if not isinstance(own, dict):
+        raise ImageError(f"{what}: config is no object")
+
+    def text(name: str) -> str:
+        value = own.get(name) or ""
+        if not isinstance(value, str) or "\0" in value or not value.isprintable():
+            raise ImageError(f"{what}: config.{name} is no text")
+        return value
+
+    def texts(name: str) -> tuple[str, ...]:
+        value = own.get(name) or []
+        if isinstance(value, dict):
+            value = list(value)
+        if not isinstance(value, list) or any(not isinstance(item, str) or "\0" in item for item in value):
+            raise ImageError(f"{what}: config.{name} is no list of texts")
+        return tuple(value)
+
+    labels = own.get("Labels") or {}
+    if not isinstance(labels, dict):
+        raise ImageError(f"{what}: config.Labels is no object")
     return ImageConfig(
-        env=tuple(own.get("Env") or ()),
-        entrypoint=tuple(own.get("Entrypoint") or ()),
-        cmd=tuple(own.get("Cmd") or ()),
-        user=own.get("User") or "",
-        workdir=own.get("WorkingDir") or "",
-        volumes=tuple(own.get("Volumes") or ()),
-        stop_signal=own.get("StopSignal") or "",
-        labels=dict(own.get("Labels") or {}),
+        env=tuple(item for item in texts("Env") if item.partition("=")[0]),
+        entrypoint=texts("Entrypoint"),
+        cmd=texts("Cmd"),
+        user=text("User"),
+        workdir=text("WorkingDir"),
+        volumes=texts("Volumes"),
+        stop_signal=text("StopSignal"),
+        labels={str(key): str(value) for key, value in labels.items()},
     )

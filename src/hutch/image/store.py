@@ -35,7 +35,7 @@ def layer(key: str, unpack: Callable[[str], None]) -> str:
     The directory that is handed to `unpack` is removed again when it fails, for a full disk as for a bad archive.
     """
     base = f"{data_root()}/layers"
-    os.makedirs(base, mode=0o711, exist_ok=True)
+    os.makedirs(base, mode=0o700, exist_ok=True)  # an image's set-uid programs are not for this machine's users
     final = f"{base}/{key}"
     if os.path.isdir(final):
         return final
@@ -49,28 +49,44 @@ def layer(key: str, unpack: Callable[[str], None]) -> str:
         except OSError:
             if not os.path.isdir(final):
                 raise
-            _remove(fresh)  # somebody else was faster
+            remove_tree(fresh)  # somebody else was faster
     except OSError as error:
-        _remove(fresh)
+        remove_tree(fresh)
         raise ImageError(f"unpack into {base}: {error.strerror}", "free some space" if error.errno == 28 else None) from None
     except BaseException:
-        _remove(fresh)
+        remove_tree(fresh)
         raise
     return final
 
 
-def _remove(path: str) -> None:
-    import shutil
-
-    def open_up(_: object, name: str, __: object) -> None:
-        os.chmod(os.path.dirname(name), 0o700)
-        try:
-            os.unlink(name)
-        except IsADirectoryError:
-            os.chmod(name, 0o700)
-            shutil.rmtree(name, ignore_errors=True)
-
-    shutil.rmtree(path, onerror=open_up)
+def remove_tree(path: str) -> None:
+    """Remove a tree of any depth, as an archive may make one: without recursion, and one descriptor at a time."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    depth = 0
+    while True:
+        down = -1
+        os.fchmod(fd, 0o700)
+        for name in os.listdir(fd):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except OSError:
+                try:
+                    os.rmdir(name, dir_fd=fd)
+                except OSError:
+                    os.chmod(name, 0o700, dir_fd=fd)
+                    down = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                    break
+        if down < 0 and depth == 0:
+            break
+        after = down if down >= 0 else os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        depth += 1 if down >= 0 else -1
+        os.close(fd)
+        fd = after
+    os.close(fd)
+    os.rmdir(path)
 
 
 def _clean(base: str) -> None:
@@ -79,4 +95,4 @@ def _clean(base: str) -> None:
         if name.startswith(".new-"):
             pid = name.split("-")[1]
             if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                _remove(f"{base}/{name}")
+                remove_tree(f"{base}/{name}")

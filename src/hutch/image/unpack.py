@@ -12,6 +12,7 @@ import stat
 import tarfile
 
 from hutch.errors import ImageError
+from hutch.image import store
 from hutch.kernel import syscalls
 
 TYPE_CHECKING = False
@@ -23,6 +24,27 @@ IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 MAX_MEMBERS = 10_000_000
 MAX_PATH = 4096
 MAX_DEPTH = 512
+MAX_HEADER = 1 << 20
+
+
+class Member(tarfile.TarInfo):
+    """A member whose header must be sound: `tarfile` takes a broken one in the middle for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]  # noqa: D102
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in ("EOFHeaderError", "EmptyHeaderError"):
+                raise
+            raise ImageError(f"layer: the archive is broken: {error}") from None
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if self.type in extended and self.size > MAX_HEADER:
+            raise ImageError(f"layer: a header of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
 
 
 class Unpacker:
@@ -77,7 +99,7 @@ class Unpacker:
                 self._whiteout(directory, name)
                 return
             self._make(archive, member, directory, name, path)
-        except (NotADirectoryError, IsADirectoryError, ValueError) as error:
+        except (NotADirectoryError, IsADirectoryError, ValueError, OverflowError, UnicodeError) as error:
             raise ImageError(f"layer: {member.name!r}: {error}") from None
         finally:
             os.close(directory)
@@ -103,9 +125,7 @@ class Unpacker:
         except FileNotFoundError:
             return
         except (IsADirectoryError, PermissionError):
-            import shutil
-
-            shutil.rmtree(name, dir_fd=directory)
+            store.remove_tree(f"/proc/self/fd/{directory}/{name}")
 
     def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str, path: str) -> None:
         mode = member.mode & 0o7777
@@ -212,13 +232,13 @@ def unpack(stream: BinaryIO, directory: str) -> None:
     unpacker = Unpacker(directory, owners)
     try:
         try:
-            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=Member) as archive:
                 for count, member in enumerate(archive):
                     if count > MAX_MEMBERS:
                         raise ImageError(f"layer: more than {MAX_MEMBERS} members")
                     unpacker.add(archive, member)
                     archive.members = []  # type: ignore[attr-defined]  # or the list of all members stays in memory
-        except (tarfile.TarError, EOFError, ValueError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
             raise ImageError(f"layer: the archive is broken: {error}") from None
     finally:
         unpacker.close()

@@ -7,6 +7,7 @@ Only facts that can be read are here. What must be tried to be known (may a user
 from __future__ import annotations
 
 import os
+import resource
 
 from hutch.kernel import capabilities, cgroupfs, proc
 from hutch.record import Record
@@ -197,8 +198,6 @@ def _initial_user_namespace() -> bool:
 
 
 def _hard_limits() -> dict[str, int]:
-    import resource
-
     out = {}
     for name in dir(resource):
         if name.startswith("RLIMIT_"):

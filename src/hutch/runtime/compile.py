@@ -60,7 +60,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     if terminal:
         _terminal(b)
     if config.root is not None and config.root.readonly:
-        views = [view.path for view in request.rootfs.views if view.path != "/"] if request.rootfs is not None else []
+        views = [view.path for view in request.rootfs.views if view.path != "/" and not view.extra] if request.rootfs is not None else []
         for path in ["", *views]:
             b.container.append(ops.SetAttributes(root=ROOT, path=path, set_attributes=1, origin="root.readonly"))
     b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root"))
@@ -76,6 +76,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     root = slot("container-root")
     b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
     b.prepare.append(ops.Export(value=root, origin="root"))
+    b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
     b.container.append(ops.CloseDescriptors(origin="process"))
     b.container.append(ops.Signal(barrier=9))
     if not terminal:
@@ -183,7 +184,7 @@ def _state(b: Builder) -> None:
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
     if r.upper:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
-        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o755, uid=uid, gid=gid, undo="tree", userns=userns, origin=origin))
+        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo="tree", userns=userns, origin=origin))
     b.late.append(ops.WritePid(record=record, origin=origin))
     if r.detach and not r.remove:
         b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))

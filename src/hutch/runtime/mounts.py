@@ -294,7 +294,7 @@ def masks(b: Builder) -> None:
         b.container.append(
             ops.MakeFilesystem(kind="tmpfs", attributes=1, options=(("nr_inodes", "1"), ("mode", "0755")), into=EMPTY, origin="linux.maskedPaths")
         )
-        b.lane_for_trees().append(ops.OpenTree(path="/dev/null", into=NULL, origin="linux.maskedPaths"))
+        b.lane_for_trees().append(ops.OpenTree(path="/dev/null", set_attributes=1, into=NULL, origin="linux.maskedPaths"))
         # attached out of sight: the kernel clones no mount that lies in another user namespace
         b.container.append(ops.Attach(mount=EMPTY, root=BASE, path="empty", origin="linux.maskedPaths"))
         b.container.append(ops.Attach(mount=NULL, root=BASE, path="null", make="file", origin="linux.maskedPaths"))

@@ -141,6 +141,8 @@ def ending(
     out.append(ops.ParentDeath(origin="process"))
     out += filter_ops
     if idle or init:
+        if features.privileged:
+            out.insert(out.index(filter_ops[0]) if filter_ops else len(out), ops.Protect(origin="process"))
         out.append(ops.Init(child=not idle, origin="process"))
     if not idle:
         out.append(ops.Execute(argv=process.args, environment=process.env, origin="process.args"))

@@ -164,7 +164,8 @@ class Stdio(Operation):
 
 
 class CloseDescriptors(Operation):
-    """close_range(2): unshare the descriptor table and let execve(2) close all but stdio and `preserve` more."""
+    """close_range(2): unshare the descriptor table and close all but stdio and `preserve` more, before anything that the
+    container names is looked up: /proc/self/fd/N must lead nowhere."""
 
     code = 57
     preserve: int = 0
@@ -173,7 +174,7 @@ class CloseDescriptors(Operation):
         return (self.preserve,)
 
     def describe(self) -> str:
-        return f"close every descriptor from {3 + self.preserve} on at exec"
+        return f"close every descriptor from {3 + self.preserve} on"
 
 
 class Capabilities(Operation):
