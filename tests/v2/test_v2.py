@@ -25,9 +25,7 @@ def test_the_layout_is_v2():
 
 
 def test_every_limit_is_written_where_the_kernel_has_it():
-    with hutch.Container(
-        "host", memory="128m", memory_swap="256m", cpus=0.5, cpu_shares=512, cpuset="0", pids=50, unified={"memory.high": "100M"}
-    ) as box:
+    with hutch.Container("host", memory="128m", memory_swap="256m", cpus=0.5, cpu_shares=512, cpuset="0", pids=50, unified={"memory.high": "100M"}) as box:
         directory = box.cgroup.paths[""]
         expected = {
             "memory.max": str(128 << 20), "memory.high": str(100 << 20), "cpu.max": "50000 100000", "cpu.weight": "20",

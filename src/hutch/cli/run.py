@@ -102,7 +102,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         if kept is not None:
             fresh, encoded = identity.personalise(kept[1])
             stored = plancache.Stored(kept[0], encoded, compiled)
-            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded)  # type: ignore[arg-type]
+            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded, replace=(identity.PLACEHOLDER, fresh))  # type: ignore[arg-type]
     from hutch.engine import prepare
 
     prepared = compiled()

@@ -46,9 +46,7 @@ class Stored:
     def plan(self) -> Plan:
         """The whole plan."""
         if self._plan is None:
-            from hutch.engine import prepare
-
-            self._plan = prepare.plan_of(self._compile())
+            self._plan = self._compile().compiled.plan
         return self._plan
 
     @property

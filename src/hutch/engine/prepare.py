@@ -158,6 +158,7 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int) -> Execu
         stdout=stdout,
         stderr=stderr,
         encoded=prepared.encoded,
+        replace=(PLACEHOLDER, prepared.id),
         on_call=lambda request, pid, _: answer(prepared, request, pid),
     )
 

@@ -117,7 +117,7 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
     found = []
     for name in sorted(os.listdir(base)):
         directory = f"{base}/{name}"
-        if name.startswith(".") or not os.path.isdir(directory):
+        if not _is_id(name) or os.path.islink(directory) or not os.path.isdir(directory):
             continue
         record = f"{directory}/{RECORD}"
         alive = locked(record)
@@ -147,6 +147,10 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
     yield from sorted(found, key=lambda running: running.created)
 
 
+def _is_id(name: str) -> bool:
+    return len(name) == 12 and not set(name) - set("0123456789abcdef")
+
+
 def _number(value: object) -> float:
     return value if isinstance(value, int | float) else 0
 
@@ -171,22 +175,25 @@ def _exit_code(directory: str) -> int | None:
 
 
 def remove(directory: str, data: dict[str, Any] | None) -> None:
-    """Undo what a dead container's record names: its cgroups (killing what still lives there), its files, itself."""
-    import shutil
+    """Undo what a dead container's record names: its cgroups (killing what still lives there), its files, itself.
 
+    A record is only believed where it names what its container alone can have: a cgroup and a directory called by its id.
+    """
     from hutch.executor import undo
+    from hutch.kernel.trees import remove_tree
 
     data = data or {}
+    identity = os.path.basename(directory)
     _kill_orphan(data)
     paths = data.get("cgroup")
     for path in paths.values() if isinstance(paths, dict) else ():
-        if isinstance(path, str) and "/hutch-" in path and path.startswith("/sys/fs/cgroup/"):
+        own = isinstance(path, str) and os.path.basename(path) in (f"hutch-{identity}", f"hutch-{identity}.scope")
+        if own and os.path.normpath(path) == path and path.startswith("/sys/fs/cgroup/"):
             undo.kill(f"{path}/cgroup.procs")
             undo.remove_cgroup(path)
-    upper = data.get("upper")
-    if isinstance(upper, str) and upper.startswith(data_root() + "/"):
-        shutil.rmtree(upper, ignore_errors=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    if data.get("upper") and _is_id(identity):
+        remove_tree(f"{data_root()}/{identity}")
+    remove_tree(directory)
 
 
 def _kill_orphan(data: dict[str, Any]) -> None:

@@ -14,8 +14,17 @@ ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC,
 )  # fmt: skip
 
 
-def failure(plan: Plan, message: Message, detail: str) -> StartError:
-    """The exception for a failed operation."""
+def failure(plan: Plan, message: Message, detail: str, replace: tuple[str, str] = ("", "")) -> StartError:
+    """The exception for a failed operation; `replace` is (placeholder, id) of a plan that was kept as a template."""
+    error = _failure(plan, message, detail)
+    if replace[0]:
+        error.message = error.message.replace(*replace)
+        error.operation = error.operation.replace(*replace)
+        error.args = (error.message,)
+    return error
+
+
+def _failure(plan: Plan, message: Message, detail: str) -> StartError:
     operation = plan.operation(message.lane, message.index)
     errno = message.error
     if errno == ECANCELED:

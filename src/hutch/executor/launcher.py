@@ -80,8 +80,10 @@ class Execution:
         extra: Sequence[int] = (),
         on_call: Callable[[str, int, int], None] | None = None,
         encoded: bytes | None = None,
+        replace: tuple[str, str] = ("", ""),
     ) -> None:
         self.plan = plan
+        self._replace = replace  # a template's placeholder, and what stands for it in `encoded`
         self.pid = 0
         self.descriptors: dict[str, int] = {}
         self.data: dict[int, str] = {}
@@ -165,7 +167,7 @@ class Execution:
             detail = message.detail.split(b"\0")[0].decode("utf-8", "replace")
             from hutch.executor import explain
 
-            self._failure = explain.failure(self.plan, message, detail)
+            self._failure = explain.failure(self.plan, message, detail, self._replace)
             self._reap()
             raise self._failure
         return message
@@ -216,7 +218,7 @@ class Execution:
         self._reap()
         if "pidfd" in self.descriptors:
             undo.kill_process(self.descriptors["pidfd"])  # it may have cleared its death signal
-        undo.undo(self.plan)
+        undo.undo(self.plan, self._replace)
         if self.exited is None:
             self.exited = Message(type=messages.EXITED, values=(9, 0, 0, 0))
         if not self.ready:

@@ -6,25 +6,27 @@ Names in a plan are the container's alone, so an inverse whose operation never r
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
+from hutch.kernel.trees import remove_tree
 from hutch.plan import ops
 from hutch.plan.plan import Plan
 
 SIGKILL = 9
 
 
-def undo(plan: Plan) -> None:
-    """Run the inverses, last first. What cannot be undone is left for the next command's clean-up."""
+def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
+    """Run the inverses, last first; `replace` is (placeholder, id) of a plan that was kept as a template. What cannot be
+    undone is left for the next command's clean-up."""
     for operation in reversed(plan.host):
+        path = str(getattr(operation, "path", "")).replace(*replace) if replace[0] else str(getattr(operation, "path", ""))
         if isinstance(operation, ops.HostDirectory) and operation.undo == "tree":
-            shutil.rmtree(operation.path, ignore_errors=True)
+            remove_tree(path)
         elif isinstance(operation, ops.HostDirectory) and operation.undo == "rmdir":
-            kill(f"{operation.path}/cgroup.procs")
-            remove_cgroup(operation.path)
+            kill(f"{path}/cgroup.procs")
+            remove_cgroup(path)
         elif isinstance(operation, ops.KillAtExit):
-            kill(operation.path)
+            kill(path)
 
 
 def kill_process(pidfd: int) -> None:

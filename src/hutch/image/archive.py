@@ -79,7 +79,10 @@ def _unpack_blob(opened: BinaryIO, digest: str | None, directory: str, what: str
     with opened:
         verified = _Verified(opened, algorithm)
         try:
-            unpack(inflate(verified, what), directory)  # type: ignore[arg-type]
+            plain = inflate(verified, what)  # type: ignore[arg-type]
+            unpack(plain, directory)
+            while plain.read(1 << 20):
+                pass  # to the end, where the compressor's checksum is
         except (OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise

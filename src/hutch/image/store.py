@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from hutch.errors import ImageError
+from hutch.kernel.trees import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,36 +58,6 @@ def layer(key: str, unpack: Callable[[str], None]) -> str:
         remove_tree(fresh)
         raise
     return final
-
-
-def remove_tree(path: str) -> None:
-    """Remove a tree of any depth, as an archive may make one: without recursion, and one descriptor at a time."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    depth = 0
-    while True:
-        down = -1
-        os.fchmod(fd, 0o700)
-        for name in os.listdir(fd):
-            try:
-                os.unlink(name, dir_fd=fd)
-            except OSError:
-                try:
-                    os.rmdir(name, dir_fd=fd)
-                except OSError:
-                    os.chmod(name, 0o700, dir_fd=fd)
-                    down = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                    break
-        if down < 0 and depth == 0:
-            break
-        after = down if down >= 0 else os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-        depth += 1 if down >= 0 else -1
-        os.close(fd)
-        fd = after
-    os.close(fd)
-    os.rmdir(path)
 
 
 def _clean(base: str) -> None:

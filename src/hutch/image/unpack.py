@@ -12,8 +12,7 @@ import stat
 import tarfile
 
 from hutch.errors import ImageError
-from hutch.image import store
-from hutch.kernel import syscalls
+from hutch.kernel import syscalls, trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ class Unpacker:
         except FileNotFoundError:
             return
         except (IsADirectoryError, PermissionError):
-            store.remove_tree(f"/proc/self/fd/{directory}/{name}")
+            trees.remove_tree(f"/proc/self/fd/{directory}/{name}")
 
     def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str, path: str) -> None:
         mode = member.mode & 0o7777
