@@ -25,7 +25,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
 static u32 host_done; /* host operations begun: what undo() goes back over */
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
-static int owner_gone, killed;
+static int owner_gone, killed, umask_set;
 
 static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
 {
@@ -315,7 +315,7 @@ static long container_op(struct op *op)
     case CAPABILITIES: return op_capabilities(op);
     case NO_NEW_PRIVILEGES: return sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     case SECCOMP: return op_seccomp(op);
-    case UMASK: return sys(__NR_umask, num(op)), 0;
+    case UMASK: return sys(__NR_umask, num(op)), umask_set = 1, 0;
     case CHANGE_DIRECTORY: return op_change_directory(op);
     case PERSONALITY: return sys(__NR_personality, num(op));
     case SCHEDULER: return sys(__NR_sched_setattr, 0, str(op, 0), 0);
@@ -326,8 +326,9 @@ static long container_op(struct op *op)
         return sys(__NR_sched_setaffinity, 0, size, mask);
     }
     case FIND_PROGRAM: return op_find_program(op);
-    case EXECUTE: return op_execute(op);
-    case INIT: return op_init(op);
+    case EXECUTE: case INIT:
+        if (!umask_set) sys(__NR_umask, 022); /* not the caller's: a container is the same wherever it is started */
+        return op->code == INIT ? op_init(op) : op_execute(op);
     case PARENT_DEATH: return sys(__NR_prctl, PR_SET_PDEATHSIG, num(op), 0, 0, 0);
     case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case COPY_UP: return op_copy_up(op);
@@ -532,6 +533,7 @@ int main(void)
     for (word i = 0; i < sizeof passed_over / sizeof *passed_over; i++) sys(__NR_rt_sigaction, passed_over[i], &ignore, 0, 8);
     sys(__NR_rt_sigaction, SIGCHLD, &plain, 0, 8); /* an owner that ignores SIGCHLD would have the kernel reap for us */
     sys(__NR_prctl, PR_SET_NAME, "hutch-executor", 0, 0, 0); /* or it would be called by its memfd's number */
+    sys(__NR_umask, 0);
     long r = start();
     if (r < 0) exit_(100);
     const u8 *at = lane_start[HOST];

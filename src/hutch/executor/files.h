@@ -13,8 +13,7 @@ static long op_make_directory(struct op *op)
     long dir = slot(op);
     const char *path = str(op, 0);
     i64 mode = num(op), uid = num(op), gid = num(op);
-    long r = sys(__NR_mkdirat, dir, path, mode);
-    if (r == 0) r = sys(__NR_fchmodat, dir, path, mode); /* mkdir(2) takes the umask off */
+    long r = sys(__NR_mkdirat, dir, path, mode); /* the executor's umask is 0 */
     return r < 0 ? r : owned(dir, path, uid, gid);
 }
 
@@ -55,13 +54,11 @@ static long op_make_node(struct op *op)
         long fd = n ? make_path(dir, parent, 0, 0) : in_root(dir, ".", 0, 0);
         if (fd < 0) return fd;
         r = sys(__NR_mknodat, fd, path + n + (path[n] == '/'), mode, device);
-        if (r == 0) r = sys(__NR_fchmodat, fd, path + n + (path[n] == '/'), mode & 07777);
         if (r == 0) r = owned(fd, path + n + (path[n] == '/'), uid, gid);
         close_(fd);
         return r;
     }
     r = sys(__NR_mknodat, dir, path, mode, device);
-    if (r == 0 && (mode & 07777)) r = sys(__NR_fchmodat, dir, path, mode & 07777);
     return r < 0 ? r : owned(dir, path, uid, gid);
 }
 

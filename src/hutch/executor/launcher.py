@@ -125,7 +125,8 @@ class Execution:
         self._pidfd = os.pidfd_open(self.executor_pid)
         self._poll = select.epoll()
         self._poll.register(ours.fileno(), select.EPOLLIN)
-        self._poll.register(self._pidfd, select.EPOLLIN)
+        if not plan.detach:  # there the process that was spawned ends at once, and leaves its child as monitor
+            self._poll.register(self._pidfd, select.EPOLLIN)
         self._detached_owner = plan.detach
 
     def fileno(self) -> int:
