@@ -6,8 +6,8 @@ import os
 import time
 
 ID_LENGTH = 12
-PLACEHOLDER = "0hutchid0hut"  # as long as an id, and no id: "h" is no hexadecimal digit
-CREATED = "1111111111.111111"
+PLACEHOLDER = "zQ7vXw0hKj3T"  # as long as an id, and neither an id nor a word that anybody writes
+CREATED = "7301928465.918273"
 
 
 def new_id() -> str:

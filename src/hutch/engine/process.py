@@ -220,17 +220,24 @@ class Process:
         self.wait()
 
     def lines(self) -> Iterator[str]:
-        """stdout line by line, without line ends, as it arrives; a last line without an end too.
+        """stdout line by line, without line ends, as it arrives; a last line without an end too. A line of more than
+        `output_limit` bytes is cut there.
 
         Raises StartError if the command could not be started. Its result is `wait()`'s.
         """
-        rest = b""
+        pieces: list[bytes] = []
+        size = 0
         for data in self.chunks():
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                yield line.decode("utf-8", "replace")
-        if rest:
-            yield rest.decode("utf-8", "replace")
+            first, *others = data.split(b"\n")
+            room = max(self._limit - size, 0)
+            self._truncated = self._truncated or len(first) > room
+            pieces.append(first[:room])
+            size += len(first)
+            for following in others:
+                yield b"".join(pieces).decode("utf-8", "replace")
+                pieces, size = [following[: self._limit]], len(following)
+        if size:
+            yield b"".join(pieces).decode("utf-8", "replace")
         if self._error is not None:
             raise self._error
 

@@ -122,10 +122,13 @@ class Execution:
                 os.close(fd)
         self._socket = ours
         # the socket alone does not tell of the executor's end: until its program starts, the container holds a copy
-        self._pidfd = os.pidfd_open(self.executor_pid)
+        try:
+            self._pidfd = os.pidfd_open(self.executor_pid)
+        except OSError:
+            self._pidfd = -1  # it ended at once, and somebody else's loop has reaped it: the socket says the rest
         self._poll = select.epoll()
         self._poll.register(ours.fileno(), select.EPOLLIN)
-        if not plan.detach:  # there the process that was spawned ends at once, and leaves its child as monitor
+        if not plan.detach and self._pidfd >= 0:  # there the process that was spawned ends at once, and leaves its child as monitor
             self._poll.register(self._pidfd, select.EPOLLIN)
         self._detached_owner = plan.detach
 
@@ -247,10 +250,19 @@ class Execution:
         self._reap()
         self._let_go()
 
+    def _give_up(self) -> None:
+        """An executor that does not answer (stopped, or stuck in the kernel) is killed, and its work undone from here."""
+        try:
+            os.kill(self.executor_pid, 9)
+            self.lost()
+        except (ProcessLookupError, StartError):
+            pass
+
     def _let_go(self) -> None:
         self._socket.close()
         self._poll.close()
-        os.close(self._pidfd)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -267,7 +279,9 @@ class Execution:
                 self.kill()
                 try:
                     self.wait(30)
-                except (StartError, TimeoutError):
+                except TimeoutError:
+                    self._give_up()
+                except StartError:
                     pass
             self._reap()
         finally:

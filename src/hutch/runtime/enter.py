@@ -36,7 +36,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     flags = sum(NAMESPACES[name] for name in request.namespaces)
     user, pid = NAMESPACES["user"], NAMESPACES["pid"]
     host: list[ops.Operation] = [ops.Inherit(into=TARGET, number=request.target_fd, origin="exec")]
-    container: list[ops.Operation] = [ops.Protect(origin="exec")] if features.privileged else []
+    container: list[ops.Operation] = [ops.Protect(origin="exec")]
     enter: list[ops.Operation] = []
     clone_into = None
     for controller, path in request.cgroup_paths.items():
