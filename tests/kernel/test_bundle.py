@@ -59,7 +59,10 @@ def bundle(busybox_root, tmp_path_factory):
             finally:
                 with open(reader, encoding="utf-8", errors="replace") as file:
                     os.set_blocking(reader, False)
-                    output = file.read()
+                    try:
+                        output = file.read()
+                    except TypeError:  # nothing there, and the executor is still exiting
+                        output = ""
         return os.waitstatus_to_exitcode(last.values[0]), output
 
     run.root = busybox_root

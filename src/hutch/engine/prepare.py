@@ -104,6 +104,7 @@ def _template(
         resolv_conf=_resolv_conf(s),
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
+        files=idle,
         systemd_scope=_scope(s),
     )
     compiled = compile_container(config, request.replace(record=PLACEHOLDER), found)

@@ -165,8 +165,12 @@ class Process:
 
     def _message(self) -> None:
         try:
-            if self.execution.receive() is None:
-                self.execution.lost()
+            while not self._finished:  # they come in bursts: take all that are there
+                message = self.execution.receive()
+                if message is None:
+                    self.execution.lost()
+                elif message.type == 0:
+                    return
         except StartError as error:
             self._error = error
 

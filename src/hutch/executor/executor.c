@@ -202,6 +202,10 @@ static void release_descriptors(void)
         if (null < 0) close_(fd);
         else sys(__NR_dup3, null, fd, 0);
     close_(null);
+    /* Detached mounts are taken apart when their last descriptor closes: now, beside the program, and not after its end. */
+    for (u32 i = 0; i < plan.slots && !(plan.flags & FLAG_DETACH); i++)
+        if (!kept[i] && shared->slot[i] >= 0 && shared->slot[i] != child_pidfd)
+            close_(shared->slot[i]);
 }
 
 static long common_op(struct op *op)
@@ -250,7 +254,8 @@ static long host_op(struct op *op)
     case CALL_OWNER: return op_call_owner(op->index);
     case EXPORT:
         if (exported_count == 16) return -E2BIG;
-        exported[exported_count++] = num(op); /* the slot: its value may come later */
+        exported[exported_count++] = a = num(op); /* the slot: its value may come later */
+        kept[a] = 1;
         return 0;
     case LOG: {
         const char *path = str(op, 0);
@@ -370,8 +375,11 @@ _Noreturn static void container_lane(void)
     exit_(0);
 }
 
+static char packed[DETAIL]; /* the files read at the end: tag, length, content */
+static long packed_size;
+
 /* Go back over the host lane and undo it. */
-static void undo(void)
+static void undo(int pack)
 {
     static const u8 *starts[4096];
     const u8 *at = lane_start[HOST];
@@ -395,16 +403,22 @@ static void undo(void)
             i64 tag = num(&op), values[4] = {0, 0, 0, 0};
             long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
             long size = fd < 0 ? fd : sys(__NR_read, fd, shared->detail, DETAIL - 1);
-            if (size >= 0) values[0] = size, shared->detail[size] = 0, tell(DATA, HOST, (i32)tag, 0, values, 0);
             close_(fd);
+            if (size < 0) continue;
+            if (pack && packed_size + size + 4 <= DETAIL) { /* what fits goes with the last message: one to be read, not five */
+                u16 head[2] = {(u16)tag, (u16)size};
+                memcpy(packed + packed_size, head, 4), memcpy(packed + packed_size + 4, shared->detail, (word)size);
+                packed_size += size + 4;
+            } else
+                values[0] = size, shared->detail[size] = 0, tell(DATA, HOST, (i32)tag, 0, values, 0);
         }
     }
 }
 
 _Noreturn static void finish(i32 status, i64 *usage)
 {
-    undo();
-    shared->detail[0] = 0;
+    undo(1);
+    memcpy(shared->detail, packed, DETAIL);
     if (exit_file) {
         TEXT(line, 32);
         long fd = openat_(AT_FDCWD, exit_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -434,10 +448,10 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     i64 usage[4] = {0, 0, 0, 0};
     kill_child();
     i32 status = reap(usage);
-    static char kept[DETAIL];
-    memcpy(kept, lane == HOST ? detail_ : shared->detail, DETAIL);
-    undo();
-    memcpy(shared->detail, kept, DETAIL);
+    static char words[DETAIL];
+    memcpy(words, lane == HOST ? detail_ : shared->detail, DETAIL);
+    undo(0);
+    memcpy(shared->detail, words, DETAIL);
     usage[0] = status;
     if (killed && owner_gone) error = ECANCELED;
     tell(FAILED, lane, (i32)index, (i32)error, usage, 0);

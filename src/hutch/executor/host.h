@@ -20,6 +20,7 @@ static long host_directory(struct op *op, int undo)
     i64 mode = num(op), uid = num(op), gid = num(op), inverse = num(op), exist_ok = num(op), userns = num(op);
     long r;
     if (!undo) {
+        if (userns >= 0) kept[userns] = 1;
         r = sys(__NR_mkdirat, AT_FDCWD, path, mode);
         if (r == -EEXIST && exist_ok) return 0;
         return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
@@ -56,6 +57,7 @@ static long host_record(struct op *op)
     word size;
     const char *path = str(op, 0), *data = str(op, &size);
     i64 target = num(op);
+    kept[target] = 1; /* its lock is the sign of life */
     long fd = openat_(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
     if (fd < 0) return fd;
     r = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */);

@@ -28,7 +28,23 @@ _F_DUPFD_CLOEXEC = 1030
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F
 _LOW = 64  # descriptors below this could collide with the numbers that the executor expects
 
+NOTHING = Message(type=0)
+_ending: list[int] = []  # executors that have said their last word and may still be exiting
 _image: list[int] = []  # the pid that opened it, the descriptor
+
+
+def _reap_ending(options: int = os.WNOHANG) -> None:
+    """Take the exit status of executors that have ended."""
+    for pid in tuple(_ending):
+        try:
+            ended, _ = os.waitpid(pid, options)
+        except ChildProcessError:
+            ended = pid  # SIGCHLD is ignored here, somebody else's loop reaped it, or a parent before fork started it
+        if ended:
+            try:
+                _ending.remove(pid)
+            except ValueError:
+                pass  # another thread was faster
 
 
 def _executor_image() -> int:
@@ -145,13 +161,18 @@ class Execution:
     def receive(self) -> Message | None:
         """Take one message, if one is there (else its type is 0). None: the executor is gone. Raises StartError when the
         start failed."""
-        gone = any(fd == self._pidfd for fd, _ in self._poll.poll(0))
         try:
             raw, ancillary, _, _ = self._socket.recvmsg(messages.SIZE, 1024, _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT)
         except ConnectionResetError:
             raw, ancillary = b"", []
         except BlockingIOError:
-            return None if gone else Message(type=0)
+            if not any(fd == self._pidfd for fd, _ in self._poll.poll(0)):
+                return NOTHING
+            # it has ended: whatever it said is there by now
+            try:
+                raw, ancillary, _, _ = self._socket.recvmsg(messages.SIZE, 1024, _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
         if len(raw) < 48:
             return None
         message = messages.decode(raw)
@@ -162,6 +183,7 @@ class Execution:
             self.descriptors = dict(zip(self.plan.exports(), numbers, strict=False))
         elif message.type == messages.EXITED:
             self.exited = message
+            self.data.update(messages.unpack(message.detail))
         elif message.type == messages.DATA:
             self.data[message.index] = message.detail[: message.values[0]].decode("utf-8", "replace")
         elif message.type == messages.CALL:
@@ -240,10 +262,10 @@ class Execution:
         if self._reaped:
             return
         self._reaped = True
-        try:
-            os.waitpid(self.executor_pid, 0)
-        except ChildProcessError:
-            pass  # SIGCHLD is ignored here, or somebody else's loop reaped it
+        # Its last word is said when everything is undone, and its own exit need not be waited for: that takes the kernel
+        # as long as a tenth of a container.
+        _ending.append(self.executor_pid)
+        _reap_ending()
 
     def detach(self) -> None:
         """Let go of a detached container: its monitor goes on."""

@@ -39,3 +39,13 @@ def encode(kind: int, error: int = 0, detail: str = "") -> bytes:
     text = detail.encode("utf-8", "replace")[: DETAIL - 1]
     head = kind.to_bytes(4, "little") + bytes(8) + error.to_bytes(4, "little", signed=True) + bytes(32)
     return head + text + bytes(DETAIL - len(text))
+
+
+def unpack(raw: bytes) -> dict[int, str]:
+    """The files that were read at the end, by tag: 2 bytes of tag, 2 of length, the content; a tag of 0 ends them."""
+    out: dict[int, str] = {}
+    while len(raw) > 4 and (tag := int.from_bytes(raw[:2], "little")):
+        size = int.from_bytes(raw[2:4], "little")
+        out[tag] = raw[4 : 4 + size].decode("utf-8", "replace")
+        raw = raw[4 + size :]
+    return out

@@ -45,6 +45,7 @@ static struct shared *shared;
 static volatile i32 *init_status;
 static const u8 *plan_start, *plan_end, *lane_start[2];
 static struct header plan;
+static u8 kept[MAX_SLOTS]; /* slots whose descriptors the outer process needs to the end */
 static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAINER] by the container lane */
 static char detail_[DETAIL];
 static struct text detail = {detail_, 0, DETAIL, 0};

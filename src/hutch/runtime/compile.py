@@ -64,7 +64,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         for path in ["", *views]:
             b.container.append(ops.SetAttributes(root=ROOT, path=path, set_attributes=1, origin="root.readonly"))
     b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root"))
-    if request.rootfs is not None and not request.upper:
+    if request.rootfs is not None and not request.upper and request.files:
         b.prepare.append(ops.Export(value=BASE, origin="root"))
     kind, recursive = _propagation(config)
     if kind != "private":
@@ -73,9 +73,10 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=here, origin="linux.rootfsPropagation"))
         b.container.append(ops.SetAttributes(root=here, path="", propagation=flag, recursive=recursive, origin="linux.rootfsPropagation"))
     _inside(b)
-    root = slot("container-root")
-    b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
-    b.prepare.append(ops.Export(value=root, origin="root"))
+    if request.files:
+        root = slot("container-root")
+        b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
+        b.prepare.append(ops.Export(value=root, origin="root"))
     b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
     b.container.append(ops.CloseDescriptors(origin="process"))
     b.container.append(ops.Signal(barrier=9))

@@ -14,7 +14,8 @@ class Request(Record):
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory).
     `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
     container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
-    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `systemd_scope`: the path of
+    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
+    owner the descriptors that reading, writing and `diff` need. `systemd_scope`: the path of
     the systemd scope that takes a cgroup's place.
     """
 
@@ -35,6 +36,7 @@ class Request(Record):
     resolv_conf: str | None = None
     make_workdir: bool = False
     accounting: bool = True
+    files: bool = True
     systemd_scope: str = ""
 
 
