@@ -29,22 +29,7 @@ _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F
 _LOW = 64  # descriptors below this could collide with the numbers that the executor expects
 
 NOTHING = Message(type=0)
-_ending: list[int] = []  # executors that have said their last word and may still be exiting
 _image: list[int] = []  # the pid that opened it, the descriptor
-
-
-def _reap_ending(options: int = os.WNOHANG) -> None:
-    """Take the exit status of executors that have ended."""
-    for pid in tuple(_ending):
-        try:
-            ended, _ = os.waitpid(pid, options)
-        except ChildProcessError:
-            ended = pid  # SIGCHLD is ignored here, somebody else's loop reaped it, or a parent before fork started it
-        if ended:
-            try:
-                _ending.remove(pid)
-            except ValueError:
-                pass  # another thread was faster
 
 
 def _executor_image() -> int:
@@ -262,10 +247,10 @@ class Execution:
         if self._reaped:
             return
         self._reaped = True
-        # Its last word is said when everything is undone, and its own exit need not be waited for: that takes the kernel
-        # as long as a tenth of a container.
-        _ending.append(self.executor_pid)
-        _reap_ending()
+        try:
+            os.waitpid(self.executor_pid, 0)
+        except ChildProcessError:
+            pass  # SIGCHLD is ignored here, or somebody else's loop reaped it
 
     def detach(self) -> None:
         """Let go of a detached container: its monitor goes on."""
