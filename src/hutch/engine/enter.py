@@ -9,6 +9,7 @@ from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.prepare import Prepared
 from hutch.errors import UsageError
 from hutch.executor import undo
+from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve
 from hutch.kernel.features import features
 from hutch.oci.config import CapabilitySets, ConsoleSize, Process
@@ -16,8 +17,6 @@ from hutch.plan.ops import Execute, FindProgram
 from hutch.plan.plan import Plan, encode_operation
 from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.process import candidates
-
-FIRST_EXTRA = 5  # the executor's number of the first descriptor beyond its own
 
 
 def process_of(prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None) -> Process:

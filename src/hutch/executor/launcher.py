@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hutch.plan.plan import Plan
 
 BINARY = os.path.join(os.path.dirname(__file__), "executor")
-PLAN_FD, CONTROL_FD, FIRST_EXTRA = 3, 4, 5
+FIRST_EXTRA = 5  # the executor's number of the first of `extra`: behind the standard streams, the plan and the socket
 _F_DUPFD_CLOEXEC = 1030
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F
 _LOW = 64  # descriptors below this could collide with the numbers that the executor expects
@@ -92,7 +92,6 @@ class Execution:
         self.ready = False
         self._on_call = on_call
         self._reaped = False
-        self._failure: StartError | None = None
         image = _executor_image()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         temporary: list[int] = []
@@ -131,7 +130,6 @@ class Execution:
         self._poll.register(ours.fileno(), select.EPOLLIN)
         if not plan.detach and self._pidfd >= 0:  # there the process that was spawned ends at once, and leaves its child as monitor
             self._poll.register(self._pidfd, select.EPOLLIN)
-        self._detached_owner = plan.detach
 
     def fileno(self) -> int:
         """A descriptor to be polled for messages, and for the executor's end."""
@@ -163,7 +161,7 @@ class Execution:
         message = messages.decode(raw)
         if message.type == messages.READY:
             self.ready = True
-            self.pid, self.executor_pid_inside = message.values[0], message.values[1]
+            self.pid = message.values[0]
             numbers = [int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)]
             self.descriptors = dict(zip(self.plan.exports(), numbers, strict=False))
         elif message.type == messages.EXITED:
@@ -178,9 +176,8 @@ class Execution:
             detail = message.detail.split(b"\0")[0].decode("utf-8", "replace")
             from hutch.executor import explain
 
-            self._failure = explain.failure(self.plan, message, detail, self._replace)
             self._reap()
-            raise self._failure
+            raise explain.failure(self.plan, message, detail, self._replace)
         return message
 
     def _answer(self, message: Message) -> None:

@@ -48,7 +48,7 @@ static long op_make_filesystem(struct op *op)
     return r;
 }
 
-enum { TREE_RECURSIVE = 1, TREE_NO_FOLLOW = 2, TREE_NO_CLONE = 4 };
+enum { TREE_RECURSIVE = 1, TREE_NO_FOLLOW = 2 };
 
 /* A detached copy of a mount, with its attributes set before anyone can see it. */
 static long op_open_tree(struct op *op)

@@ -45,11 +45,6 @@ typedef unsigned long word;
 #ifndef FSCONFIG_SET_FLAG
 #define FSCONFIG_SET_FLAG 0
 #endif
-#ifndef MFD_CLOEXEC
-#define MFD_CLOEXEC 1U
-#endif
-#define EPOLLHUPS (POLLHUP | POLLERR)
-#define MS_REC_ 16384
 #define MNT_DETACH_ 2
 #define STATX_MNT_ID_ 0x1000U
 #define CLOSE_RANGE_UNSHARE_ 2
@@ -57,7 +52,6 @@ typedef unsigned long word;
 #define AT_RECURSIVE_ 0x8000
 #define AT_EMPTY_PATH_ 0x1000
 #define SOCK_CLOEXEC_ 02000000
-#define P_PIDFD_ 3
 #define KEYCTL_JOIN_SESSION_KEYRING_ 1
 
 #if defined(__x86_64__)
@@ -118,12 +112,6 @@ static word length(const char *s)
     while (s[n]) n++;
     return n;
 }
-static int same(const char *a, const char *b)
-{
-    while (*a && *a == *b) a++, b++;
-    return *a == *b;
-}
-
 /* A bounded string builder; what does not fit is cut, and `full` tells. */
 struct text {
     char *start;
