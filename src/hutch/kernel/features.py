@@ -52,7 +52,6 @@ class Features(Record):
     selinux: bool = False
     cpus: int = 1
     hard_limits: dict[str, int] = {}
-    initial_user_namespace: bool = True
     oom_score_adj: int = 0
 
     @property
@@ -184,17 +183,9 @@ def probe() -> Features:
         selinux=os.path.isdir("/sys/fs/selinux/class"),
         cpus=os.cpu_count() or 1,
         hard_limits=_hard_limits(),
-        initial_user_namespace=_initial_user_namespace(),
         oom_score_adj=_flag("/proc/self/oom_score_adj", 0),
         **sub,
     )
-
-
-def _initial_user_namespace() -> bool:
-    try:
-        return proc.read_text("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
-    except OSError:
-        return True
 
 
 def _hard_limits() -> dict[str, int]:
