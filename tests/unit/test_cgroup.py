@@ -316,8 +316,6 @@ def test_v2_operations():
     assert next(op for op in found.after if isinstance(op, ops.KillAtExit)).kill_file == "/cgroup/hutch-x/cgroup.kill"
     directory = next(op for op in found.before if isinstance(op, ops.HostDirectory))
     assert directory.undo == "rmdir"
-    kept = operations("/hutch-x", LIMITS, V2, keep=True)
-    assert next(op for op in kept.before if isinstance(op, ops.HostDirectory)).undo == ""
 
 
 def test_v2_devices():

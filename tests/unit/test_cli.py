@@ -10,10 +10,11 @@ import subprocess
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
+from hutch import jsontext
 from hutch.cli import completion, main, request
 from hutch.cli.flags import COMMANDS, RUN_FLAGS
 from hutch.cli.parse import HELP, Command, Flag, help_text, parse
-from hutch.engine import jsontext, options, units
+from hutch.engine import options, units
 from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, capability_set, check
 from hutch.errors import HutchError, UsageError
 

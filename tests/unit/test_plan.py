@@ -13,7 +13,7 @@ from hutch.executor import messages
 from hutch.plan import lint as rules, ops
 from hutch.plan.lint import lint
 from hutch.plan.ops import slot
-from hutch.plan.plan import FLAG_DETACH, MAGIC, MAX_SLOTS, VERSION, Plan
+from hutch.plan.plan import FLAG_DETACH, FLAG_LEAVE, MAGIC, MAX_SLOTS, VERSION, Plan
 
 EXECUTOR = Path(hutch.executor.__file__).parent
 
@@ -74,7 +74,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.NewSession(), ("session",)),
     (ops.Terminal(devpts=slot("d"), master=slot("m"), peer=slot("p"), rows=25, columns=80), ("<m>", "<p>", "80", "25")),
     (ops.Stdio(stdout=slot("o"), stderr=slot("e")), ("stdout", "<o>", "stderr", "<e>")),
-    (ops.CloseDescriptors(preserve=2), ("5",)),
+    (ops.CloseDescriptors(preserve=(slot("g"), slot("h")), keep=(slot("k"),)), ("5", "<g>, <h>", "<k>")),
     (ops.Capabilities(bounding=3, keep=True, effective=1, permitted=3, inheritable=0, ambient=4), ("bounding=0x3", "effective=0x1", "ambient=0x4", "kept")),
     (ops.NoNewPrivileges(), ("no_new_privs",)),
     (ops.Seccomp(program=bytes(24), summary="2 calls allowed"), ("3 instructions", "2 calls allowed")),
@@ -89,6 +89,17 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.Init(child=True), ("PID 1", "child")),
     (ops.ParentDeath(signal=9), ("signal 9",)),
     (ops.Protect(), ("debuggers",)),
+    (ops.AwaitStart(commands=slot("c"), report=slot("r")), ("<c>", "<r>")),
+    (ops.RunHook(path="/hook", argv=("hook",), environment=(), head="{", tail="}", timeout=5), ("/hook", "5 s")),
+    (ops.Respawn(flags=0x20000000), ("pid",)),
+    (ops.Netlink(into=slot("n")), ("<n>",)),
+    (ops.Home(uid=7), ("uid 7", "/etc/passwd")),
+    (ops.OwnStdio(uid=7), ("uid 7",)),
+    (ops.ChangeRoot(root=slot("r")), ("<r>",)),
+    (ops.MemoryPolicy(mode=2, nodes=b"\x01" + bytes(7), summary="MPOL_BIND on nodes 0"), ("MPOL_BIND", "0")),
+    (ops.TakeDescriptor(source=slot("s"), into=slot("t")), ("<s>", "<t>")),
+    (ops.MakeUserNamespace(uid_map="0 1 2", gid_map="0 3 4", into=slot("u")), ("0 1 2", "0 3 4", "<u>")),
+    (ops.HostWritePid(path="/x/tasks"), ("/x/tasks",)),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),
 )
 CLASSES = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation) and kind is not ops.Operation}
@@ -170,7 +181,7 @@ def test_constants_are_the_executors():
     assert f"MAX_SLOTS = {MAX_SLOTS}, DETAIL = {messages.DETAIL}" in header
     assert f"READY = {messages.READY}, FAILED = {messages.FAILED}, EXITED = {messages.EXITED}, DATA = {messages.DATA}, CALL = {messages.CALL}" in header
     assert f"SEND_SIGNAL = {messages.SEND_SIGNAL}, KILL_TREE = {messages.KILL_TREE}, ANSWER = {messages.ANSWER}" in header
-    assert f"FLAG_DETACH = {FLAG_DETACH}" in header
+    assert f"FLAG_DETACH = {FLAG_DETACH}, FLAG_LEAVE = {FLAG_LEAVE}" in header
     assert f"{MAGIC:#x}" in (EXECUTOR / "executor.c").read_text()
 
 

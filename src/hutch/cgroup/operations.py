@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hutch.cgroup import devices
 from hutch.cgroup.settings import Setting, v1_settings, v2_settings
 from hutch.errors import ConfigError, UnsupportedError
@@ -45,18 +47,19 @@ def operations(
     resources: Resources,
     layout: CgroupLayout,
     *,
-    keep: bool = False,
     own_pid_namespace: bool = True,
     accounting: bool = True,
     scope: str = "",
     privileged: bool = True,
+    shared: bool = False,
 ) -> CgroupOperations:
     """The operations that make the cgroup `name` (``/hutch-ID``), set it and enter it, and their inverses.
 
     `scope` is the path of a systemd scope (below cgroup2's mount) that the owner starts when it is asked.
 
     Without `privileged`, v2's parent is one that was delegated, and has what was enabled for its children.
-    `keep`: the directory outlives the process. Without `accounting`, v1 gets no more than the controllers of the limits.
+    Without `accounting`, v1 gets no more than the controllers of the limits. `shared`: the path is somebody else's choice,
+    who may have made it or parts of it, and counts in every hierarchy.
 
     Raises UnsupportedError when a limit needs a controller that this host
     has not, and ConfigError for a limit that cannot be meant.
@@ -69,15 +72,15 @@ def operations(
     if scope:
         return _systemd(scope, resources, layout)
     if layout.mode == "v2":
-        return _v2(name, resources, layout, keep, privileged)
-    return _v1(name, resources, layout, keep, own_pid_namespace, accounting)
+        return _v2(name, resources, layout, privileged, shared)
+    return _v1(name, resources, layout, own_pid_namespace, accounting, shared)
 
 
 def _write(directory: str, setting: Setting) -> ops.HostWrite:
     return ops.HostWrite(path=f"{directory}/{setting.key}", data=setting.value, tolerated=setting.tolerated, origin=setting.origin)
 
 
-def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_pids: bool, accounting: bool) -> CgroupOperations:
+def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, accounting: bool, shared: bool) -> CgroupOperations:
     hybrid: list[Setting] = []
     if resources.unified and layout.v2_mount:
         hybrid += [s for s in v2_settings(Resources(unified=resources.unified)) if s.controller in layout.v2_controllers]
@@ -97,6 +100,8 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     wanted += [s.controller for s in settings if s.controller not in wanted]
     if not own_pids and layout.controller("freezer"):
         wanted.append("freezer")
+    if shared:
+        wanted += [c.name for c in layout.v1]
     wanted = list(dict.fromkeys(wanted))
     after: list[ops.Operation] = []
     enter: list[ops.Operation] = []
@@ -110,7 +115,8 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
         own = [s for s in settings if s.controller == controller]
         if place.mount not in made:
             made[place.mount] = controller
-            after.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
+            after += _ancestors(place.mount, name, controller)
+            after.append(ops.HostDirectory(path=directory, undo="rmdir", exist_ok=shared, origin="linux.cgroupsPath"))
             tasks = slot(f"{controller}.tasks")
             after.append(ops.Open(path=f"{directory}/tasks", flags=O_WRONLY, into=tasks, origin="linux.cgroupsPath"))
             enter.append(ops.EnterCgroup(tasks=tasks, origin="linux.cgroupsPath"))
@@ -118,7 +124,7 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
             # a v1 cpuset takes no task before both its lists are set; a new one has neither
             for key in ("cpuset.cpus", "cpuset.mems"):
                 if not any(s.key == key for s in own):
-                    inherited = _text(f"{place.mount}/{key}")
+                    inherited = _inherited(place.mount, name.rpartition("/")[0], key)
                     own.append(Setting(controller="cpuset", key=key, value=inherited, origin="linux.resources.cpu"))
         after += [_write(directory, s) for s in own]
     if hybrid:
@@ -127,7 +133,8 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
         for controller in dict.fromkeys(s.controller for s in hybrid):
             if controller not in layout.v2_root_subtree:
                 after.append(ops.HostWrite(path=f"{layout.v2_mount}/cgroup.subtree_control", data=f"+{controller}", origin="linux.resources"))
-        after.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
+        after += _ancestors(layout.v2_mount, name, "")
+        after.append(ops.HostDirectory(path=directory, undo="rmdir", exist_ok=shared, origin="linux.cgroupsPath"))
         after += [_write(directory, s) for s in hybrid]
         procs = slot("unified.procs")
         after.append(ops.Open(path=f"{directory}/cgroup.procs", flags=O_WRONLY, into=procs, origin="linux.cgroupsPath"))
@@ -144,12 +151,36 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, keep: bool, own_p
     return CgroupOperations(after=tuple(after), enter=tuple(enter), paths=paths)
 
 
+def _ancestors(mount: str, name: str, controller: str) -> list[ops.Operation]:
+    """The directories above, where they are missing; they stay, as they may be shared by now."""
+    out: list[ops.Operation] = []
+    path = ""
+    for part in name.strip("/").split("/")[:-1]:
+        above, path = path, f"{path}/{part}"
+        if os.path.isdir(mount + path):
+            continue
+        out.append(ops.HostDirectory(path=mount + path, exist_ok=True, origin="linux.cgroupsPath"))
+        if controller == "cpuset":
+            for key in ("cpuset.cpus", "cpuset.mems"):
+                out.append(ops.HostWrite(path=f"{mount}{path}/{key}", data=_inherited(mount, above, key), origin="linux.cgroupsPath"))
+    return out
+
+
+def _inherited(mount: str, name: str, key: str) -> str:
+    """A cpuset's list as the nearest ancestor that has one has it."""
+    while True:
+        text = _text(f"{mount}{name}/{key}")
+        if text or not name:
+            return text or "0"
+        name = name.rpartition("/")[0]
+
+
 def _text(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read().strip()
     except OSError:
-        return "0"
+        return ""
 
 
 def _missing(controller: str, origin: str) -> UnsupportedError:
@@ -159,7 +190,7 @@ def _missing(controller: str, origin: str) -> UnsupportedError:
     )
 
 
-def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, privileged: bool) -> CgroupOperations:
+def _v2(name: str, resources: Resources, layout: CgroupLayout, privileged: bool, shared: bool) -> CgroupOperations:
     settings = v2_settings(resources)
     above, _, leaf = name.rpartition("/")
     available = layout.v2_controllers if privileged else layout.v2_own_subtree
@@ -184,7 +215,7 @@ def _v2(name: str, resources: Resources, layout: CgroupLayout, keep: bool, privi
         parent = f"{layout.v2_mount}{above}"
     directory = f"{parent}/{leaf}"
     into = slot("cgroup")
-    before.append(ops.HostDirectory(path=directory, undo="" if keep else "rmdir", origin="linux.cgroupsPath"))
+    before.append(ops.HostDirectory(path=directory, undo="rmdir", exist_ok=shared, origin="linux.cgroupsPath"))
     before.append(ops.Open(path=directory, flags=O_PATH_DIRECTORY & ~0o10000000, into=into, origin="linux.cgroupsPath"))
     after: list[ops.Operation] = [_write(directory, s) for s in settings]
     after += _v2_rest(directory, resources, into, wanted)

@@ -102,14 +102,16 @@ class Manager:
         body = self._call("Get", "ss", ("org.freedesktop.systemd1.Manager", "ControlGroup"), "org.freedesktop.DBus.Properties")
         return str(body[0][1]).rstrip("/")
 
-    def start_scope(self, unit: str, pid: int, settings: list[Setting]) -> None:
-        """Put a process into a new scope with these limits, and wait until it is there. Raises HutchError."""
+    def start_scope(self, unit: str, pid: int, settings: list[Setting], slice_name: str = "") -> None:
+        """Put a process into a new scope with these limits, in a slice ("" is systemd's default), and wait until it is there.
+        Raises HutchError."""
         own = [
             ("Description", ("s", f"Hutch container {unit}")),
             ("PIDs", ("au", [pid])),
             ("Delegate", ("b", True)),
             ("DefaultDependencies", ("b", False)),
             ("CollectMode", ("s", "inactive-or-failed")),
+            *([("Slice", ("s", slice_name))] if slice_name else []),
             *properties(settings),
         ]
         self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", (unit, "fail", own, []))

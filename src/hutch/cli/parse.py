@@ -48,7 +48,7 @@ class Command(Record):
 HELP = Flag(names=("--help",), kind="switch", help="print this help")
 
 
-def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def parse(command: Command, words: Sequence[str], program: str = "hutch") -> tuple[dict[str, Any], list[str]]:
     """``(values by key, the rest)``. Flags end at the first word that is none, or at ``--``. Raises UsageError."""
     table = {name: flag for flag in (*command.flags, HELP) for name in flag.names}
     out: dict[str, Any] = {}
@@ -63,7 +63,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
     def following(name: str) -> str:
         nonlocal position
         if position >= len(words):
-            raise UsageError(f"{name}: a value is missing", f"`hutch {command.name} --help` shows the flags")
+            raise UsageError(f"{name}: a value is missing", f"`{program} {command.name} --help` shows the flags")
         position += 1
         return words[position - 1]
 
@@ -79,7 +79,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
             name, equals, value = word.partition("=")
             flag = table.get(name)
             if flag is None:
-                raise _unknown(command, name, table)
+                raise _unknown(command, name, table, program)
             if flag.kind == "switch":
                 store(flag, truth(name, value) if equals else True)
             else:
@@ -90,7 +90,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], list[
             name, letters = f"-{letters[0]}", letters[1:]
             flag = table.get(name)
             if flag is None:
-                raise _unknown(command, name if len(word) == 2 else f"{name} (in {word})", table)
+                raise _unknown(command, name if len(word) == 2 else f"{name} (in {word})", table, program)
             if flag.kind == "switch":
                 if letters.startswith("="):
                     store(flag, truth(name, letters[1:]))
@@ -112,17 +112,17 @@ def truth(name: str, text: str) -> bool:
     raise UsageError(f"{name}: expected true or false, got {text!r}")
 
 
-def _unknown(command: Command, name: str, table: dict[str, Flag]) -> UsageError:
+def _unknown(command: Command, name: str, table: dict[str, Flag], program: str) -> UsageError:
     import difflib
 
     close = difflib.get_close_matches(name, [n for n in table if n.startswith("--")], 1)
-    hint = f"did you mean {close[0]}?" if close else f"`hutch {command.name} --help` shows the flags"
-    return UsageError(f"{command.name}: unknown flag {name}", hint)
+    hint = f"did you mean {close[0]}?" if close else f"`{program} {command.name} --help` shows the flags"
+    return UsageError(f"{command.name}: unknown flag {name}".removeprefix(": "), hint)
 
 
-def help_text(command: Command) -> str:
+def help_text(command: Command, program: str = "hutch") -> str:
     """The help of a command: usage, what it does, the flags by group."""
-    lines = [f"usage: hutch {command.name} {command.usage}".rstrip(), "", command.summary]
+    lines = [f"usage: {program} {command.name} {command.usage}".rstrip(), "", command.summary]
     if command.details:
         lines += ["", command.details]
     flags = (*command.flags, HELP)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import jsontext, settings as settings_module, state
+from hutch import jsontext
+from hutch.engine import settings as settings_module, state
 from hutch.engine.identity import CREATED, PLACEHOLDER, personalise
 from hutch.engine.settings import Settings
 from hutch.errors import UsageError

@@ -6,26 +6,29 @@
  * undoes, in reverse order, what the host lane did. Detached, it is the container's monitor: it outlives its owner,
  * keeps the log and the exit status. */
 #include "host.h"
+#include "lifecycle.h"
 #include "mounts.h"
 #include "process.h"
 
 enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
-    MAKE_DIRECTORY = 9, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14,
+    MAKE_DIRECTORY = 9, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
     HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
     OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
-    INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35,
+    INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35, TAKE_DESCRIPTOR = 36, MAKE_USER_NAMESPACE = 37, HOST_WRITE_PID = 38,
     SET_IDS = 40, PROPAGATION = 41, ATTACH = 42, SET_ATTRIBUTES = 43, PIVOT = 44, MASK = 45, READ_ONLY = 46,
     HOSTNAME = 47, DOMAINNAME = 48, WRITE_AT = 49, LOOPBACK = 50, UNSHARE = 51, ENTER_CGROUP = 52, KEYRING = 53,
     NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
-    SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65, AFFINITY = 66,
-    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72,
+    SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
+    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
+    RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80,
 };
 
 static u32 host_done; /* host operations begun: what undo() goes back over */
+static i64 pidfd_slot = -1;
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
-static int owner_gone, killed, umask_set;
+static int owner_gone, killed, umask_set, unarmed;
 
 static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
 {
@@ -49,11 +52,13 @@ static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, in
     } packet = {0, 0, &io, 1, 0, 0, 0};
     if (values) m.a = values[0], m.b = values[1], m.c = values[2], m.d = values[3];
     memcpy(m.detail, shared->detail, DETAIL);
-    if (with_fds && exported_count) {
-        control.head.size = 16 + 4 * (word)exported_count;
+    if (with_fds) {
+        word n = 0;
+        for (long i = 0; i < exported_count; i++)
+            if (shared->slot[exported[i]] >= 0) control.head.fds[n++] = shared->slot[exported[i]], m.c |= 1 << i;
+        control.head.size = 16 + 4 * n;
         control.head.level = 1 /* SOL_SOCKET */, control.head.type = 1 /* SCM_RIGHTS */;
-        for (long i = 0; i < exported_count; i++) control.head.fds[i] = (i32)exported[i];
-        packet.control = &control, packet.control_size = (control.head.size + 7) & ~7UL;
+        if (n) packet.control = &control, packet.control_size = (control.head.size + 7) & ~7UL;
     }
     if (!owner_gone) sys(__NR_sendmsg, CONTROL_FD, &packet, 0x4000 /* MSG_NOSIGNAL */);
 }
@@ -103,6 +108,24 @@ static void save_log(void)
 
 enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
 
+/* The container lane may go on in a sibling that it cloned (RESPAWN): then that one is the container's process. */
+static int take_over(void)
+{
+    i32 next = __atomic_load_n(&shared->respawned, __ATOMIC_SEQ_CST);
+    if (!next || next == child_pid) return 0;
+    sys(__NR_wait4, child_pid, 0, 0, 0);
+    close_(child_pidfd);
+    child_pid = next;
+    child_pidfd = sys(__NR_pidfd_open, next, 0);
+    /* the slot of the clone's pidfd was assigned from the first process: its number goes on, with the new process behind it */
+    if (pidfd_slot >= 0 && child_pidfd >= 0 && child_pidfd != shared->slot[pidfd_slot]) {
+        sys(__NR_dup3, child_pidfd, shared->slot[pidfd_slot], O_CLOEXEC);
+        close_(child_pidfd);
+        child_pidfd = shared->slot[pidfd_slot];
+    }
+    return 1;
+}
+
 /* Wait for whatever comes first. The owner's death is seen through its pidfd, not its socket alone: a child that the
  * owner forked may hold a copy of the socket. */
 static int wait_for_news(i32 timeout)
@@ -129,7 +152,7 @@ static int wait_for_news(i32 timeout)
         sys(__NR_read, event[CONTAINER], &count, 8);
         news |= GOT_EVENT;
     }
-    if (fds[1].revents) news |= GOT_END;
+    if (fds[1].revents) news |= take_over() ? GOT_EVENT : GOT_END;
     if (fds[2].revents) news |= GOT_EXEC;
     return news;
 }
@@ -148,6 +171,7 @@ static long wait_host(u32 number)
             if (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) >= number) break;
             return shared->failed ? -ECANCELED : -ECHILD;
         }
+    take_over();
     return 0;
 }
 
@@ -174,7 +198,7 @@ static long op_clone(struct op *op)
     long pid = sys(__NR_clone3, &args, sizeof args);
     if (pid == 0) container_lane();
     if (pid < 0) return pid;
-    child_pid = pid, child_pidfd = pidfd;
+    child_pid = pid, child_pidfd = pidfd, pidfd_slot = target;
     return assign(target, pidfd);
 }
 
@@ -182,7 +206,7 @@ static long op_call_owner(u32 index)
 {
     i32 error = 0;
     i64 values[4] = {child_pid, self_pid, 0, 0};
-    tell(CALL, HOST, (i32)index, 0, values, 0);
+    tell(CALL, HOST, (i32)index, 0, values, 1);
     for (;;) {
         struct pollfd fds[2] = {{CONTROL_FD, POLLIN, 0}, {(int)owner_pidfd, POLLIN, 0}};
         sys(__NR_ppoll, fds, 2, 0, 0, 8);
@@ -223,6 +247,7 @@ static long common_op(struct op *op)
     case MAKE_NODE: return op_make_node(op);
     case SET_XATTR: return op_set_xattr(op);
     case OPEN_AT: return op_open_at(op);
+    case AFFINITY: return op_affinity(op);
     case INHERIT: a = num(op), b = num(op); return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
     default: return -EOPNOTSUPP;
     }
@@ -268,8 +293,45 @@ static long host_op(struct op *op)
         return log_fd < 0 ? log_fd : 0;
     }
     case EXIT_FILE: exit_file = str(op, 0); return 0;
+    case TAKE_DESCRIPTOR: return host_take_descriptor(op);
+    case MAKE_USER_NAMESPACE: return host_make_user_namespace(op);
+    case HOST_WRITE_PID: {
+        TEXT(pid, 24);
+        putn(&pid, child_pid);
+        long fd = openat_(AT_FDCWD, str(op, 0), O_WRONLY | O_CLOEXEC, 0);
+        a = fd < 0 ? fd : write_all(fd, pid_, pid.used);
+        close_(fd);
+        return a;
+    }
     default: return common_op(op);
     }
+}
+
+/* Closed now, not at execve: a program or directory named /proc/self/fd/N would be looked up before (CVE-2024-21626).
+ * What stays is what the plan names: descriptors for the container, moved to 3 and on, and the two that a container waits
+ * for its start with; and ours, the pipe that tells of the execve and the barriers' eventfds. */
+static long op_close_descriptors(struct op *op)
+{
+    long keep[8] = {event[HOST], event[CONTAINER], exec_pipe[1]}, r, kept_count = 3;
+    i64 preserved = num(op);
+    u32 from = 3;
+    /* the table is the container's own from here on */
+    if ((r = sys(__NR_close_range, 3, ~0U, CLOSE_RANGE_UNSHARE_ | CLOSE_RANGE_CLOEXEC_)) < 0) return r;
+    for (i64 i = 0; i < preserved; i++, from++)
+        if ((r = slot(op)) < 0 || (r = r == (long)from ? sys(__NR_fcntl, r, F_SETFD, 0) : sys(__NR_dup3, r, from, 0)) < 0) return r;
+    for (i64 i = num(op); i > 0; i--) {
+        if (kept_count == 8) return -E2BIG;
+        keep[kept_count++] = slot(op);
+    }
+    for (int round = 0; round <= kept_count; round++) {
+        u32 next = ~0U;
+        for (int i = 0; i < kept_count; i++)
+            if (keep[i] >= (long)from && keep[i] < (long)next) next = (u32)keep[i];
+        if (next > from || next == ~0U) sys(__NR_close_range, from, next == ~0U ? ~0U : next - 1, 0);
+        if (next == ~0U) break;
+        from = next + 1;
+    }
+    return 0;
 }
 
 static long container_op(struct op *op)
@@ -301,22 +363,7 @@ static long container_op(struct op *op)
     case NEW_SESSION: return sys(__NR_setsid);
     case TERMINAL: return op_terminal(op);
     case STDIO: return op_stdio(op);
-    case CLOSE_DESCRIPTORS: {
-        /* Closed now, not at execve: a program or directory named /proc/self/fd/N would be looked up before
-         * (CVE-2024-21626). What stays is the pipe that tells of the execve, and the barriers' eventfds. */
-        u32 from = 3 + (u32)num(op);
-        long keep[3] = {event[HOST], event[CONTAINER], exec_pipe[1]}, r;
-        if ((r = sys(__NR_close_range, from, ~0U, CLOSE_RANGE_UNSHARE_ | CLOSE_RANGE_CLOEXEC_)) < 0) return r;
-        for (int round = 0; round < 4; round++) {
-            u32 next = ~0U;
-            for (int i = 0; i < 3; i++)
-                if (keep[i] >= (long)from && keep[i] < (long)next) next = (u32)keep[i];
-            if (next > from || next == ~0U) sys(__NR_close_range, from, next == ~0U ? ~0U : next - 1, 0);
-            if (next == ~0U) break;
-            from = next + 1;
-        }
-        return 0;
-    }
+    case CLOSE_DESCRIPTORS: return op_close_descriptors(op);
     case CAPABILITIES: return op_capabilities(op);
     case NO_NEW_PRIVILEGES: return sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     case SECCOMP: return op_seccomp(op);
@@ -325,16 +372,23 @@ static long container_op(struct op *op)
     case PERSONALITY: return sys(__NR_personality, num(op));
     case SCHEDULER: return sys(__NR_sched_setattr, 0, str(op, 0), 0);
     case IO_PRIORITY: return sys(__NR_ioprio_set, 1, 0, num(op));
-    case AFFINITY: {
-        word size;
-        const char *mask = str(op, &size);
-        return sys(__NR_sched_setaffinity, 0, size, mask);
-    }
     case FIND_PROGRAM: return op_find_program(op);
     case EXECUTE: case INIT:
         if (!umask_set) sys(__NR_umask, 022); /* not the caller's: a container is the same wherever it is started */
         return op->code == INIT ? op_init(op) : op_execute(op);
-    case PARENT_DEATH: return sys(__NR_prctl, PR_SET_PDEATHSIG, num(op), 0, 0, 0);
+    case PARENT_DEATH: {
+        i64 signal = num(op);
+        unarmed = !signal;
+        return sys(__NR_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0);
+    }
+    case AWAIT_START: return op_await_start(op);
+    case RUN_HOOK: return op_run_hook(op);
+    case RESPAWN: return op_respawn(op);
+    case HOME: return op_home(op);
+    case OWN_STDIO: return op_own_stdio(op);
+    case CHANGE_ROOT: return op_change_root(op);
+    case MEMORY_POLICY: return op_memory_policy(op);
+    case NETLINK: return assign(num(op), sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0 /* NETLINK_ROUTE */));
     case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case COPY_UP: return op_copy_up(op);
     default: return common_op(op);
@@ -349,6 +403,7 @@ static void arm(void)
     struct {
         i64 seconds, nanoseconds;
     } now = {0, 0};
+    if (unarmed) return;
     sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (self_pidfd >= 0 && sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(126);
 }
@@ -363,11 +418,17 @@ _Noreturn static void container_lane(void)
         shared->position = i;
         long r = container_op(&op);
         if (op.code == CLOSE_DESCRIPTORS) self_pidfd = -1;
-        if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN) arm();
+        if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN || op.code == RESPAWN) arm();
+        stamp(CONTAINER, i);
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r < 0) {
             shared->error = (i32)-r;
             memcpy(shared->detail, detail_, DETAIL);
+            if (report_fd >= 0) {
+                struct message m = {.type = FAILED, .lane = CONTAINER, .index = (i32)i, .error = (i32)-r};
+                memcpy(m.detail, detail_, DETAIL);
+                write_all(report_fd, &m, sizeof m);
+            }
             __atomic_store_n(&shared->failed, 1, __ATOMIC_SEQ_CST);
             exit_(126);
         }
@@ -469,13 +530,9 @@ _Noreturn static void supervise(void)
             if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
             if (!shared->failed && !(news & GOT_END)) {
                 i64 values[4] = {child_pid, self_pid, 0, 0};
-                long slots = exported_count, n = 0;
-                for (long i = 0; i < slots; i++)
-                    if (shared->slot[exported[i]] >= 0) exported[n++] = shared->slot[exported[i]];
-                exported_count = n;
-                values[2] = n;
                 tell(READY, 0, 0, 0, values, 1);
                 started = 1;
+                if (plan.flags & FLAG_LEAVE) exit_(0); /* the container goes on without us, and nothing is undone */
                 if (plan.flags & FLAG_DETACH) owner_gone = 1, close_(CONTROL_FD), close_(owner_pidfd), owner_pidfd = -1;
             }
         }
@@ -529,6 +586,14 @@ static long start(void)
         sys(__NR_setsid);
         self_pid = sys(__NR_getpid);
     }
+    if (plan.trace) {
+        word size = 8 * (1 + (word)plan.count[HOST] + plan.count[CONTAINER]);
+        r = sys(__NR_mmap, 0, size, 3, 1 /* MAP_SHARED */, (long)plan.trace, 0);
+        if (r < 0) return r;
+        trace = (u64 *)r;
+        trace[0] = clock();
+        close_((long)plan.trace);
+    }
     self_pidfd = sys(__NR_pidfd_open, self_pid, 0);
     event[HOST] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
     event[CONTAINER] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
@@ -565,6 +630,7 @@ int main(void)
             }
         }
         r = owner_gone ? -ECANCELED : host_op(&op);
+        stamp(HOST, i);
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r == -ECANCELED && shared->failed) failed(CONTAINER, shared->position, shared->error);
         if (r == -ECHILD && op.code == WAIT) failed(CONTAINER, shared->position, 0);

@@ -82,6 +82,7 @@ class Execution:
         on_call: Callable[[str, int, int], None] | None = None,
         encoded: bytes | None = None,
         replace: tuple[str, str] = ("", ""),
+        trace: bool = False,
     ) -> None:
         self.plan = plan
         self._replace = replace  # a template's placeholder, and what stands for it in `encoded`
@@ -92,12 +93,18 @@ class Execution:
         self.ready = False
         self._on_call = on_call
         self._reaped = False
+        self._trace = -1
         image = _executor_image()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         temporary: list[int] = []
         try:
             text = plan.encode(0) if encoded is None else encoded
             text = text[:8] + os.getpid().to_bytes(4, "little") + text[12:]
+            if trace:
+                self._trace = os.memfd_create("hutch-trace", os.MFD_CLOEXEC)
+                os.ftruncate(self._trace, 8 * (1 + len(plan.host) + len(plan.container)))
+                extra = [*extra, self._trace]
+                text = text[:28] + (FIRST_EXTRA + len(extra) - 1).to_bytes(4, "little") + text[32:]
             plan_fd = os.memfd_create("hutch-plan", os.MFD_CLOEXEC)
             temporary.append(plan_fd)
             if os.write(plan_fd, text) != len(text):
@@ -162,14 +169,14 @@ class Execution:
         if message.type == messages.READY:
             self.ready = True
             self.pid = message.values[0]
-            numbers = [int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)]
-            self.descriptors = dict(zip(self.plan.exports(), numbers, strict=False))
+            self._take(message, ancillary)
         elif message.type == messages.EXITED:
             self.exited = message
             self.data.update(messages.unpack(message.detail))
         elif message.type == messages.DATA:
             self.data[message.index] = message.detail[: message.values[0]].decode("utf-8", "replace")
         elif message.type == messages.CALL:
+            self._take(message, ancillary)
             self._answer(message)
         elif message.type == messages.FAILED:
             self.exited = message
@@ -179,6 +186,25 @@ class Execution:
             self._reap()
             raise explain.failure(self.plan, message, detail, self._replace)
         return message
+
+    def _take(self, message: Message, ancillary: list[tuple[int, int, bytes]]) -> None:
+        """The descriptors of a message: a bit mask tells which of the plan's exports they are. What came before comes again."""
+        numbers = [int.from_bytes(part[i : i + 4], "little") for _, _, part in ancillary for i in range(0, len(part) - 3, 4)]
+        names = [name for i, name in enumerate(self.plan.exports()) if message.values[2] >> i & 1]
+        for name, fd in zip(names, numbers, strict=True):
+            if name in self.descriptors:
+                os.close(fd)
+            else:
+                self.descriptors[name] = fd
+
+    def times(self) -> list[tuple[str, int, int]]:
+        """With `trace`: (lane, index, nanoseconds since the start) of every operation that was done, in the order of their ends."""
+        if self._trace < 0:
+            return []
+        words = os.pread(self._trace, 8 * (1 + len(self.plan.host) + len(self.plan.container)), 0)
+        stamps = [int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8)]
+        found = [(end - stamps[0], lane, index) for end, (lane, index, _) in zip(stamps[1:], self.plan.lanes(), strict=True) if end]
+        return [(lane, index, end) for end, lane, index in sorted(found)]
 
     def _answer(self, message: Message) -> None:
         operation = self.plan.operation(message.lane, message.index)
@@ -273,6 +299,9 @@ class Execution:
         for fd in self.descriptors.values():
             os.close(fd)
         self.descriptors = {}
+        if self._trace >= 0:
+            os.close(self._trace)
+            self._trace = -1
 
     def close(self) -> None:
         """End whatever runs and free everything. Safe to call twice."""

@@ -12,7 +12,7 @@ SIZE = 16 + 32 + DETAIL
 
 
 class Message(Record):
-    """`type` is one of the numbers above; `values` depend on it (READY: pid, executor's pid, descriptors; EXITED: wait
+    """`type` is one of the numbers above; `values` depend on it (READY and CALL: pid, executor's pid, a bit for each export that is sent; EXITED: wait
     status, user and system time in µs, peak resident set in KiB; DATA: length)."""
 
     type: int

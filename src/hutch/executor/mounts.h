@@ -204,5 +204,13 @@ static long op_pivot(struct op *op)
     return 0;
 }
 
+/* For an initial ramdisk, whose root pivot_root(2) refuses to exchange: the root is only covered. */
+static long op_change_root(struct op *op)
+{
+    long r = sys(__NR_fchdir, slot(op));
+    if (r == 0) r = sys(__NR_chroot, ".");
+    return r == 0 ? sys(__NR_chdir, "/") : r;
+}
+
 static long op_propagation(struct op *op) { return sys(__NR_mount, 0, "/", 0, num(op), 0); }
 #endif

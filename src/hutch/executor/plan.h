@@ -7,10 +7,11 @@ enum { HOST = 0, CONTAINER = 1 };
 enum { MAX_SLOTS = 1024, DETAIL = 512, PLAN_FD = 3, CONTROL_FD = 4 };
 enum { READY = 1, FAILED = 2, EXITED = 3, DATA = 4, CALL = 5 };       /* executor to owner */
 enum { SEND_SIGNAL = 1, KILL_TREE = 2, ANSWER = 4 };                  /* owner to executor */
-enum { FLAG_DETACH = 1 };
+enum { FLAG_DETACH = 1, FLAG_LEAVE = 2 };
 
 struct header {
-    u32 magic, version, owner, flags, slots, count[2], reserved;
+    u32 magic, version, owner, flags, slots, count[2];
+    u32 trace; /* a descriptor to write the time of every operation to; 0: none */
 };
 struct op_header {
     u32 size; /* of the arguments, a multiple of 8 */
@@ -36,6 +37,7 @@ struct shared {
     volatile u32 position;   /* the operation that the container lane is at */
     volatile u32 failed;
     volatile i32 error;
+    volatile i32 respawned; /* the process that took the container lane over */
     volatile i32 slot[MAX_SLOTS];
     char detail[DETAIL];
 };
@@ -50,6 +52,8 @@ static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAI
 static char detail_[DETAIL];
 static struct text detail = {detail_, 0, DETAIL, 0};
 static long self_pid, self_pidfd = -1, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
+static long report_fd = -1; /* where the container lane tells `start` of a failure, once the outer process has left */
+static u64 *trace;          /* nanoseconds: the begin, then the end of each operation, the host lane's first */
 
 static i64 num(struct op *op)
 {
@@ -91,6 +95,18 @@ static int next_op(const u8 **at, struct op *op, u32 index)
     *op = (struct op){h.code, index, *at + sizeof h, *at + sizeof h + h.size, 0};
     *at += sizeof h + h.size;
     return 1;
+}
+static u64 clock(void)
+{
+    struct {
+        i64 seconds, nanoseconds;
+    } now = {0, 0};
+    sys(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
+    return (u64)now.seconds * 1000000000 + (u64)now.nanoseconds;
+}
+static void stamp(int lane, u32 index)
+{
+    if (trace) trace[1 + (lane == CONTAINER ? plan.count[HOST] : 0) + index] = clock();
 }
 static void explain(const char *what)
 {

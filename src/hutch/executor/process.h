@@ -122,6 +122,71 @@ static long op_change_directory(struct op *op)
     return -ENOENT;
 }
 
+static long op_affinity(struct op *op)
+{
+    word size;
+    const char *mask = str(op, &size);
+    return sys(__NR_sched_setaffinity, 0, size, mask);
+}
+
+static long op_memory_policy(struct op *op)
+{
+    word size;
+    i64 mode = num(op);
+    const char *nodes = str(op, &size);
+    return sys(__NR_set_mempolicy, mode, size ? nodes : 0, size ? size * 8 + 1 : 0);
+}
+
+/* The standard streams become the user's, who could not open /dev/stdout otherwise. The null device is everybody's. */
+static long op_own_stdio(struct op *op)
+{
+    i64 uid = num(op);
+    for (int fd = 0; fd < 3; fd++) {
+        struct statx st;
+        if (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_BASIC_STATS, &st) < 0 || st.stx_uid == (u32)uid) continue;
+        if (st.stx_rdev_major == 1 && st.stx_rdev_minor == 3) continue;
+        sys(__NR_fchown, fd, uid, -1L); /* refused for a file of another user namespace, or of a read-only mount: left */
+    }
+    return 0;
+}
+
+static char home[1024]; /* HOME=..., what op_home found */
+
+/* HOME from the container's own /etc/passwd, as login(1) would: by the user's number, "/" where there is no line. */
+static long op_home(struct op *op)
+{
+    static char buffer[65536];
+    u64 wanted = (u64)num(op);
+    TEXT(found, 1000);
+    long fd = openat_(AT_FDCWD, "/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0), n = 0;
+    struct statx st;
+    u64 uid = 0;
+    int field = 0, digits = 0;
+    if (fd >= 0 && (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st) < 0 || (st.stx_mode & S_IFMT) != S_IFREG)) close_(fd), fd = -1;
+    /* the file is the image's, and may be of any size: no more than 4 MB of it are believed */
+    for (long total = 0; fd >= 0 && total < 4 << 20 && (n = sys(__NR_read, fd, buffer, sizeof buffer)) > 0; total += n)
+        for (long i = 0; i < n; i++) {
+            char c = buffer[i];
+            if (c == '\n') {
+                if (field >= 5 && digits && uid == wanted && found.used) goto done;
+                field = digits = 0, uid = 0, found.used = 0, found_[0] = 0;
+            } else if (c == ':') {
+                field++;
+            } else if (field == 2) {
+                if (c < '0' || c > '9' || digits > 9) field = 99;
+                else uid = uid * 10 + (u64)(c - '0'), digits++;
+            } else if (field == 5 && digits && uid == wanted)
+                put(&found, &c, 1);
+        }
+    if (!(field >= 5 && digits && uid == wanted && found.used)) found.used = 0;
+done:
+    close_(fd);
+    struct text line = {home, 0, sizeof home, 0};
+    puts_(&line, "HOME=");
+    puts_(&line, found.used && !found.full ? found_ : "/");
+    return 0;
+}
+
 static long op_seccomp(struct op *op)
 {
     word size;
@@ -201,10 +266,11 @@ static long op_execute(struct op *op)
 {
     static const char *pointers[65536];
     i64 argc = num(op), envc = num(op), n = 0;
-    if (argc + envc + 2 > 65536) return -E2BIG;
+    if (argc + envc + 3 > 65536) return -E2BIG;
     for (i64 i = 0; i < argc; i++) pointers[n++] = str(op, 0);
     pointers[n++] = 0;
     for (i64 i = 0; i < envc; i++) pointers[n++] = str(op, 0);
+    if (home[0]) pointers[n++] = home;
     pointers[n] = 0;
     if (op->broken) return -EINVAL;
     if (!program) program = pointers[0];

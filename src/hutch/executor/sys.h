@@ -53,6 +53,7 @@ typedef unsigned long word;
 #define AT_EMPTY_PATH_ 0x1000
 #define SOCK_CLOEXEC_ 02000000
 #define KEYCTL_JOIN_SESSION_KEYRING_ 1
+#define SA_RESTORER_ 0x04000000
 
 #if defined(__x86_64__)
 static inline long sys6(long n, word a, word b, word c, word d, word e, word f)

@@ -156,15 +156,15 @@ def seccomp(plan: Plan) -> list[str]:
     if privileges > positions[0] or privileges == len(plan.container):
         after = [op for op in plan.container[positions[0] + 1 :] if isinstance(op, ops.Capabilities | ops.SetIds)]
         return [] if after else ["container: a filter without no_new_privs must come before the privileges are dropped"]
-    allowed = (ops.Execute, ops.Init, ops.Signal, ops.Wait)
+    allowed = (ops.Execute, ops.Init, ops.Signal, ops.Wait, ops.AwaitStart, ops.RunHook)
     late = [op for op in plan.container[positions[0] + 1 :] if not isinstance(op, allowed)]
     return [f"container: {type(op).__name__} comes after the seccomp filter" for op in late]
 
 
 def root(plan: Plan) -> list[str]:
     """A plan that makes a mount namespace changes its root, and leaves nothing of the host's behind."""
-    cloned = [op for op in plan.host if isinstance(op, ops.Clone)]
-    if cloned and cloned[0].flags & ops.NAMESPACES["mount"] and _last(plan, ops.Pivot) < 0:
+    made = sum(op.flags for op in (*plan.host, *plan.container) if isinstance(op, ops.Clone | ops.Unshare))
+    if made & ops.NAMESPACES["mount"] and _last(plan, ops.Pivot, ops.ChangeRoot) < 0:
         return ["container: a new mount namespace without pivot_root shows the host's files"]
     return []
 

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 MAGIC = 0x4C504F48  # "HOPL"
 VERSION = 1
-FLAG_DETACH = 1
+FLAG_DETACH, FLAG_LEAVE = 1, 2
 MAX_SLOTS = 1024
 
 
 class Plan(Record):
-    """A container as plain data. `detach`: its executor becomes a monitor that outlives the owner.
+    """A container as plain data. `detach`: its executor becomes a monitor that outlives the owner. `leave`: the executor goes
+    when the container is ready, and nothing is undone: an OCI runtime's container, whose end its caller sees to.
 
     `warnings` are what the compiler left out because the kernel or the user's rights lack it, in words.
     """
@@ -24,6 +25,7 @@ class Plan(Record):
     host: tuple[Operation, ...]
     container: tuple[Operation, ...]
     detach: bool = False
+    leave: bool = False
     warnings: tuple[str, ...] = ()
 
     def lanes(self) -> Iterator[tuple[str, int, Operation]]:
@@ -53,7 +55,7 @@ class Plan(Record):
         another's `encode_operation` without encoding the rest again."""
         numbers: dict[Slot, int] = {}
         body = [_encode(op, numbers) for lane in (self.host, self.container) for op in lane]
-        head = (MAGIC, VERSION, owner, FLAG_DETACH if self.detach else 0, len(numbers), len(self.host), len(self.container), 0)
+        head = (MAGIC, VERSION, owner, self.detach * FLAG_DETACH | self.leave * FLAG_LEAVE, len(numbers), len(self.host), len(self.container), 0)
         if len(numbers) > MAX_SLOTS:
             raise ValueError(f"a plan has at most {MAX_SLOTS} slots, this one has {len(numbers)}")
         return [b"".join(n.to_bytes(4, "little") for n in head), *body]

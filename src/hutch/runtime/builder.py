@@ -39,13 +39,18 @@ class Builder:
         self.gid_mappings = linux.gid_mappings
 
     @property
+    def late_namespaces(self) -> bool:
+        """Whether the new namespaces are to belong to a user namespace that is joined: by root, they are made once it is."""
+        return "user" in self.joined and self.features.privileged and bool(self.clone_flags)
+
+    @property
     def clone_flags(self) -> int:
         """New namespaces made by the clone; cgroup and time begin later."""
         return sum(NAMESPACES[name] for name in self.new if name not in ("cgroup", "time"))
 
     def map_id(self, mappings: tuple[IdMapping, ...], number: int) -> int:
         """A container's id on the host; the id itself without mappings, -1 when it is not mapped."""
-        if not self.userns:
+        if not self.userns and not ("user" in self.joined and mappings):
             return number
         for mapping in mappings:
             if mapping.container_id <= number < mapping.container_id + mapping.size:

@@ -9,7 +9,7 @@ from hutch.oci.config import Config, Process, Resources
 from hutch.plan import ops
 from hutch.plan.ops import NAMESPACES, slot
 from hutch.plan.plan import Plan
-from hutch.runtime import identity, mounts, process, rootfs
+from hutch.runtime import identity, lifecycle, mounts, process, resctrl, rootfs
 from hutch.runtime.builder import Builder
 from hutch.runtime.request import Compiled, Request
 from hutch.runtime.rootfs import BASE, ROOT
@@ -38,8 +38,10 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     # The identity's host operations and the container's first steps
     cgroup = _cgroup(b)
     _state(b)
+    lifecycle.prepare(b)
     _join_namespaces(b)
     identity.build(b)
+    resctrl.build(b)
     _names(b)
     b.container.append(ops.Wait(barrier=1))
     identity.become_root(b)
@@ -52,7 +54,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     b.container += cgroup.enter
     if "cgroup" in b.new:
         b.container.append(ops.Unshare(flags=NAMESPACES["cgroup"], origin="linux.namespaces"))
-    mounts.late(b, bool(cgroup.paths))
+    mounts.late(b, cgroup.paths)
     for key, value in config.linux.sysctl.items():
         _sysctl(b, key, value)
     mounts.masks(b)
@@ -63,7 +65,8 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         views = [view.path for view in request.rootfs.views if view.path != "/" and not view.extra] if request.rootfs is not None else []
         for path in ["", *views]:
             b.container.append(ops.SetAttributes(root=ROOT, path=path, set_attributes=1, origin="root.readonly"))
-    b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root"))
+    lifecycle.before_pivot(b)
+    b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root") if request.pivot else ops.ChangeRoot(root=ROOT, origin="root"))
     if request.rootfs is not None and not request.upper and request.files:
         b.prepare.append(ops.Export(value=BASE, origin="root"))
     kind, recursive = _propagation(config)
@@ -78,12 +81,18 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
         b.prepare.append(ops.Export(value=root, origin="root"))
     b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
-    b.container.append(ops.CloseDescriptors(origin="process"))
+    lifecycle.hand_over_listener(b)
+    given = tuple(lifecycle.preserved(i) for i in range(request.preserve))
+    waiting = (lifecycle.COMMANDS, lifecycle.REPORT) if request.await_start else ()
+    b.container.append(ops.CloseDescriptors(preserve=given, keep=waiting, origin="process"))
     b.container.append(ops.Signal(barrier=9))
     if not terminal:
         b.container.append(ops.NewSession(origin="process"))
     own = config.process or Process(cwd="/")
     b.container += process.scheduling(own)
+    lifecycle.memory_policy(b)
+    if request.oci:
+        b.container += process.comforts(own)
     b.container += process.ending(
         own,
         config.linux.seccomp,
@@ -93,11 +102,14 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         init=request.init,
         make_workdir=request.make_workdir,
         in_userns=b.in_userns,
+        outlive=request.await_start,
+        start=lifecycle.at_start(b),
     )
     host = [
         *b.prepare,
         *cgroup.before,
-        ops.Clone(flags=b.clone_flags, into=PIDFD, cgroup=cgroup.clone_into, origin="linux.namespaces"),
+        ops.Clone(flags=0 if b.late_namespaces else b.clone_flags, into=PIDFD, cgroup=cgroup.clone_into, origin="linux.namespaces"),
+        *([ops.Wait(barrier=1)] if b.late_namespaces else []),
         *b.mapped,
         ops.Signal(barrier=1),
         *cgroup.after,
@@ -107,7 +119,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         ops.Wait(barrier=9, release=True),
         *b.after,
     ]
-    plan = Plan(host=tuple(host), container=tuple(b.container), detach=request.detach, warnings=tuple(b.warnings))
+    plan = Plan(host=tuple(host), container=tuple(b.container), detach=request.detach, leave=request.await_start, warnings=tuple(b.warnings))
     return Compiled(
         plan=plan,
         cgroup_paths=cgroup.paths,
@@ -133,25 +145,18 @@ def _check(b: Builder) -> None:
         raise UnsupportedError("linux.namespaces: time namespaces that begin at execve need Linux 6.3")
     if "mount" not in b.new:
         raise UnsupportedError("linux.namespaces: a container without a mount namespace of its own would mount on the host")
-    own = b.config.process
-    if own is not None:
-        if own.apparmor_profile and not f.apparmor:
-            raise UnsupportedError("process.apparmorProfile: this kernel has no AppArmor")
-        if own.apparmor_profile:
-            raise UnsupportedError("process.apparmorProfile: AppArmor profiles are not supported yet")
-        if own.selinux_label or linux.mount_label:
-            raise UnsupportedError("process.selinuxLabel: SELinux labels are not supported" + ("" if f.selinux else ", and this kernel has no SELinux"))
-    for field, name in (("net_devices", "netDevices"), ("intel_rdt", "intelRdt"), ("memory_policy", "memoryPolicy")):
-        if getattr(linux, field):
-            raise UnsupportedError(f"linux.{name}: not supported yet")
-    if b.config.hooks is not None and any(b.config.hooks.as_dict().values()):
-        raise UnsupportedError("hooks: not supported yet")
+    if linux.mount_label and not f.selinux:
+        raise UnsupportedError(f"linux.mountLabel: {linux.mount_label}: this kernel has no SELinux", "boot one that has, or leave mountLabel out")
+    if linux.net_devices and "network" not in b.new and "network" not in b.joined:
+        raise ConfigError("linux.netDevices", "needs a network namespace of the container's own: the devices are the host's already")
 
 
 def _cgroup(b: Builder) -> CgroupOperations:
     resources = b.config.linux.resources or Resources()
     f = b.features
     name = b.config.linux.cgroups_path or f"/hutch-{b.request.id}"
+    if ".." in name.split("/"):
+        raise ConfigError("linux.cgroupsPath", f"leads elsewhere by `..`: {name}")
     accounting = b.request.accounting
     if b.request.systemd_scope:
         return operations(name, resources, f.cgroups, scope=b.request.systemd_scope)
@@ -163,7 +168,7 @@ def _cgroup(b: Builder) -> CgroupOperations:
         return _no_cgroup(b, resources)
     if not f.privileged and f.cgroups.v2_path != "/" and not b.config.linux.cgroups_path:
         name = f"{f.cgroups.v2_path.rstrip('/')}{name}"
-    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting, privileged=f.privileged)
+    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting, privileged=f.privileged, shared=b.request.oci)
 
 
 def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:
@@ -180,7 +185,7 @@ def _state(b: Builder) -> None:
         return
     origin = "state"
     userns = rootfs.USERNS if b.userns and not b.features.privileged else None
-    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if r.remove or not r.detach else "", userns=userns, origin=origin))
+    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if r.remove or not (r.detach or r.oci) else "", userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
     if r.upper:
@@ -206,8 +211,18 @@ def _join_namespaces(b: Builder) -> None:
             continue
         found = slot(f"ns-{name}")
         b.prepare.append(ops.Open(path=path, flags=0, into=found, origin="linux.namespaces"))
-        lane = b.prepare if name == "pid" else b.container  # a pid namespace is entered by children alone
+        # a pid namespace is entered by children alone; without privileges the rights to it come with the user namespace,
+        # which the outer process enters first: it has no others to lose
+        outer = name == "pid" or (name == "user" and not b.features.privileged)
+        lane = b.prepare if outer else b.container
         lane.append(ops.Join(target=found, flags=NAMESPACES[name], origin="linux.namespaces"))
+    if b.late_namespaces:
+        # what is made before the user namespace is joined would belong to the host's, and the container had no rights in it
+        flags = b.clone_flags & ~NAMESPACES["pid"]
+        b.container.append(ops.Unshare(flags=flags, origin="linux.namespaces"))
+        if "pid" in b.new:
+            b.container.append(ops.Respawn(flags=NAMESPACES["pid"], origin="linux.namespaces"))
+        b.container.append(ops.Signal(barrier=1))
 
 
 def _propagation(config: Config) -> tuple[str, bool]:
@@ -244,9 +259,10 @@ def _terminal(b: Builder) -> None:
 def _names(b: Builder) -> None:
     """What the new namespaces take before any id is mapped, while the host lane writes the mappings."""
     config, c = b.config, b.container
-    if "uts" in b.new and config.hostname:
+    uts = "uts" in b.new or "uts" in b.joined
+    if uts and config.hostname:
         c.append(ops.Hostname(name=config.hostname, origin="hostname"))
-    if "uts" in b.new and config.domainname:
+    if uts and config.domainname:
         c.append(ops.DomainName(name=config.domainname, origin="domainname"))
     if "network" in b.new:
         c.append(ops.Loopback(origin="linux.namespaces"))
@@ -255,7 +271,8 @@ def _names(b: Builder) -> None:
 def _inside(b: Builder) -> None:
     """What is set once the root is the container's own: keys, clocks, personality."""
     linux, c = b.config.linux, b.container
-    c.append(ops.Keyring(name=f"_ses.{b.request.id}", origin="process"))
+    if b.request.keyring:
+        c.append(ops.Keyring(name=f"_ses.{b.request.id}", origin="process"))
     if "time" in b.new:
         c.append(ops.Unshare(flags=NAMESPACES["time"], origin="linux.namespaces"))
         if linux.time_offsets:

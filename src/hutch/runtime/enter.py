@@ -8,8 +8,9 @@ from hutch.plan import ops
 from hutch.plan.ops import NAMESPACES, slot
 from hutch.plan.plan import Plan
 from hutch.record import Record
-from hutch.runtime import process as steps
+from hutch.runtime import identity, lifecycle, process as steps
 from hutch.runtime.compile import PIDFD
+from hutch.runtime.seccomp import notifies
 
 TARGET = slot("target")
 
@@ -19,7 +20,8 @@ class EnterRequest(Record):
 
     `namespaces` are those that the container has to itself; `cgroup_paths` as in `Compiled`; `child_cgroup` is the name of
     a cgroup below the container's for this command alone ("" for none), so that it can be killed with all it started.
-    `target_fd` is the executor's number of the container's pidfd.
+    `target_fd` is the executor's number of the container's pidfd. `oci` and `preserve` as in `Request`; `leave`: the executor
+    goes once the program runs.
     """
 
     namespaces: tuple[str, ...]
@@ -28,6 +30,9 @@ class EnterRequest(Record):
     child_cgroup: str = ""
     set_groups: bool = True
     root_mapped: bool = True
+    oci: bool = False
+    leave: bool = False
+    preserve: int = 0
 
 
 def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterRequest, features: Features) -> Plan:
@@ -36,7 +41,12 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     flags = sum(NAMESPACES[name] for name in request.namespaces)
     user, pid = NAMESPACES["user"], NAMESPACES["pid"]
     host: list[ops.Operation] = [ops.Inherit(into=TARGET, number=request.target_fd, origin="exec")]
-    container: list[ops.Operation] = [ops.Protect(origin="exec")]
+    container = lifecycle.label_operations(process.apparmor_profile, process.selinux_label, features.apparmor, features.selinux)
+    container.append(ops.Protect(origin="exec"))
+    pins = process.exec_cpu_affinity
+    host += steps.affinity(pins.initial if pins else None, "initial")
+    given = [slot(f"given-{i}") for i in range(request.preserve)]
+    host += [ops.Inherit(into=into, number=request.target_fd + 1 + i, origin="exec") for i, into in enumerate(given)]
     enter: list[ops.Operation] = []
     clone_into = None
     for controller, path in request.cgroup_paths.items():
@@ -58,7 +68,10 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         host.append(ops.Join(target=TARGET, flags=outer, origin="exec"))
         flags &= ~outer
     host.append(ops.Clone(flags=0, into=PIDFD, cgroup=clone_into, origin="exec"))
+    limits = identity.limits(process, features)
+    host += [*limits, ops.Signal(barrier=1)] if limits else []
     container += enter
+    container += steps.affinity(pins.final if pins else None, "final")
     if flags:
         container.append(ops.Join(target=TARGET, flags=flags, origin="exec"))
     if "user" in request.namespaces:
@@ -76,14 +89,24 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
             )
         )  # fmt: skip
         host.insert(0, ops.Export(value=steps.MASTER, origin="process.terminal"))
-    container.append(ops.CloseDescriptors(origin="exec"))
+    container += [ops.Wait(barrier=1)] if limits else []
+    container.append(ops.CloseDescriptors(preserve=tuple(given), origin="exec"))
     container.append(ops.Signal(barrier=9))
     if not process.terminal:
         container.append(ops.NewSession(origin="exec"))
     host.append(ops.Wait(barrier=9, release=True))
+    listener = seccomp is not None and notifies(seccomp)
+    if seccomp is not None and listener:
+        lifecycle.check_listener(seccomp.listener_path)
+        host.insert(0, ops.Export(value=steps.AGENT, origin="linux.seccomp.listenerPath"))
+        host.append(ops.TakeDescriptor(source=steps.LISTENER, into=steps.AGENT, origin="linux.seccomp.listenerPath"))
     container += steps.scheduling(process)
-    container += steps.ending(process, seccomp, features, set_groups=request.set_groups, in_userns="user" in request.namespaces)
-    return Plan(host=tuple(host), container=tuple(container))
+    if request.oci:
+        container += steps.comforts(process)
+    container += steps.ending(
+        process, seccomp, features, set_groups=request.set_groups, in_userns="user" in request.namespaces, outlive=request.leave
+    )  # fmt: skip
+    return Plan(host=tuple(host), container=tuple(container), leave=request.leave)
 
 
 def _root(container: list[ops.Operation]) -> ops.Slot:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hutch.errors import ConfigError, UnsupportedError
 from hutch.kernel import capabilities
-from hutch.oci.config import IdMapping
+from hutch.kernel.features import Features
+from hutch.oci.config import IdMapping, Process
 from hutch.plan import ops
 from hutch.runtime.builder import Builder
 from hutch.runtime.rootfs import USERNS
@@ -36,25 +37,32 @@ def build(b: Builder) -> None:
             raise ConfigError("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
         _write_maps(b)
         b.mapped.append(ops.OpenNamespace(name="ns/user", into=USERNS, origin="linux.uidMappings"))
-    process = b.config.process
-    if process is not None:
-        for i, limit in enumerate(process.rlimits):
-            origin = f"process.rlimits[{i}]"
-            name = limit.type if limit.type.startswith("RLIMIT_") else f"RLIMIT_{limit.type.upper()}"
-            if name not in ops.RLIMITS:
-                raise ConfigError(f"{origin}.type", f"unknown limit {limit.type}")
-            hard = f.hard_limits.get(name)
-            if hard is not None and limit.hard > hard and not f.capabilities & capabilities.SYS_RESOURCE:
-                raise UnsupportedError(
-                    f"{origin}: {name}={limit.hard} is above this host's hard limit of {hard}, and raising it needs CAP_SYS_RESOURCE",
-                    f"ask for at most {hard}, or raise the limit of the shell or service that starts Hutch",
-                )
-            b.ready.append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
-        score = process.oom_score_adj
-        if score is not None:
-            if score < f.oom_score_adj and not f.capabilities & capabilities.SYS_RESOURCE:
-                raise UnsupportedError(f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE")
-            b.ready.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
+    if b.config.process is not None:
+        b.ready += limits(b.config.process, f)
+
+
+def limits(process: Process, f: Features) -> list[ops.Operation]:
+    """Resource limits and the OOM score, set by the host lane: raising them needs the host's privileges. Raises UnsupportedError
+    for what this process cannot grant."""
+    out: list[ops.Operation] = []
+    for i, limit in enumerate(process.rlimits):
+        origin = f"process.rlimits[{i}]"
+        name = limit.type if limit.type.startswith("RLIMIT_") else f"RLIMIT_{limit.type.upper()}"
+        if name not in ops.RLIMITS:
+            raise ConfigError(f"{origin}.type", f"unknown limit {limit.type}")
+        hard = f.hard_limits.get(name)
+        if hard is not None and limit.hard > hard and not f.capabilities & capabilities.SYS_RESOURCE:
+            raise UnsupportedError(
+                f"{origin}: {name}={limit.hard} is above this host's hard limit of {hard}, and raising it needs CAP_SYS_RESOURCE",
+                f"ask for at most {hard}, or raise the limit of the shell or service that starts Hutch",
+            )
+        out.append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
+    score = process.oom_score_adj
+    if score is not None:
+        if score < f.oom_score_adj and not f.capabilities & capabilities.SYS_RESOURCE:
+            raise UnsupportedError(f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE")
+        out.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
+    return out
 
 
 def _write_maps(b: Builder) -> None:

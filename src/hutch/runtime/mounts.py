@@ -104,7 +104,7 @@ def _devices(b: Builder, made: bool) -> None:
     own = [m for m in b.config.mounts if _destination(m) == "/dev"]
     if any(m.type == "bind" or {"bind", "rbind"} & set(m.options) for m in own):
         return  # the host's own /dev: nodes and links would be made there
-    has_dev = bool(own)
+    in_place = DEV if made else slot("dev-directory")
     for device in _all_devices(b):
         if made and _dev_path(device) is not None:
             continue
@@ -115,13 +115,12 @@ def _devices(b: Builder, made: bool) -> None:
         tree = slot(f"device{device.path.replace('/', '-')}")
         b.lane_for_trees().append(ops.OpenTree(path=device.path, into=tree, origin=origin))
         b.container.append(_attach(tree, device.path, origin, f"device {device.path}", make="file"))
-    if has_dev:
-        dev = DEV
-        if not made:
-            dev = slot("dev-directory")
-            b.container.append(ops.OpenAt(base=ROOT, path="dev", flags=0o10200000, into=dev, resolve=4 | 8, origin="linux.devices"))
-        for name, target in DEV_LINKS:
-            b.container.append(ops.MakeSymlink(base=dev, target=target, path=name, origin="linux.devices"))
+    if not own and b.request.rootfs is not None:
+        return  # an image without a /dev of its own gets none
+    if not made:
+        b.container.append(ops.OpenAt(base=ROOT, path="dev", flags=0o10200000, into=in_place, resolve=4 | 8, origin="linux.devices"))
+    for name, target in DEV_LINKS:
+        b.container.append(ops.MakeSymlink(base=in_place, target=target, path=name, origin="linux.devices"))
 
 
 def _mount(b: Builder, i: int, mount: Mount) -> None:
@@ -155,6 +154,8 @@ def _mount(b: Builder, i: int, mount: Mount) -> None:
     if kind == "devpts":
         # a gid that the user namespace does not map cannot own terminals
         data = [(k, v) for k, v in data if not (k == "gid" and v is not None and b.host_gid(int(v)) < 0)]
+    if b.config.linux.mount_label and kind not in ("proc", "sysfs", "cgroup", "cgroup2"):
+        data.append(("context", b.config.linux.mount_label))
     b.container.append(
         ops.MakeFilesystem(
             kind=kind,
@@ -237,30 +238,31 @@ def _idmap_slot(b: Builder, origin: str, mount: Mount, options: MountOptions) ->
     if not b.host_mounts:
         raise ConfigError(f"{origin}.options", "an idmapped mount needs root", "rootless containers map ids by their user namespace alone")
     wanted = (mount.uid_mappings, mount.gid_mappings)
-    if not mount.uid_mappings or wanted == (b.uid_mappings, b.gid_mappings):
+    if not mount.uid_mappings or (b.userns and wanted == (b.uid_mappings, b.gid_mappings)):
         if not b.userns:
             raise ConfigError(f"{origin}.options", "an idmapped mount needs mappings, or a user namespace to take them from")
         return USERNS
-    return _foreign_mapping(b, origin, *wanted)
+    # a mapping of the mount's own: a user namespace that lives for it alone
+    into = slot(f"mapping-{origin[7:-1]}")
+    b.mapped.append(ops.MakeUserNamespace(uid_map=_map_text(wanted[0]), gid_map=_map_text(wanted[1]), into=into, origin=f"{origin}.uidMappings"))
+    return into
 
 
-def _foreign_mapping(b: Builder, origin: str, uids: tuple[IdMapping, ...], gids: tuple[IdMapping, ...]) -> Slot:
-    raise ConfigError(
-        f"{origin}.uidMappings",
-        f"differ from the container's ({len(uids)} and {len(gids)} ranges)",
-        "a mount takes the container's own mapping, by the option idmap",
-    )
+def _map_text(mappings: tuple[IdMapping, ...]) -> str:
+    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
 
 
-def late(b: Builder, cgroups: bool) -> None:
-    """The cgroup file systems: what they show begins at the container's own cgroup once its namespace is made."""
+def late(b: Builder, cgroups: dict[str, str]) -> None:
+    """The cgroup file systems: what they show begins at the container's own cgroup once its namespace is made; without such a
+    namespace v1's own directories (`cgroups`, by controller) are bound there."""
     layout = b.features.cgroups
     for i, mount in enumerate(b.config.mounts):
         if mount.type not in ("cgroup", "cgroup2"):
             continue
         origin, target = f"mounts[{i}]", _destination(mount)
         options = parse(mount.options, origin)
-        if b.in_userns and "cgroup" not in b.new:
+        shared = "cgroup" not in b.new and "cgroup" not in b.joined
+        if shared and (b.in_userns if layout.mode == "v2" else not (b.host_mounts and cgroups)):
             _host_tree(b, origin, "/sys/fs/cgroup", target, options)
             continue
         if layout.mode == "v2":
@@ -278,12 +280,24 @@ def late(b: Builder, cgroups: bool) -> None:
             seen.setdefault(controller.mount, []).append(controller.name)
         for names in seen.values():
             name = ",".join(names)
+            for alias in names if len(names) > 1 else ():
+                b.container.append(ops.MakeSymlink(base=top, target=name, path=alias, origin=origin))
+            if shared:
+                if names[0] in cgroups:
+                    _own_cgroup(b, origin, cgroups[names[0]], f"{target}/{name}", options)
+                continue
             into = slot(f"cgroup-{name}")
             flags = tuple((n, None) for n in names)
             b.container.append(ops.MakeFilesystem(kind="cgroup", attributes=options.attributes, options=flags, into=into, origin=origin))
             b.container.append(_attach(into, f"{target}/{name}", origin, f"cgroup {name}"))
         if options.attributes & 1:
             b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=1, origin=origin))
+
+
+def _own_cgroup(b: Builder, origin: str, source: str, target: str, options: MountOptions) -> None:
+    into = slot(f"bind{target.replace('/', '-')}")
+    b.ready.append(ops.OpenTree(path=source, set_attributes=options.attributes, into=into, origin=origin))
+    b.container.append(_attach(into, target, origin, f"the container's cgroup {source}"))
 
 
 def masks(b: Builder) -> None:

@@ -8,6 +8,12 @@ from hutch.record import Record
 
 _CLEAR = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "diratime": "nodiratime"}
 _IGNORED = {"defaults", "async", "sync", "dirsync", "mand", "nomand", "loud", "silent", "iversion", "noiversion", "remount", "lazytime", "nolazytime"}
+_PLAIN = {*ATTRIBUTES, *_CLEAR, "relatime", "atime", "norelatime", "nostrictatime", "nosymfollow", "symfollow"}
+# Every word that is understood here; any other is the file system's own.
+RECOGNISED = frozenset(
+    {*_PLAIN, *(f"r{word}" for word in _PLAIN), *PROPAGATION, *(f"r{word}" for word in PROPAGATION), *_IGNORED}
+    | {"bind", "rbind", "tmpcopyup", "idmap", "ridmap"}
+)
 
 
 class MountOptions(Record):
@@ -53,13 +59,12 @@ def parse(options: tuple[str, ...], path: str) -> MountOptions:
             return set_ | NOSYMFOLLOW, clear_
         return set_ & ~NOSYMFOLLOW, clear_ | NOSYMFOLLOW  # symfollow
 
-    known = {*ATTRIBUTES, *_CLEAR, "relatime", "atime", "norelatime", "nostrictatime", "nosymfollow", "symfollow"}
     for i, option in enumerate(options):
         if option in ("bind", "rbind"):
             bind, recursive = True, recursive or option == "rbind"
-        elif option in known:
+        elif option in _PLAIN:
             attributes, clear = change(option, (attributes, clear))
-        elif option.startswith("r") and option[1:] in known:
+        elif option.startswith("r") and option[1:] in _PLAIN:
             recursive_attributes, recursive_clear = change(option[1:], (recursive_attributes, recursive_clear))
         elif option in PROPAGATION or (option[1:] in PROPAGATION and option[0] == "r"):
             propagation_recursive = option not in PROPAGATION

@@ -12,6 +12,7 @@ from hutch.runtime import seccomp as filters
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASTER, PEER = slot("terminal"), slot("terminal-peer")
+LISTENER, AGENT = slot("filter-listener"), slot("seccomp")
 POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
 SCHED_FLAGS = {
     "SCHED_FLAG_RESET_ON_FORK": 1, "SCHED_FLAG_RECLAIM": 2, "SCHED_FLAG_DL_OVERRUN": 4, "SCHED_FLAG_KEEP_POLICY": 8,
@@ -22,7 +23,7 @@ PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 
 
 def scheduling(process: Process) -> list[ops.Operation]:
-    """Scheduler, I/O priority and CPU affinity, while the privileges for them are held."""
+    """Scheduler and I/O priority, while the privileges for them are held."""
     out: list[ops.Operation] = []
     s = process.scheduler
     if s is not None:
@@ -46,13 +47,26 @@ def scheduling(process: Process) -> list[ops.Operation]:
             raise ConfigError("process.ioPriority.priority", f"expected 0 to 7, got {io.priority}")
         value = IO_CLASSES[io.class_] << 13 | io.priority
         out.append(ops.IoPriority(value=value, summary=f"{io.class_} {io.priority}", origin="process.ioPriority"))
-    affinity = process.exec_cpu_affinity
-    if affinity is not None and (affinity.final or affinity.initial):
-        text = affinity.final or affinity.initial or ""
-        mask = sum(1 << cpu for cpu in cpu_list(text, "process.execCPUAffinity"))
-        size = (mask.bit_length() + 63) // 64 * 8
-        out.append(ops.Affinity(mask=mask.to_bytes(size, "little"), summary=text, origin="process.execCPUAffinity"))
     return out
+
+
+def comforts(process: Process) -> list[ops.Operation]:
+    """What programs expect and a configuration leaves to the runtime: HOME, and standard streams that the user may open."""
+    out: list[ops.Operation] = []
+    if not any(item.startswith("HOME=") for item in process.env):
+        out.append(ops.Home(uid=process.user.uid, origin="process.env"))
+    out.append(ops.OwnStdio(uid=process.user.uid, origin="process.user"))
+    return out
+
+
+def affinity(text: str | None, field: str) -> list[ops.Operation]:
+    """A list of CPUs to run on. It is for commands that enter a container: not applicable to the first process (config.md)."""
+    if not text:
+        return []
+    origin = f"process.execCPUAffinity.{field}"
+    mask = sum(1 << cpu for cpu in cpu_list(text, origin))
+    size = (mask.bit_length() + 63) // 64 * 8
+    return [ops.Affinity(mask=mask.to_bytes(size, "little"), summary=text, origin=origin)]
 
 
 def cpu_list(text: str, path: str) -> list[int]:
@@ -114,18 +128,22 @@ def ending(
     init: bool = False,
     make_workdir: bool = False,
     in_userns: bool = True,
+    outlive: bool = False,
+    start: tuple[ops.Operation, ...] = (),
 ) -> list[ops.Operation]:
     """From the working directory to the program. Without a user namespace of its own (`in_userns` false) the container can
-    be granted no capability that this process lacks."""
+    be granted no capability that this process lacks. `outlive`: the program goes on without the executor. `start` comes
+    when everything else is done, short of the filter."""
     held = -1 if in_userns else features.capabilities
     out: list[ops.Operation] = []
     filter_ops: list[ops.Operation] = []
     if seccomp is not None:
         program = filters.cached_filter(seccomp, features.machine)
         flags = filters.flags_value(seccomp.flags, "linux.seccomp")
-        if seccomp.listener_path or any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls):
-            raise UnsupportedError("linux.seccomp.listenerPath: seccomp notification is not supported yet")
-        filter_ops.append(ops.Seccomp(program=program, flags=flags, summary=filters.describe(seccomp), origin="linux.seccomp"))
+        listener = LISTENER if filters.notifies(seccomp) else None
+        flags |= filters.NEW_LISTENER if listener else 0
+        summary = filters.describe(seccomp)
+        filter_ops.append(ops.Seccomp(program=program, flags=flags, summary=summary, listener=listener, origin="linux.seccomp"))
     if make_workdir:
         out.append(ops.ChangeDirectory(path=process.cwd, make=True, origin="process.cwd"))
     if process.no_new_privileges:
@@ -138,8 +156,12 @@ def ending(
     if not idle:
         out.append(ops.ChangeDirectory(path=process.cwd, origin="process.cwd"))
         out.append(ops.FindProgram(candidates=candidates(process.args, process.env), origin="process.args[0]"))
-    out.append(ops.ParentDeath(origin="process"))
-    out += filter_ops
+    out.append(ops.ParentDeath(signal=0 if outlive else 9, origin="process"))
+    if seccomp is not None and filters.notifies(seccomp):
+        # the agent must have the listener before the container is ready: nobody is there to hand it over later
+        out += [*filter_ops, *start]
+    else:
+        out += [*start, *filter_ops]
     if idle or init:
         if features.privileged:
             out.insert(out.index(filter_ops[0]) if filter_ops else len(out), ops.Protect(origin="process"))

@@ -17,6 +17,11 @@ class Request(Record):
     of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
     owner the descriptors that reading, writing and `diff` need. `systemd_scope`: the path of
     the systemd scope that takes a cgroup's place.
+
+    `oci`: as an OCI runtime's callers expect it, beyond what the specification says: every v1 controller is joined, the
+    working directory is made, HOME is looked up, the standard streams become the user's. `await_start`: the plan ends where
+    the container waits for its start, and its executor leaves it there. `preserve` descriptors that the owner hands to the
+    executor, numbered from `first_extra` there, become the container's 3 and on.
     """
 
     id: str
@@ -38,6 +43,12 @@ class Request(Record):
     accounting: bool = True
     files: bool = True
     systemd_scope: str = ""
+    oci: bool = False
+    await_start: bool = False
+    preserve: int = 0
+    first_extra: int = 5
+    pivot: bool = True
+    keyring: bool = True
 
 
 class Compiled(Record):

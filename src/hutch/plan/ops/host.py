@@ -278,3 +278,57 @@ class ExitFile(Operation):
 
     def describe(self) -> str:
         return f"at the end, write the exit status to {self.path}"
+
+
+class TakeDescriptor(Operation):
+    """pidfd_getfd(2): take a descriptor that the container's process has and the executor has not: a filter's listener."""
+
+    code = 36
+    lanes = "host"
+    source: Slot
+    into: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.source, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def uses(self) -> tuple[Slot, ...]:
+        return ()  # it waits for the slot itself: a filter may forbid the container to signal a barrier
+
+    def describe(self) -> str:
+        return f"take {self.source} from the container's process as {self.into}"
+
+
+class MakeUserNamespace(Operation):
+    """A user namespace without a process: a mapping for idmapped mounts. The maps are lines ``inside outside count``."""
+
+    code = 37
+    lanes = "host"
+    uid_map: str
+    gid_map: str
+    into: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.uid_map, self.gid_map, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        return f"make a user namespace for its mapping (uids {shown(self.uid_map)}, gids {shown(self.gid_map)}) as {self.into}"
+
+
+class HostWritePid(Operation):
+    """Write the container's pid to a host's file: resctrl's ``tasks``."""
+
+    code = 38
+    lanes = "host"
+    path: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path,)
+
+    def describe(self) -> str:
+        return f"write the container's pid to {self.path}"

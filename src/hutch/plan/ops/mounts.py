@@ -82,6 +82,20 @@ class Pivot(Operation):
         return f"pivot_root to {self.root} and detach the old root"
 
 
+class ChangeRoot(Operation):
+    """chroot(2) to a root that covers the old one: for an initial ramdisk, which pivot_root(2) refuses. The old root stays
+    mounted below."""
+
+    code = 78
+    root: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.root,)
+
+    def describe(self) -> str:
+        return f"change the root to {self.root}, and leave the old one below it"
+
+
 class Mask(Operation):
     """Cover a path: a directory with an empty one, a file with /dev/null. A path that does not exist is left."""
 

@@ -164,17 +164,20 @@ class Stdio(Operation):
 
 
 class CloseDescriptors(Operation):
-    """close_range(2): unshare the descriptor table and close all but stdio and `preserve` more, before anything that the
-    container names is looked up: /proc/self/fd/N must lead nowhere."""
+    """close_range(2): unshare the descriptor table and close all but stdio, before anything that the container names is
+    looked up: /proc/self/fd/N must lead nowhere. `preserve` becomes the container's 3 and on; `keep` stays until execve."""
 
     code = 57
-    preserve: int = 0
+    preserve: tuple[Slot, ...] = ()
+    keep: tuple[Slot, ...] = ()
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.preserve,)
+        return (len(self.preserve), *self.preserve, len(self.keep), *self.keep)
 
     def describe(self) -> str:
-        return f"close every descriptor from {3 + self.preserve} on"
+        kept = f" but {', '.join(map(str, self.keep))}" if self.keep else ""
+        given = f"hand {', '.join(map(str, self.preserve))} to the container, " if self.preserve else ""
+        return f"{given}close every descriptor from {3 + len(self.preserve)} on{kept}"
 
 
 class Capabilities(Operation):
@@ -305,7 +308,8 @@ class IoPriority(Operation):
 class Affinity(Operation):
     """sched_setaffinity(2): a mask of CPUs, least significant first."""
 
-    code = 66
+    code = 15
+    lanes = "both"
     mask: bytes
     summary: str
 
@@ -357,7 +361,8 @@ class Init(Operation):
 
 
 class ParentDeath(Operation):
-    """PR_SET_PDEATHSIG, set again here because a change of ids or capabilities clears it."""
+    """PR_SET_PDEATHSIG, set again here because a change of ids or capabilities clears it; 0 lets the process outlive its
+    executor."""
 
     code = 70
     signal: int = 9
@@ -366,7 +371,48 @@ class ParentDeath(Operation):
         return (self.signal,)
 
     def describe(self) -> str:
-        return f"die by signal {self.signal} with the executor"
+        return f"die by signal {self.signal} with the executor" if self.signal else "live on without the executor"
+
+
+class Home(Operation):
+    """Find HOME in the container's /etc/passwd, for a program whose environment has none."""
+
+    code = 76
+    uid: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.uid,)
+
+    def describe(self) -> str:
+        return f"find uid {self.uid}'s home in the container's /etc/passwd"
+
+
+class OwnStdio(Operation):
+    """fchown(2): the standard streams become the user's, where that is allowed."""
+
+    code = 77
+    uid: int
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.uid,)
+
+    def describe(self) -> str:
+        return f"give the standard streams to uid {self.uid}"
+
+
+class MemoryPolicy(Operation):
+    """set_mempolicy(2): mode with its flags, a mask of nodes, least significant first (none: empty)."""
+
+    code = 79
+    mode: int
+    nodes: bytes
+    summary: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.mode, self.nodes)
+
+    def describe(self) -> str:
+        return f"allocate memory by {self.summary}"
 
 
 class Protect(Operation):

@@ -1,0 +1,1 @@
+"""`hutch-oci`: an OCI runtime's command line, as engines call it."""

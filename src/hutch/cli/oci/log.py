@@ -1,0 +1,49 @@
+"""Where messages go: errors to standard error, everything to ``--log`` as well, in the format that engines read."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from hutch import jsontext
+
+
+class Log:
+    """A log that is a file, standard error, or both. Each message is one write, so that several runtimes may share a file."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.json = False
+        self.debug = False
+
+    def notice(self, level: str, text: str) -> None:
+        """Log a message; `level` is "debug", "info", "warning" or "error"."""
+        if level == "debug" and not self.debug:
+            return
+        if level == "error" or not self.path:
+            self._to_stderr(level, text)
+        if self.path:
+            try:
+                fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                try:
+                    os.write(fd, self._line(level, text).encode("utf-8", "replace"))
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                sys.stderr.write(f"hutch-oci: --log {self.path}: {error.strerror}\n")
+
+    def _to_stderr(self, level: str, text: str) -> None:
+        prefix = "" if level == "error" else f"{level}: "
+        try:
+            sys.stderr.write(f"hutch-oci: {prefix}{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+    def _line(self, level: str, text: str) -> str:
+        t = time.gmtime()
+        now = f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}Z"
+        if self.json:
+            return jsontext.dumps({"level": level, "msg": text, "time": now}) + "\n"
+        return f"time={now} level={level} msg={jsontext.dumps(text)}\n"

@@ -1,0 +1,1 @@
+"""The operations of an OCI runtime on its containers: create, start, exec, kill, delete and the rest (runtime.md)."""

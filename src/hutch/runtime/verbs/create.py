@@ -1,0 +1,287 @@
+"""create and run: from a bundle to a container (runtime.md, "Create")."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hutch import jsontext
+from hutch.errors import ConfigError, HutchError, StateError, UsageError
+from hutch.executor.launcher import FIRST_EXTRA, Execution
+from hutch.kernel import proc
+from hutch.kernel.features import features
+from hutch.oci.config import Config
+from hutch.oci.decode import decode_config
+from hutch.plan.ops import HostRecord, HostWrite, Operation
+from hutch.plan.plan import Plan
+from hutch.record import Record
+from hutch.runtime import lifecycle
+from hutch.runtime.compile import compile_container
+from hutch.runtime.request import Compiled, Request
+from hutch.runtime.verbs import hooks
+from hutch.runtime.verbs.grants import granted
+from hutch.runtime.verbs.store import CONFIG, Entry, Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Options(Record):
+    """What `create` and `run` are told beside the bundle. `notice` takes (level, text) for the log; `debug` asks for the time
+    of every operation."""
+
+    console_socket: str = ""
+    pid_file: str = ""
+    pivot: bool = True
+    keyring: bool = True
+    preserve: int = 0
+    systemd: bool = False
+    debug: bool = False
+
+
+class Bundle(Record):
+    """A bundle that was read: its absolute path, the text of its configuration, and what that says."""
+
+    path: str
+    text: str
+    config: Config
+
+
+def load_bundle(path: str) -> Bundle:
+    """Read and check a bundle (bundle.md). Raises ConfigError or UsageError."""
+    path = os.path.abspath(path)
+    name = f"{path}/{CONFIG}"
+    try:
+        text = proc.read_text(name)
+    except OSError as error:
+        hint = "a bundle is a directory with a config.json: `hutch-oci spec` writes one"
+        raise UsageError(f"bundle {path}: {CONFIG}: {error.strerror}", hint) from None
+    try:
+        data = jsontext.loads(text)
+    except ValueError as error:
+        raise ConfigError("", f"{name}: is not JSON: {error}") from None
+    config = decode_config(data)
+    if config.root is None:
+        raise ConfigError("root", "is required and missing")
+    root = os.path.join(path, config.root.path)
+    if not os.path.isdir(root):
+        raise ConfigError("root.path", f"{root} is not a directory" if os.path.lexists(root) else f"{root} does not exist")
+    return Bundle(path=path, text=text, config=config)
+
+
+class Creation:
+    """A container in the making: compiled, then started by its executor, then handed over to the caller."""
+
+    def __init__(
+        self, store: Store, identity: str, bundle: Bundle, options: Options, notice: Callable[[str, str], None], *, await_start: bool, keep: bool = False
+    ) -> None:
+        self.store, self.identity, self.bundle, self.options, self.notice = store, identity, bundle, options, notice
+        self.features = features()
+        self.directory = store.directory(identity)
+        if os.path.lexists(self.directory):
+            raise StateError(f"container {identity}: exists already", f"`delete {identity}` removes it once it has stopped")
+        self.config = granted(bundle.config, self.features, notice)
+        request = request_of(identity, bundle.path, self.directory, options, await_start=await_start).replace(remove=not keep)
+        if options.systemd:
+            from hutch.runtime.verbs import systemd
+
+            request = request.replace(systemd_scope=systemd.scope_path(self.config, identity))
+        self.compiled = compile_container(self.config, request, self.features)
+        for warning in self.compiled.plan.warnings:
+            notice("warning", warning)
+        self.plan = with_record(self.compiled, bundle, identity, self.record())
+        occupied(self.compiled.cgroup_paths)
+        self.console = self._connect_console()
+        store.prepare()
+
+    def record(self) -> dict[str, Any]:
+        """The first line of the container's record."""
+        root = self.config.root
+        assert root is not None
+        own = self.config.hooks
+        return {
+            "id": self.identity,
+            "bundle": self.bundle.path,
+            "rootfs": os.path.normpath(os.path.join(self.bundle.path, root.path)),
+            "created": utc(time.time_ns()),
+            "owner": os.geteuid(),
+            "ociVersion": self.config.oci_version,
+            "annotations": self.config.annotations,
+            "cgroup": self.compiled.cgroup_paths,
+            "namespaces": [n.type for n in self.config.linux.namespaces],
+            "poststart": bool(own and own.poststart),
+            "poststop": bool(own and own.poststop),
+            "options": {name: value for name, value in self.options.as_dict().items() if value != self.options._defaults[name]},
+        }
+
+    def _connect_console(self) -> socket | None:
+        """The console socket, reached before anything is made. Raises UsageError when it has no use or is missing."""
+        process, path = self.config.process, self.options.console_socket
+        terminal = process is not None and process.terminal
+        if not path:
+            return None
+        if not terminal:
+            raise UsageError("--console-socket: process.terminal is not set, so there is no terminal to be sent")
+        from hutch.runtime.verbs import handover
+
+        return handover.connect(path, "--console-socket")
+
+    def launch(self) -> Execution:
+        """Start the executor. The container inherits this process's standard streams, and its descriptors from 3 on as far as
+        `preserve` says."""
+        extra = [3 + i for i in range(self.options.preserve)]
+        for fd in extra:
+            try:
+                os.fstat(fd)
+            except OSError:
+                raise UsageError(f"--preserve-fds {self.options.preserve}: descriptor {fd} is not open") from None
+        self.execution = Execution(self.plan, stdin=0, stdout=1, stderr=2, extra=extra, on_call=self._answer, trace=self.options.debug)
+        return self.execution
+
+    def _answer(self, request: str, pid: int, _: int) -> None:
+        """What the executor cannot do by itself."""
+        if request == lifecycle.RUNTIME_HOOKS:
+            own = self.config.hooks
+            assert own is not None
+            text = hooks.state(self.config, self.identity, self.bundle.path, "creating", pid)
+            try:
+                hooks.run_all(own.prestart, "prestart", text)
+                hooks.run_all(own.create_runtime, "createRuntime", text)
+            except HutchError as error:
+                raise HutchError(error.message.partition(": ")[2]) from None  # the operation's own origin stands before it
+        elif request == lifecycle.NET_DEVICES:
+            from hutch.runtime.verbs import netdevices
+
+            netdevices.move(self.config.linux.net_devices, pid, self.execution.descriptors["netlink"])
+        else:
+            from hutch.runtime.verbs import systemd
+
+            systemd.start(request.removeprefix("start "), pid, self.config)
+
+    def hand_over(self) -> None:
+        """Once the container is ready: the terminal, the listener and the pid go to whom they were promised."""
+        execution, seccomp = self.execution, self.config.linux.seccomp
+        if self.console is not None:
+            from hutch.runtime.verbs import handover
+
+            handover.send(self.console, handover.TERMINAL_NAME, execution.descriptors["terminal"], "--console-socket")
+        if "seccomp" in execution.descriptors:
+            from hutch.runtime.verbs import handover
+
+            assert seccomp is not None
+            text = hooks.state(self.config, self.identity, self.bundle.path, "creating", execution.pid)
+            handover.send_listener(seccomp.listener_path or "", seccomp.listener_metadata, execution.descriptors["seccomp"], execution.pid, text)
+        if self.options.pid_file:
+            write_pid(self.options.pid_file, execution.pid)
+
+
+def create(store: Store, identity: str, bundle: Bundle, options: Options, notice: Callable[[str, str], None]) -> Entry:
+    """Make a container that waits for its start, and leave it.
+
+    Raises ConfigError, UsageError, UnsupportedError or StateError before anything is touched, StartError when an operation
+    failed and everything was undone.
+    """
+    process = bundle.config.process
+    if process is not None and process.terminal and not options.console_socket:
+        raise UsageError("process.terminal: a terminal needs a --console-socket to be sent to", "set process.terminal to false, or name the socket")
+    creation = Creation(store, identity, bundle, options, notice, await_start=True)
+    with creation.launch() as execution:
+        try:
+            execution.wait_ready()
+        finally:
+            report_times(execution, notice)
+            if not execution.ready and bundle.config.hooks is not None:
+                for failure in hooks.poststop(bundle.config, identity, bundle.path):
+                    notice("warning", failure)
+        entry = store.load(identity)
+        try:
+            creation.hand_over()
+        except BaseException:
+            execution.detach()
+            from hutch.runtime.verbs import end
+
+            end.delete(store, identity, force=True, notice=notice)
+            raise
+        execution.detach()
+    return entry
+
+
+def request_of(identity: str, bundle: str, directory: str, options: Options, *, await_start: bool) -> Request:
+    """The compiler's request for a container of this runtime's."""
+    return Request(
+        id=identity,
+        bundle=bundle,
+        state=directory,
+        make_workdir=True,
+        files=False,
+        oci=True,
+        await_start=await_start,
+        preserve=options.preserve,
+        first_extra=FIRST_EXTRA,
+        pivot=options.pivot,
+        keyring=options.keyring,
+    )
+
+
+def with_record(compiled: Compiled, bundle: Bundle, identity: str, record: dict[str, Any]) -> Plan:
+    """The plan with the container's record in it, and a copy of its configuration."""
+    host: list[Operation] = []
+    for op in compiled.plan.host:
+        if isinstance(op, HostRecord):
+            host.append(op.replace(data=jsontext.dumps(record) + "\n"))
+            directory = op.path.rpartition("/")[0]
+            host.append(HostWrite(path=f"{directory}/{CONFIG}", data=bundle.text, create=True, origin="state"))
+        else:
+            host.append(op)
+    return compiled.plan.replace(host=tuple(host))
+
+
+def occupied(paths: dict[str, str]) -> None:
+    """Raises UsageError when somebody lives in the cgroup already: limits and kills would hit the wrong ones."""
+    for path in paths.values():
+        try:
+            found = proc.read_text(f"{path}/cgroup.procs").split()
+        except OSError:
+            continue
+        if found:
+            raise UsageError(f"linux.cgroupsPath: {path} is not empty: {len(found)} processes live in it", "give every container a cgroup of its own")
+
+
+def report_times(execution: Execution, notice: Callable[[str, str], None]) -> None:
+    """With ``--debug``: every operation, and the milliseconds since the start at which it was done."""
+    for lane, index, nanoseconds in execution.times():
+        operation = execution.plan.operation(0 if lane == "host" else 1, index)
+        notice("debug", f"{nanoseconds / 1e6:8.3f} ms {lane}[{index}] {operation.origin}: {operation.describe()}")
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file at once, so that nobody reads half of it. Raises HutchError."""
+    directory, name = os.path.split(os.path.abspath(path))
+    fresh = f"{directory}/.{name}"
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
+            os.close(fd)
+        os.rename(fresh, path)
+    except OSError as error:
+        raise HutchError(f"--pid-file {path}: {error.strerror}") from None
+
+
+def utc(nanoseconds: int) -> str:
+    """A moment as in RFC 3339, with nanoseconds."""
+    t = time.gmtime(nanoseconds // 10**9)
+    return f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{nanoseconds % 10**9:09}Z"
+
+
+def recompile(entry: Entry) -> Plan:
+    """The plan that a container was made by, for the words of an error that comes after its making."""
+    found = features()
+    options = Options(**entry.data.get("options", {}))
+    config = granted(entry.config(), found, lambda _level, _text: None)
+    request = request_of(entry.id, entry.bundle, entry.directory, options, await_start=True)
+    return compile_container(config, request, found).plan
