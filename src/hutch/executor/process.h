@@ -137,14 +137,28 @@ static long op_memory_policy(struct op *op)
     return sys(__NR_set_mempolicy, mode, size ? nodes : 0, size ? size * 8 + 1 : 0);
 }
 
-/* The standard streams become the user's, who could not open /dev/stdout otherwise. The null device is everybody's. */
+static int is_null(struct statx *st)
+{
+    return (st->stx_mode & S_IFMT) == S_IFCHR && st->stx_rdev_major == 1 && st->stx_rdev_minor == 3;
+}
+
+/* The standard streams become the user's, who could not open /dev/stdout otherwise. The null device is everybody's: the
+ * host's is exchanged for the container's. */
 static long op_own_stdio(struct op *op)
 {
     i64 uid = num(op);
     for (int fd = 0; fd < 3; fd++) {
         struct statx st;
-        if (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_BASIC_STATS, &st) < 0 || st.stx_uid == (u32)uid) continue;
-        if (st.stx_rdev_major == 1 && st.stx_rdev_minor == 3) continue;
+        if (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_BASIC_STATS, &st) < 0) continue;
+        if (is_null(&st)) { /* the host's own would be the container's to change, and a checkpoint could not save it */
+            long own = openat_(AT_FDCWD, "/dev/null", O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
+            struct statx found;
+            if (own >= 0 && sys(__NR_statx, own, "", AT_EMPTY_PATH_, STATX_BASIC_STATS, &found) == 0 && is_null(&found))
+                sys(__NR_dup3, own, fd, 0);
+            close_(own);
+            continue;
+        }
+        if (st.stx_uid == (u32)uid) continue;
         sys(__NR_fchown, fd, uid, -1L); /* refused for a file of another user namespace, or of a read-only mount: left */
     }
     return 0;

@@ -72,7 +72,7 @@ RESOURCES = (
 )
 CRIU = (
     _value("--image-path", value="DIR", help="where the images are (default: ./checkpoint)"),
-    _value("--work-path", value="DIR", help="where CRIU keeps its log (default: the container's directory)"),
+    _value("--work-path", value="DIR", help="where CRIU keeps its log (default: the image path)"),
     _switch("--tcp-established", help="open TCP connections, too"),
     _switch("--ext-unix-sk", help="unix sockets to the outside, too"),
     _switch("--shell-job", help="a terminal of the caller's, too"),

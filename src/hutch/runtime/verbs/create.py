@@ -112,6 +112,7 @@ class Creation:
             "annotations": self.config.annotations,
             "cgroup": self.compiled.cgroup_paths,
             "namespaces": [n.type for n in self.config.linux.namespaces],
+            "joined": [n.type for n in self.config.linux.namespaces if n.path],
             "poststart": bool(own and own.poststart),
             "poststop": bool(own and own.poststop),
             "options": {name: value for name, value in self.options.as_dict().items() if value != self.options._defaults[name]},
