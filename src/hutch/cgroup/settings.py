@@ -7,7 +7,7 @@ and v2's are those that the runtimes agreed on, so that one configuration means 
 from __future__ import annotations
 
 from hutch.errors import ConfigError
-from hutch.oci.config import BlockIo, Resources
+from hutch.oci.config import BlockIo, DeviceRule, Resources
 from hutch.record import Record
 
 DEFAULT_PERIOD = 100_000  # microseconds
@@ -98,12 +98,40 @@ def v1_settings(resources: Resources, path: str = "linux") -> list[Setting]:
         for i, item in enumerate(resources.network.priorities):
             add("net_prio", "net_prio.ifpriomap", f"{item.name} {item.priority}", f"network.priorities[{i}]")
     out += _rdma(resources, where)
+    check_device_list(resources.devices, where)
     for i, rule in enumerate(resources.devices):
         line = device_line(rule.type, rule.major, rule.minor, rule.access)
         add("devices", "devices.allow" if rule.allow else "devices.deny", line, f"devices[{i}]")
     if resources.unified:
         raise ConfigError(f"{where}.unified", "unified keys are v2's, and this host's controllers are v1's")
     return out
+
+
+def check_device_list(rules: tuple[DeviceRule, ...], where: str = "linux.resources") -> None:
+    """v1 keeps a list of what is allowed, and a denial takes entries out of it: one that is meant for a part of an entry would
+    be lost without a word (Documentation/admin-guide/cgroup-v1/devices.rst). Raises ConfigError for such a rule."""
+    allowed: list[tuple[str, int, int, set[str]]] = []
+    listing = False
+    for i, rule in enumerate(rules):
+        if rule.type in (None, "a", ""):
+            allowed, listing = [], not rule.allow
+            continue
+        device = (rule.type or "", -1 if rule.major is None else rule.major, -1 if rule.minor is None else rule.minor)
+        access = set(rule.access or "rwm")
+        if rule.allow:
+            allowed.append((*device, access))
+            continue
+        for kind, major, minor, other in allowed if listing else ():
+            if (kind, major, minor) == device:
+                other -= access
+            elif kind == device[0] and _meet(major, device[1]) and _meet(minor, device[2]) and other & access:
+                raise ConfigError(
+                    f"{where}.devices[{i}]", "denies a part of what an earlier rule allows, which v1's list cannot express", "deny first, allow later"
+                )
+
+
+def _meet(a: int, b: int) -> bool:
+    return a < 0 or b < 0 or a == b
 
 
 def device_line(kind: str | None, major: int | None, minor: int | None, access: str | None) -> str:

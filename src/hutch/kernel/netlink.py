@@ -108,6 +108,10 @@ class Socket:
         body = answers[0][1]
         return Link(index=int.from_bytes(body[4:8], "little"), flags=int.from_bytes(body[8:12], "little"))
 
+    def links(self) -> set[int]:
+        """The indices of every interface."""
+        return {int.from_bytes(body[4:8], "little") for _, body in self.request(RTM_GETLINK, bytes(16), NLM_F_DUMP)}
+
     def addresses(self, index: int) -> list[Address]:
         """The addresses of an interface."""
         out = []

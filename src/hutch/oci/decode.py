@@ -137,11 +137,37 @@ def _shown(value: object) -> str:
     return "an array" if isinstance(value, list | tuple) else str(value)
 
 
+def _check_version(text: str) -> None:
+    """Semantic versioning 2.0.0; the runtime takes every 1.x (config.md, "Specification version")."""
+    core, dash, extra = text.partition("+")[0].partition("-")
+    numbers = core.split(".")
+    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and (n == "0" or n[0] != "0") for n in numbers) or (dash and not extra):
+        raise ConfigError("ociVersion", f"expected a version such as 1.3.0, got {_shown(text)}")
+    if numbers[0] != "1":
+        raise ConfigError("ociVersion", f"version {text} is not one of 1.x")
+
+
+def _check_hooks(hooks: types.Hooks | None) -> None:
+    for kind in hooks._fields if hooks is not None else ():
+        for i, hook in enumerate(getattr(hooks, kind)):
+            where = f"hooks.{json_name(kind)}[{i}]"
+            if not hook.path.startswith("/"):
+                raise ConfigError(f"{where}.path", f"expected an absolute path, got {_shown(hook.path)}")
+            if hook.timeout is not None and hook.timeout <= 0:
+                raise ConfigError(f"{where}.timeout", f"expected seconds above 0, got {hook.timeout}")
+
+
+def _check_devices(devices: dict[str, types.NetDevice]) -> None:
+    for host, device in devices.items():
+        for name in (host, device.name):
+            if name is not None and (not name or len(name) > 15 or name in (".", "..") or set(name) & set("/: \t\n\0")):
+                raise ConfigError(f"linux.netDevices.{host}", f"{_shown(name)} is no name of an interface")
+
+
 def check(config: types.Config) -> None:
     """What the specification asks across fields (config.md, config-linux.md). Raises ConfigError."""
-    major = config.oci_version.partition(".")[0]
-    if major != "1":
-        raise ConfigError("ociVersion", f"version {config.oci_version} is not one of 1.x")
+    _check_version(config.oci_version)
+    _check_hooks(config.hooks)
     linux = config.linux
     seen: set[str] = set()
     for i, namespace in enumerate(linux.namespaces):
@@ -155,6 +181,10 @@ def check(config: types.Config) -> None:
             raise ConfigError(f"mounts[{i}].destination", "is empty")
         if bool(mount.uid_mappings) != bool(mount.gid_mappings):
             raise ConfigError(f"mounts[{i}].uidMappings", "uidMappings and gidMappings are given together or not at all")
+    _check_devices(linux.net_devices)
+    for key in config.annotations:
+        if not key:
+            raise ConfigError("annotations", "a key is empty")
     if (linux.uid_mappings or linux.gid_mappings) and "user" not in seen:
         raise ConfigError("linux.uidMappings", "mappings without a user namespace in linux.namespaces")
     if config.hostname and "uts" not in seen:

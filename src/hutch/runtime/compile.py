@@ -143,7 +143,7 @@ def _check(b: Builder) -> None:
         )
     if "time" in b.new and not f.time_namespaces:
         raise UnsupportedError("linux.namespaces: time namespaces that begin at execve need Linux 6.3")
-    if "mount" not in b.new:
+    if "mount" not in b.new and "mount" not in b.joined:
         raise UnsupportedError("linux.namespaces: a container without a mount namespace of its own would mount on the host")
     if linux.mount_label and not f.selinux:
         raise UnsupportedError(f"linux.mountLabel: {linux.mount_label}: this kernel has no SELinux", "boot one that has, or leave mountLabel out")

@@ -53,8 +53,8 @@ def _prepared_dev(b: Builder) -> Slot | None:
     """As root, /dev is made on the host lane, with its nodes: a file system of a user namespace's could hold none, and
     one bind mount a node would cost more. The container's root owns the directory, and may not make nodes in it."""
     found = _dev_mount(b)
-    if found is None or not b.host_mounts:
-        return None
+    if found is None or not b.host_mounts or ("user" in b.joined and not b.uid_mappings):
+        return None  # of a joined user namespace's mapping nothing is known: whose the directory should be, neither
     i, mount = found
     origin = f"mounts[{i}]"
     options = parse(mount.options, origin)

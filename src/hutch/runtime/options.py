@@ -7,11 +7,12 @@ from hutch.plan.ops import ATIME_MASK, ATTRIBUTES, NOSYMFOLLOW, PROPAGATION
 from hutch.record import Record
 
 _CLEAR = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "diratime": "nodiratime"}
-_IGNORED = {"defaults", "async", "sync", "dirsync", "mand", "nomand", "loud", "silent", "iversion", "noiversion", "remount", "lazytime", "nolazytime"}
+_IGNORED = {"defaults", "async", "nolazytime", "mand", "nomand", "loud", "silent", "iversion", "noiversion", "remount"}
+_FILESYSTEM = {"sync", "dirsync", "lazytime"}  # flags of the file system, not of the mount
 _PLAIN = {*ATTRIBUTES, *_CLEAR, "relatime", "atime", "norelatime", "nostrictatime", "nosymfollow", "symfollow"}
 # Every word that is understood here; any other is the file system's own.
 RECOGNISED = frozenset(
-    {*_PLAIN, *(f"r{word}" for word in _PLAIN), *PROPAGATION, *(f"r{word}" for word in PROPAGATION), *_IGNORED}
+    {*_PLAIN, *(f"r{word}" for word in _PLAIN), *PROPAGATION, *(f"r{word}" for word in PROPAGATION), *_IGNORED, *_FILESYSTEM}
     | {"bind", "rbind", "tmpcopyup", "idmap", "ridmap"}
 )
 
@@ -73,13 +74,17 @@ def parse(options: tuple[str, ...], path: str) -> MountOptions:
             copy_up = True
         elif option in ("idmap", "ridmap"):
             idmap = option
-        elif option in _IGNORED:
+        elif option in _FILESYSTEM and not bind:
+            data.append((option, None))
+        elif option in _IGNORED or option in _FILESYSTEM:
             continue
         elif not option:
             raise ConfigError(f"{path}.options[{i}]", "is empty")
         else:
             key, equals, value = option.partition("=")
             data.append((key, value if equals else None))
+    if bind:
+        data = [item for item in data if item[0] not in _FILESYSTEM]
     if bind and data:
         raise ConfigError(f"{path}.options", f"{data[0][0]!r} is not an option of a bind mount")
     return MountOptions(

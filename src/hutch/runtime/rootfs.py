@@ -31,7 +31,8 @@ def _plain(b: Builder) -> None:
     slave = (b.config.linux.rootfs_propagation or "").endswith("slave")
     apart = ops.PROPAGATION["slave" if slave else "private"]
     b.lane_for_trees().append(ops.OpenTree(path=path, recursive=True, propagation=apart, into=ROOT, origin="root.path"))
-    b.container.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root.path"))
+    # where a hook that runs before the pivot looks for it: at its own path
+    b.container.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path=path, make="", summary="the root", origin="root.path"))
 
 
 def _layered(b: Builder, rootfs: Rootfs) -> None:

@@ -29,6 +29,12 @@ ARCHITECTURES = {
     "SCMP_ARCH_X86": ("i386", 0x40000003),
     "SCMP_ARCH_AARCH64": ("aarch64", 0xC00000B7),
 }
+FOREIGN = frozenset(  # of other machines: listed in engines' profiles, and passed over
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "X32 ARM MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X PARISC PARISC64 RISCV64 LOONGARCH64 M68K SH SHEB"
+    ).split()
+)
 NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
@@ -48,6 +54,8 @@ def action_value(action: str, errno: int | None, path: str, field: str = "errnoR
         "SCMP_ACT_TRAP": TRAP, "SCMP_ACT_ALLOW": ALLOW, "SCMP_ACT_LOG": LOG, "SCMP_ACT_NOTIFY": NOTIFY,
     }  # fmt: skip
     if action in simple:
+        if errno is not None:
+            raise ConfigError(f"{path}.{field}", f"{action} returns no errno")
         return simple[action]
     if action in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
         number = EPERM if errno is None else errno
@@ -98,7 +106,7 @@ def compile_filter(seccomp: Seccomp, machine: str, path: str = "linux.seccomp") 
     wanted = list(seccomp.architectures) or [NATIVE[machine]]
     known: list[str] = [NATIVE[machine]]
     for i, name in enumerate(wanted):
-        if not name.startswith("SCMP_ARCH_"):
+        if name not in FOREIGN and name not in ARCHITECTURES:
             raise ConfigError(f"{path}.architectures[{i}]", f"unknown architecture {name}")
         if name in ARCHITECTURES and name not in known and (machine, name) == ("x86_64", "SCMP_ARCH_X86"):
             known.append(name)
@@ -124,6 +132,8 @@ def _ranges(seccomp: Seccomp, table: dict[str, int], default: int, path: str, ar
     for i, rule in enumerate(seccomp.syscalls):
         where = f"{path}.syscalls[{i}]"
         value = action_value(rule.action, rule.errno_ret, where)
+        if not rule.names:
+            raise ConfigError(f"{where}.names", "is empty: the rule is for no system call")
         for argument in rule.args:
             if argument.index > 5:
                 raise ConfigError(f"{where}.args", f"expected an index from 0 to 5, got {argument.index}")

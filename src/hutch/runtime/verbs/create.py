@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from hutch.runtime.verbs.netdevices import Moved
+
 
 class Options(Record):
     """What `create` and `run` are told beside the bundle. `notice` takes (level, text) for the log; `debug` asks for the time
@@ -80,6 +82,7 @@ class Creation:
     ) -> None:
         self.store, self.identity, self.bundle, self.options, self.notice = store, identity, bundle, options, notice
         self.features = features()
+        self.moved: Moved | None = None
         self.directory = store.directory(identity)
         if os.path.lexists(self.directory):
             raise StateError(f"container {identity}: exists already", f"`delete {identity}` removes it once it has stopped")
@@ -156,11 +159,20 @@ class Creation:
         elif request == lifecycle.NET_DEVICES:
             from hutch.runtime.verbs import netdevices
 
-            netdevices.move(self.config.linux.net_devices, pid, self.execution.descriptors["netlink"])
+            self.moved = netdevices.Moved(pid, self.execution.descriptors["netlink"])
+            self.moved.move(self.config.linux.net_devices)
         else:
             from hutch.runtime.verbs import systemd
 
             systemd.start(request.removeprefix("start "), pid, self.config)
+
+    def settle(self, made: bool) -> None:
+        """Interfaces that were moved stay where the container was made, and go home where it was not."""
+        if self.moved is not None:
+            if not made:
+                self.moved.back()
+            self.moved.close()
+            self.moved = None
 
     def hand_over(self) -> None:
         """Once the container is ready: the terminal, the listener and the pid go to whom they were promised."""
@@ -194,6 +206,7 @@ def create(store: Store, identity: str, bundle: Bundle, options: Options, notice
             execution.wait_ready()
         finally:
             report_times(execution, notice)
+            creation.settle(execution.ready)
             if not execution.ready and bundle.config.hooks is not None:
                 for failure in hooks.poststop(bundle.config, identity, bundle.path):
                     notice("warning", failure)

@@ -29,7 +29,9 @@ def granted(config: Config, found: Features, notice: Callable[[str, str], None])
         process = known_capabilities(process, -1 if in_userns else found.capabilities, notice)
     if found.privileged:
         resources = linux.resources or Resources()
-        rules = (DeviceRule(allow=False, type="a", access="rwm"), *resources.devices, *DEVICES)
+        own = resources.devices
+        deny = () if own and own[0].type in (None, "a") else (DeviceRule(allow=False, type="a", access="rwm"),)
+        rules = (*deny, *own, *DEVICES)
         linux = linux.replace(resources=resources.replace(devices=rules))
     return config.replace(process=process, linux=linux)
 

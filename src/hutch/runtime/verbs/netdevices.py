@@ -5,39 +5,62 @@ from __future__ import annotations
 import os
 
 from hutch.errors import HutchError
-from hutch.kernel.netlink import IFA_F_PERMANENT, RT_SCOPE_UNIVERSE, Socket
+from hutch.kernel.netlink import IFA_F_PERMANENT, IFF_UP, RT_SCOPE_UNIVERSE, Address, Socket
 from hutch.oci.config import NetDevice
 
 
-def move(devices: dict[str, NetDevice], pid: int, inside_fd: int) -> None:
-    """Move each device into the network namespace of the process `pid`; `inside_fd` is a netlink socket of that namespace.
+class Moved:
+    """Interfaces on their way into a network namespace, which this holds open: when the container cannot be made after all, they
+    go back, and would end with the namespace otherwise."""
 
-    Permanent addresses of global scope go with it, and it is switched on. Raises HutchError; what was moved by then ends with
-    the container's namespace, from which the kernel gives physical devices back.
-    """
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with Socket() as outside, Socket(inside_fd) as inside:
-            for name, device in devices.items():
-                try:
-                    _move(outside, inside, namespace, name, device.name or name)
-                except OSError as error:
-                    raise HutchError(f"linux.netDevices.{name}: move to the container: {error.strerror}") from None
-    finally:
-        os.close(namespace)
+    def __init__(self, pid: int, inside_fd: int) -> None:
+        self._namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._outside, self._inside = Socket(), Socket(inside_fd)
+        self._moved: list[tuple[str, int, list[Address], bool]] = []
 
+    def move(self, devices: dict[str, NetDevice]) -> None:
+        """Move each device under its new name. Permanent addresses of global scope go with it, and it is switched on. Raises
+        HutchError."""
+        for name, device in devices.items():
+            try:
+                self._move(name, device.name or name)
+            except OSError as error:
+                raise HutchError(f"{name}: move to the container: {error.strerror}") from None
 
-def _move(outside: Socket, inside: Socket, namespace: int, name: str, new_name: str) -> None:
-    link = outside.link(name)
-    if link is None:
-        raise HutchError(f"linux.netDevices.{name}: the host has no such interface")
-    if inside.link(new_name) is not None:
-        raise HutchError(f"linux.netDevices.{name}: the container has an interface called {new_name} already")
-    addresses = [a for a in outside.addresses(link.index) if a.flags & IFA_F_PERMANENT and a.scope == RT_SCOPE_UNIVERSE]
-    outside.move(link.index, namespace, new_name)
-    moved = inside.link(new_name)
-    if moved is None:
-        raise HutchError(f"linux.netDevices.{name}: it is not in the container after the move")
-    for address in addresses:
-        inside.add_address(moved.index, address)
-    inside.up(moved.index)
+    def _move(self, name: str, new_name: str) -> None:
+        link = self._outside.link(name)
+        if link is None:
+            raise HutchError(f"{name}: the host has no such interface")
+        if "%" not in new_name and self._inside.link(new_name) is not None:
+            raise HutchError(f"{name}: the container has an interface called {new_name} already")
+        addresses = [a for a in self._outside.addresses(link.index) if a.flags & IFA_F_PERMANENT and a.scope == RT_SCOPE_UNIVERSE]
+        before = self._inside.links()
+        self._outside.move(link.index, self._namespace, new_name)
+        index = next(iter(self._inside.links() - before))  # the kernel chooses it, and the name, where that is a pattern
+        self._moved.append((name, index, addresses, bool(link.flags & IFF_UP)))
+        for address in addresses:
+            self._inside.add_address(index, address)
+        self._inside.up(index)
+
+    def back(self) -> None:
+        """Return what was moved, as it was, as far as that can be."""
+        for name, index, addresses, up in reversed(self._moved):
+            try:
+                before = self._outside.links()
+                self._inside.move(index, self._home, name)
+                returned = next(iter(self._outside.links() - before))
+                for address in addresses:
+                    self._outside.add_address(returned, address)
+                if up:
+                    self._outside.up(returned)
+            except (OSError, StopIteration):
+                continue
+        self._moved = []
+
+    def close(self) -> None:
+        """Let go of both namespaces."""
+        self._outside.__exit__()
+        self._inside.__exit__()
+        os.close(self._namespace)
+        os.close(self._home)

@@ -43,6 +43,7 @@ class Run:
             raise
         finally:
             report_times(self.execution, self.notice)
+            creation.settle(self.execution.ready)
 
     def ended(self) -> None:
         """Once the container is gone: the poststop hooks."""
