@@ -54,14 +54,15 @@ def v1_settings(resources: Resources, path: str = "linux") -> list[Setting]:
 
     memory, cpu = resources.memory, resources.cpu
     if memory is not None:
-        if memory.limit is not None:
+        # 0 is what engines send for "not set"
+        if memory.limit:
             add("memory", "memory.limit_in_bytes", memory.limit, "memory.limit")
-        if memory.swap is not None:
+        if memory.swap:
             # without swap accounting there is no memsw file, and no swap to limit either
             add("memory", "memory.memsw.limit_in_bytes", memory.swap, "memory.swap", tolerated=2)
-        if memory.reservation is not None:
+        if memory.reservation:
             add("memory", "memory.soft_limit_in_bytes", memory.reservation, "memory.reservation")
-        if memory.kernel_tcp is not None:
+        if memory.kernel_tcp:
             add("memory", "memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp, "memory.kernelTCP")
         if memory.swappiness is not None:
             add("memory", "memory.swappiness", memory.swappiness, "memory.swappiness")
@@ -195,17 +196,17 @@ def v2_settings(resources: Resources, path: str = "linux") -> list[Setting]:
 
     memory, cpu = resources.memory, resources.cpu
     if memory is not None:
-        if memory.limit is not None:
+        if memory.limit:  # 0 is what engines send for "not set"
             add("memory", "memory.max", _limit(memory.limit), "memory.limit")
-        if memory.swap is not None:
-            if memory.swap >= 0 and memory.limit is not None and memory.limit >= 0:
+        if memory.swap:
+            if memory.swap >= 0 and memory.limit and memory.limit >= 0:
                 if memory.swap < memory.limit:
                     raise ConfigError(f"{where}.memory.swap", "is memory and swap together, and below memory.limit")
                 swap = str(memory.swap - memory.limit)
             else:
                 swap = _limit(memory.swap)
             add("memory", "memory.swap.max", swap, "memory.swap", tolerated=2)
-        if memory.reservation is not None:
+        if memory.reservation:
             add("memory", "memory.low", _limit(memory.reservation), "memory.reservation")
         if memory.disable_oom_killer:
             raise ConfigError(f"{where}.memory.disableOOMKiller", "v2 cannot switch the OOM killer off")

@@ -53,20 +53,28 @@ def _program(plan: Plan, operation: ops.Operation, errno: int, detail: str) -> S
     execute = plan.container[-1]
     name = execute.argv[0] if isinstance(execute, ops.Execute) else "?"
     common = {"operation": operation.describe(), "origin": operation.origin, "errno": errno}
+    # the words in brackets are those that Docker and Podman choose their exit code by
+    if errno in (ENOENT, ENOTDIR) and "/" not in name:
+        where = ":".join(c.rpartition("/")[0] for c in _candidates(plan))
+        return NotFoundInContainer(f"{name}: no such program in the container's PATH (executable file not found in $PATH: {where})", None, **common)  # type: ignore[arg-type]
     if errno in (ENOENT, ENOTDIR):
-        where = "" if "/" in name else " in the container's PATH"
-        return NotFoundInContainer(f"{name}: no such program{where}", None, **common)  # type: ignore[arg-type]
+        return NotFoundInContainer(f"{name}: no such file or directory in the container", None, **common)  # type: ignore[arg-type]
     if errno == ELIBACC:
-        return NotFoundInContainer(f"{name}: {detail}", "the file was built for another system, or its interpreter is not in the image", **common)  # type: ignore[arg-type]
+        hint = "the file was built for another system, or its interpreter is not in the image"
+        return NotFoundInContainer(f"{name}: {detail} (no such file or directory)", hint, **common)  # type: ignore[arg-type]
     if errno == EISDIR:
-        return NotExecutable(f"{name}: is a directory", None, **common)  # type: ignore[arg-type]
+        return NotExecutable(f"{name}: is a directory, and no program (permission denied)", None, **common)  # type: ignore[arg-type]
     if errno == EACCES:
-        return NotExecutable(f"{name}: not executable by this user", "chmod +x it; a mount with noexec forbids it too", **common)  # type: ignore[arg-type]
+        return NotExecutable(f"{name}: not executable by this user (permission denied)", "chmod +x it; a mount with noexec forbids it too", **common)  # type: ignore[arg-type]
     if errno == ENOEXEC:
-        return NotExecutable(f"{name}: neither a program for this machine nor a script with a #! line", None, **common)  # type: ignore[arg-type]
+        return NotExecutable(f"{name}: neither a program for this machine nor a script with a #! line (exec format error)", None, **common)  # type: ignore[arg-type]
     if errno == E2BIG:
         return NotExecutable(f"{name}: arguments and environment are too long for execve", None, **common)  # type: ignore[arg-type]
     return NotExecutable(f"{name}: {os.strerror(errno)}{f' ({detail})' if detail else ''}", None, **common)  # type: ignore[arg-type]
+
+
+def _candidates(plan: Plan) -> tuple[str, ...]:
+    return next((op.candidates for op in plan.container if isinstance(op, ops.FindProgram)), ())
 
 
 def _hint(operation: ops.Operation, errno: int, detail: str) -> str | None:

@@ -93,10 +93,11 @@ def checkpoint(
         os.makedirs(work, mode=0o700, exist_ok=True)
         if status == PAUSED:
             end.freeze(entry, False)
-        streams = {str(fd): os.readlink(f"/proc/{entry.pid}/fd/{fd}") for fd in range(3) if os.path.lexists(f"/proc/{entry.pid}/fd/{fd}")}
+        streams = {str(fd): found for fd in range(3) if (found := stream(entry.pid, fd))}
         words = [criu, "pre-dump" if pre_dump else "dump", "--tree", str(entry.pid), *_shared(options, work, "dump.log")]
         words += ["--leave-running"] if leave_running and not pre_dump else []
         words += ["--prev-images-dir", parent, "--track-mem"] if parent else ["--track-mem"] if pre_dump else []
+        words += [word for key in dict.fromkeys(streams.values()) if key.startswith("file[") for word in ("--external", key)]
         for kind, path in _foreign(entry):
             words += ["--external", f"{kind}[{os.stat(path).st_ino}]:{kind}"]
         found = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -107,6 +108,22 @@ def checkpoint(
     if not leave_running and not pre_dump:
         end.wait_dead(entry, end.PATIENCE)
         end.delete(store, identity, force=True, notice=notice)
+
+
+def stream(pid: int, fd: int) -> str:
+    """What CRIU calls a standard stream that leads out of the container: a pipe or a socket by its number, a file by those of its
+    mount and inode; "" for what lies inside."""
+    try:
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        if target.startswith(("pipe:", "socket:")):
+            return target
+        info = os.stat(f"/proc/{pid}/fd/{fd}")
+        lines = proc.read_text(f"/proc/{pid}/fdinfo/{fd}").splitlines()
+        mount = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+        inside = any(m.mount_id == mount for m in proc.mounts(pid))
+    except (OSError, StopIteration, ValueError):
+        return ""
+    return "" if inside else f"file[{mount:x}:{info.st_ino:x}]"
 
 
 def _foreign(entry: Entry) -> list[tuple[str, str]]:
@@ -155,7 +172,7 @@ def _restore(criu: str, creation: Creation, options: CriuOptions, rootfs: str) -
     except (OSError, ValueError):
         streams = {}
     for fd, target in streams.items():
-        if target.startswith(("pipe:", "socket:")):
+        if target.startswith(("pipe:", "socket:", "file[")):
             words += ["--inherit-fd", f"fd[{fd}]:{target}"]
     child = os.fork()
     if child == 0:
