@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from hutch.cgroup import devices
 from hutch.cgroup.settings import Setting, v1_settings, v2_settings
 from hutch.errors import ConfigError, UnsupportedError
 from hutch.kernel.cgroupfs import CgroupLayout
@@ -242,6 +241,8 @@ def _v2_rest(directory: str, resources: Resources, into: ops.Slot, wanted: list[
     """The device filter, and what is read and killed at the end."""
     after: list[ops.Operation] = []
     if resources.devices:
+        from hutch.cgroup import devices
+
         after.append(
             ops.DeviceProgram(
                 cgroup=into,

@@ -9,7 +9,7 @@ from hutch.oci.config import Config, Process, Resources
 from hutch.plan import ops
 from hutch.plan.ops import NAMESPACES, slot
 from hutch.plan.plan import Plan
-from hutch.runtime import identity, lifecycle, mounts, process, resctrl, rootfs
+from hutch.runtime import identity, lifecycle, mounts, process, rootfs
 from hutch.runtime.builder import Builder
 from hutch.runtime.request import Compiled, Request
 from hutch.runtime.rootfs import BASE, ROOT
@@ -41,7 +41,10 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     lifecycle.prepare(b)
     _join_namespaces(b)
     identity.build(b)
-    resctrl.build(b)
+    if config.linux.intel_rdt is not None:
+        from hutch.runtime import resctrl
+
+        resctrl.build(b, config.linux.intel_rdt)
     _names(b)
     b.container.append(ops.Wait(barrier=1))
     identity.become_root(b)

@@ -10,7 +10,6 @@ from hutch.plan.plan import Plan
 from hutch.record import Record
 from hutch.runtime import identity, lifecycle, process as steps
 from hutch.runtime.compile import PIDFD
-from hutch.runtime.seccomp import notifies
 
 TARGET = slot("target")
 
@@ -95,7 +94,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     if not process.terminal:
         container.append(ops.NewSession(origin="exec"))
     host.append(ops.Wait(barrier=9, release=True))
-    listener = seccomp is not None and notifies(seccomp)
+    listener = seccomp is not None and steps.notifies(seccomp)
     if seccomp is not None and listener:
         lifecycle.check_listener(seccomp.listener_path)
         host.insert(0, ops.Export(value=steps.AGENT, origin="linux.seccomp.listenerPath"))

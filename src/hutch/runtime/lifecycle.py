@@ -8,8 +8,7 @@ from hutch.oci.config import VERSION, Config, Hook
 from hutch.plan import ops
 from hutch.plan.ops import slot
 from hutch.runtime.builder import Builder
-from hutch.runtime.process import AGENT, LISTENER
-from hutch.runtime.seccomp import notifies
+from hutch.runtime.process import AGENT, LISTENER, notifies
 
 COMMANDS, REPORT = slot("start-commands"), slot("start-report")
 NETLINK = slot("netlink")

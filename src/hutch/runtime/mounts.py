@@ -262,7 +262,8 @@ def late(b: Builder, cgroups: dict[str, str]) -> None:
         origin, target = f"mounts[{i}]", _destination(mount)
         options = parse(mount.options, origin)
         shared = "cgroup" not in b.new and "cgroup" not in b.joined
-        if shared and (b.in_userns if layout.mode == "v2" else not (b.host_mounts and cgroups)):
+        # a new mount of v2 from the first cgroup namespace would reset the options of the host's (cgroup-v2.rst, "Mounting")
+        if shared and (layout.mode == "v2" or not (b.host_mounts and cgroups)):
             _host_tree(b, origin, "/sys/fs/cgroup", target, options)
             continue
         if layout.mode == "v2":

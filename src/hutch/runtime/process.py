@@ -8,7 +8,6 @@ from hutch.kernel.features import Features
 from hutch.oci.config import Process, Seccomp
 from hutch.plan import ops
 from hutch.plan.ops import slot
-from hutch.runtime import seccomp as filters
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASTER, PEER = slot("terminal"), slot("terminal-peer")
@@ -20,6 +19,11 @@ SCHED_FLAGS = {
 }  # fmt: skip
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
+
+
+def notifies(seccomp: Seccomp) -> bool:
+    """Whether some calls are handed to an agent, which needs the filter's listener (seccomp_unotify(2))."""
+    return seccomp.default_action == "SCMP_ACT_NOTIFY" or any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls)
 
 
 def scheduling(process: Process) -> list[ops.Operation]:
@@ -138,9 +142,11 @@ def ending(
     out: list[ops.Operation] = []
     filter_ops: list[ops.Operation] = []
     if seccomp is not None:
+        from hutch.runtime import seccomp as filters
+
         program = filters.cached_filter(seccomp, features.machine)
         flags = filters.flags_value(seccomp.flags, "linux.seccomp")
-        listener = LISTENER if filters.notifies(seccomp) else None
+        listener = LISTENER if notifies(seccomp) else None
         flags |= filters.NEW_LISTENER if listener else 0
         summary = filters.describe(seccomp)
         filter_ops.append(ops.Seccomp(program=program, flags=flags, summary=summary, listener=listener, origin="linux.seccomp"))
@@ -157,7 +163,7 @@ def ending(
         out.append(ops.ChangeDirectory(path=process.cwd, origin="process.cwd"))
         out.append(ops.FindProgram(candidates=candidates(process.args, process.env), origin="process.args[0]"))
     out.append(ops.ParentDeath(signal=0 if outlive else 9, origin="process"))
-    if seccomp is not None and filters.notifies(seccomp):
+    if seccomp is not None and notifies(seccomp):
         # the agent must have the listener before the container is ready: nobody is there to hand it over later
         out += [*filter_ops, *start]
     else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from hutch.image.rootfs import Rootfs
 from hutch.plan.plan import Plan
 from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.image.rootfs import Rootfs
 
 
 class Request(Record):

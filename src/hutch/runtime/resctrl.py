@@ -22,11 +22,8 @@ def schemata(rdt: IntelRdt) -> list[str]:
     return [*lines, *rdt.schemata]
 
 
-def build(b: Builder) -> None:
+def build(b: Builder, rdt: IntelRdt) -> None:
     """Make or join the group, write its schemata, and move the container's process into it."""
-    rdt = b.config.linux.intel_rdt
-    if rdt is None:
-        return
     mount = next((m.mount_point for m in b.features.mounts if m.kind == "resctrl"), None)
     if mount is None:
         raise UnsupportedError(

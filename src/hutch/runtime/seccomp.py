@@ -75,11 +75,6 @@ def flags_value(flags: tuple[str, ...], path: str) -> int:
     return value & ~1
 
 
-def notifies(seccomp: Seccomp) -> bool:
-    """Whether some calls are handed to an agent, which needs the filter's listener (seccomp_unotify(2))."""
-    return seccomp.default_action == "SCMP_ACT_NOTIFY" or any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls)
-
-
 _compiled: list[tuple[Seccomp, str, bytes]] = []
 
 

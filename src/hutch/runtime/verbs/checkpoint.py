@@ -100,8 +100,8 @@ def checkpoint(
         words += [word for key in dict.fromkeys(streams.values()) if key.startswith("file[") for word in ("--external", key)]
         for kind, path in _foreign(entry):
             words += ["--external", f"{kind}[{os.stat(path).st_ino}]:{kind}"]
-        found = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if found.returncode:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
             raise failure("checkpoint", identity, f"{work}/dump.log")
         with open(f"{options.image}/{STREAMS}", "w", encoding="utf-8") as file:
             file.write(jsontext.dumps(streams))

@@ -12,7 +12,7 @@ from hutch.oci.config import CapabilitySets, Process, User
 from hutch.oci.decode import decode
 from hutch.record import Record
 from hutch.runtime.enter import EnterRequest, compile_enter
-from hutch.runtime.seccomp import notifies
+from hutch.runtime.process import notifies
 from hutch.runtime.verbs import end, handover
 from hutch.runtime.verbs.create import report_times, write_pid
 from hutch.runtime.verbs.grants import known_capabilities

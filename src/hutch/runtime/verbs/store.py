@@ -13,14 +13,14 @@ import stat as modes
 from hutch import jsontext
 from hutch.errors import StateError, UsageError
 from hutch.kernel import proc
-from hutch.oci.config import Config
-from hutch.oci.decode import decode_config
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Self
+
+    from hutch.oci.config import Config
 
 RECORD, CONFIG, START, REPORT = "state", "config.json", "start", "report"
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
@@ -103,6 +103,8 @@ class Entry(Record):
 
     def config(self) -> Config:
         """The configuration that the container was made from. Raises StateError."""
+        from hutch.oci.decode import decode_config
+
         return decode_config(self.raw_config())
 
     def raw_config(self) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""A root of layers: overlays, whiteouts over what is hidden, the container's own files of /etc."""
+
+from __future__ import annotations
+
+from hutch.errors import UnsupportedError
+from hutch.image.rootfs import Rootfs, View
+from hutch.plan import ops
+from hutch.plan.ops import Slot, slot
+from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
+from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, USERNS
+
+
+def build(b: Builder, rootfs: Rootfs) -> None:
+    """The operations that end with the overlays of an image's layers in the slot `root`, attached."""
+    request, c = b.request, b.container
+    options: list[tuple[str, str]] = [("mode", "0755")]
+    if request.upper_size and not request.upper:
+        options.append(("size", str(request.upper_size)))
+    c.append(ops.MakeFilesystem(kind="tmpfs", options=tuple(options), into=BASE, origin="root"))
+    c.append(ops.Attach(mount=BASE, root=HOST_ROOT, path="", make="", summary="a tmpfs for the layers", origin="root"))
+    home = BASE
+    if request.upper:
+        home = b.open_path(request.upper, "disk", "root")
+    for name in ("layer", "upper", "work"):
+        c.append(ops.MakeDirectory(base=BASE, path=name, origin="root"))
+    c.append(ops.MakeDirectory(base=home, path="root", origin="root"))
+    whole = len(rootfs.views) == 1 and rootfs.views[0].path == "/"
+    if whole:
+        _overlay(b, rootfs.views[0], 0, ROOT)
+    else:
+        _skeleton(b, rootfs, home)
+        c.append(ops.OpenTree(base=home, path="root", into=ROOT, origin="root"))
+    c.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root"))
+    if whole:
+        return
+    for number, view in enumerate(rootfs.views):
+        if view.extra and not b.in_userns:
+            # nothing would keep this root from what only the host's root may read there
+            b.warnings.append(f"{view.path} is not shown in a container without a user namespace")
+            continue
+        mount = slot(f"view{view.path.replace('/', '-')}")
+        if view.extra and b.userns and b.host_mounts:
+            b.mapped.append(ops.OpenTree(path=view.path, set_attributes=1, into=mount, origin="root"))
+        elif view.recursive_bind or (view.extra and b.userns):
+            c.append(ops.OpenTree(path=view.path, recursive=True, set_attributes=1, attributes_recursive=True, into=mount, origin="root"))
+        else:
+            _overlay(b, view, number, mount)
+        c.append(ops.Attach(mount=mount, root=ROOT, path=view.path, make="", summary=f"the view of {view.path}", origin="root"))
+    for number, (source, target) in enumerate(rootfs.binds):
+        mount = slot(f"nested-{number}")
+        idmap = USERNS if b.userns and b.features.can_idmap(source) else None
+        b.mapped.append(ops.OpenTree(path=source, set_attributes=1, idmap=idmap, into=mount, origin="root"))
+        c.append(ops.Attach(mount=mount, root=ROOT, path=target, make="like", summary=source, origin="root"))
+
+
+def _skeleton(b: Builder, rootfs: Rootfs, home: Slot) -> None:
+    for path, mode in (*rootfs.directories, *((view.path.lstrip("/"), view.mode) for view in rootfs.views)):
+        b.container.append(ops.MakeDirectory(base=home, path=f"root/{path}", mode=mode, origin="root"))
+    for path, target in rootfs.links:
+        b.container.append(ops.MakeSymlink(base=home, target=target, path=f"root/{path}", origin="root"))
+
+
+def generated_files(b: Builder) -> list[tuple[str, str]]:
+    """What every container has of its own in /etc: (path below /etc, content)."""
+    request = b.request
+    name = b.config.hostname or ""
+    files = []
+    if name:
+        files.append(("hostname", f"{name}\n"))
+        hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        files.append(("hosts", f"{hosts}127.0.1.1\t{name}\n{request.hosts}"))
+    if request.resolv_conf is not None:
+        files.append(("resolv.conf", request.resolv_conf))
+    return files
+
+
+def _own_layer(b: Builder, view: View, number: int) -> Slot | None:
+    """A layer above the image's: whiteouts over what is hidden, and the container's own files of /etc."""
+    prefix = f"layer/own-{number}"
+    files = generated_files(b) if view.path in ("/", "/etc") else []
+    if not files and not view.hidden:
+        return None
+    c = b.container
+    c.append(ops.MakeDirectory(base=BASE, path=prefix, mode=view.mode, origin="root"))
+    made: set[str] = set()
+
+    def parents(path: str, modes: tuple[int, ...]) -> None:
+        parts = path.split("/")[:-1]
+        for i in range(len(parts)):
+            parent = "/".join(parts[: i + 1])
+            if parent not in made:
+                made.add(parent)
+                mode = modes[i] if i < len(modes) else 0o755
+                c.append(ops.MakeDirectory(base=BASE, path=f"{prefix}/{parent}", mode=mode, origin="root"))
+
+    for path, content in files:
+        path = path if view.path == "/etc" else f"etc/{path}"
+        parents(path, ())
+        c.append(ops.MakeFile(base=BASE, path=f"{prefix}/{path}", data=content, origin="hostname"))
+    for hidden in view.hidden:
+        parents(hidden.path, hidden.parents)
+        c.append(ops.MakeNode(base=BASE, path=f"{prefix}/{hidden.path}", kind="c", mode=0, origin="root"))
+    own = slot(f"own-{number}")
+    c.append(ops.OpenAt(base=BASE, path=prefix, flags=O_PATH | O_DIRECTORY, into=own, origin="root"))
+    return own
+
+
+def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
+    features, c = b.features, b.container
+    if b.in_userns and not features.overlay_in_user_namespace:
+        raise UnsupportedError(
+            f"root: overlayfs cannot be mounted in a user namespace by Linux {features.kernel[0]}.{features.kernel[1]}",
+            "Linux 5.11 can; or run as root with --userns host",
+        )
+    layers: list[Slot] = []
+    own = _own_layer(b, view, number)
+    if own is not None:
+        layers.append(own)
+    for i, lower in enumerate(view.lowers):
+        name = f"lower-{number}-{i}"
+        if b.userns and b.host_mounts:
+            # An idmapped clone shows the layer's files as the container's root's own; the layer itself stays root's.
+            clone = slot(f"clone-{number}-{i}")
+            b.mapped.append(ops.OpenTree(path=lower, set_attributes=1, idmap=USERNS, into=clone, origin="root"))
+            c.append(ops.MakeDirectory(base=BASE, path=f"layer/{name}", origin="root"))
+            # overlayfs in a user namespace takes no layer from another namespace: attach it in this one first
+            c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/{name}", make="", summary=f"layer {lower}", origin="root"))
+            layer = slot(name)
+            c.append(ops.OpenAt(base=BASE, path=f"layer/{name}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
+        else:
+            layer = b.open_path(lower, name, "root")
+        layers.append(layer)
+    where = slot("disk") if b.request.upper else BASE
+    upper, work = slot(f"upper-{number}"), slot(f"work-{number}")
+    for kind, found, mode in (("upper", upper, view.mode), ("work", work, 0o755)):
+        path = f"{kind}-{number}" if b.request.upper else f"{kind}/{number}"
+        c.append(ops.MakeDirectory(base=where, path=path, mode=mode, origin="root"))
+        c.append(ops.OpenAt(base=where, path=path, flags=O_PATH | O_DIRECTORY, into=found, origin="root"))
+    options: list[tuple[str, str | Slot | tuple[Slot, ...] | None]] = []
+    if b.in_userns:
+        options.append(("userxattr", None))
+    if features.overlay_append and features.overlay_by_descriptor:
+        options += [("lowerdir+", layer) for layer in layers]
+        options += [("upperdir", upper), ("workdir", work)]
+    else:
+        options += [("lowerdir", tuple(layers)), ("upperdir", (upper,)), ("workdir", (work,))]
+    c.append(ops.MakeFilesystem(kind="overlay", options=tuple(options), into=into, origin="root"))
