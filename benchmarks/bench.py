@@ -29,6 +29,7 @@ from typing import NoReturn
 import peers
 from contest import Contestant, Missing, Shop, spawn, take_turns
 from peers import LIMITED, TRUE
+from runtimes import STEPS, measure_lives, runtimes
 from worker import LIMITS
 
 import hutch
@@ -36,7 +37,8 @@ from hutch.engine import state
 
 HERE = Path(__file__).resolve().parent
 HUTCH = str(Path(sys.executable).parent / "hutch")
-SECTIONS = ("start", "exec", "throughput", "kill", "memory")
+HUTCH_OCI = f"{HUTCH}-oci"
+SECTIONS = ("start", "exec", "oci", "throughput", "kill", "memory")
 FLOOR, ENTER_FLOOR = "C floor", "C floor of exec"
 
 
@@ -220,6 +222,17 @@ def measure_turns(shop: Shop, report: Report, sections: list[str], chosen: list[
         show("`true` in a running container", report.tables["exec"], ENTER_FLOOR)
 
 
+def measure_runtimes(shop: Shop, report: Report, rounds: int, seconds: float) -> None:
+    """OCI runtimes with one bundle: `run`, then a life in steps."""
+    found = runtimes(shop, HUTCH_OCI)
+    report.tables["oci"] = take_turns([runtime.contestant() for runtime in found], rounds, seconds, report.notes)
+    show("an OCI runtime's `run`", report.tables["oci"], "runc run")
+    lives = measure_lives(found, rounds // 4, seconds / 2, report.notes)
+    for step in STEPS:
+        report.tables[f"oci {step}"] = [runtime.steps[step] for runtime in lives]
+        show(f"an OCI runtime's `{step}`", report.tables[f"oci {step}"], f"runc {step}")
+
+
 def rates(calls: Sequence[Callable[[], object]], count: int, width: int, blocks: int) -> list[list[float]]:
     """How often a second each function ends when `width` threads call it `count` times, in blocks that take turns; sorted."""
     found: list[list[float]] = [[] for _ in calls]
@@ -364,6 +377,10 @@ def judge(report: Report, everything: bool) -> None:
     report.ratio("hutch run, from the shell: <= runc run", "hutch run", "runc run", 1)
     report.ratio("hutch run, from the shell: >= 10 x faster than podman run", "podman run", "hutch run", 10, at_least=True)
     report.ratio("hutch run, from the shell: >= 10 x faster than docker run", "docker run", "hutch run", 10, at_least=True)
+    oci = next((c for c in report.tables.get("oci", []) if c.name == "hutch-oci run"), None)
+    peer = next((c for c in report.tables.get("oci", []) if c.name == "runc run"), None)
+    if oci and peer:
+        report.goal("hutch-oci run: faster than runc run", oci.median / peer.median, 1, unit=" x", minima=oci.minimum / peer.minimum)
     report.ratio("a command in a running container: <= 1.5 x the C floor", "Container.run", ENTER_FLOOR, 1.5)
     command = report.of("Container.run")
     pair = (command.median * 1e3, command.minimum * 1e3) if command else (None, None)
@@ -461,6 +478,7 @@ def main() -> int:
         print("; ".join(peers.versions().values()), flush=True)
         parts: dict[str, Callable[[], None]] = {
             "start": lambda: measure_turns(shop, report, sections, chosen, *((60, 12) if options.quick else (400, 80))),
+            "oci": lambda: measure_runtimes(shop, report, *((40, 15) if options.quick else (200, 60))),
             "throughput": lambda: measure_throughput(report, 1 if options.quick else 5),
             "kill": lambda: measure_kill(report, 50 if options.quick else 200),
             "memory": lambda: measure_memory(shop, report, 3 if options.quick else 10),
