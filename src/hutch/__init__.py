@@ -55,12 +55,12 @@ __all__ = [*_WHERE, "aio", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
+    if name not in _WHERE and name != "aio":
+        raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module
 
     if name == "aio":
         return import_module("hutch.aio")
-    if name not in _WHERE:
-        raise AttributeError(f"module 'hutch' has no attribute {name!r}")
     value = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
