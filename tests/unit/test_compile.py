@@ -311,8 +311,6 @@ def test_refused_rootless():
     with pytest.raises(UnsupportedError, match=r"process\.rlimits\[0\]: RLIMIT_NOFILE=600000 is above this host's hard limit of 524288"):
         compiled(ROOTLESS, own(ulimits=(Ulimit(name="nofile", soft=1, hard=600000),)))
     assert compiled(ROOT_HYBRID, own(ulimits=(Ulimit(name="nofile", soft=1, hard=HARD_LIMITS["RLIMIT_NOFILE"] + 1),)))
-    with pytest.raises(UnsupportedError, match=r"process\.oomScoreAdj: -5 is below this process's own 0"):
-        compiled(ROOTLESS, own(oom_score_adj=-5))
     with pytest.raises(UnsupportedError, match="mapping more than one's own id needs newuidmap"):
         compile_bundle(ROOTLESS.replace(newuidmap=""), bundle(namespaces=[*ALL, "user"], **MAPPINGS))
     with pytest.raises(UnsupportedError, match=r"process\.user\.additionalGids: "):

@@ -258,10 +258,10 @@ class Cgroup:
 
         Raises UnsupportedError where there is neither v2 nor a v1 freezer.
         """
-        if self.unified or "" in self.paths:
-            directory, key, value = self.paths[""], "cgroup.freeze", "1" if frozen else "0"
-        elif "freezer" in self.paths:
+        if "freezer" in self.paths:
             directory, key, value = self.paths["freezer"], "freezer.state", "FROZEN" if frozen else "THAWED"
+        elif "" in self.paths:
+            directory, key, value = self.paths[""], "cgroup.freeze", "1" if frozen else "0"
         else:
             raise UnsupportedError("freeze: the container has no freezer cgroup")
         with open(f"{directory}/{key}", "w", encoding="ascii") as file:

@@ -97,6 +97,8 @@ def _hint(operation: ops.Operation, errno: int, detail: str) -> str | None:
             return "too many namespaces: see /proc/sys/user/max_*_namespaces, or nesting deeper than 32"
         if errno == EPERM:
             return "this user may not make user namespaces here: `hutch doctor` tells why"
+    if isinstance(operation, ops.ProcWrite) and operation.name == "oom_score_adj" and errno == EACCES:
+        return "lowering the score below what this process was started with needs CAP_SYS_RESOURCE"
     if isinstance(operation, ops.MapHelper):
         return "see /etc/subuid and /etc/subgid; --userns single does with one id"
     if isinstance(operation, ops.HostWrite) and operation.path.startswith("/sys/fs/cgroup"):

@@ -269,7 +269,8 @@ static long op_find_program(struct op *op)
         if (r == 0) r = sys(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */, 0);
         if (r == 0) {
             program = path;
-            return 0;
+            diagnose(path); /* now, and not at the execve: a container that is created should be one that can start */
+            return detail.used ? -ELIBACC : 0;
         }
         if (r != -ENOENT && r != -ENOTDIR) worst = r;
     }

@@ -52,7 +52,6 @@ class Features(Record):
     selinux: bool = False
     cpus: int = 1
     hard_limits: dict[str, int] = {}
-    oom_score_adj: int = 0
 
     @property
     def privileged(self) -> bool:
@@ -183,7 +182,6 @@ def probe() -> Features:
         selinux=os.path.isdir("/sys/fs/selinux/class"),
         cpus=os.cpu_count() or 1,
         hard_limits=_hard_limits(),
-        oom_score_adj=_flag("/proc/self/oom_score_adj", 0),
         **sub,
     )
 

@@ -76,6 +76,8 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     if "user" in request.namespaces:
         groups = () if request.set_groups else None
         container.append(ops.SetIds(uid=0, gid=0, groups=groups, origin="exec"))
+    # or the command would hold the caller's keys (session-keyring(7))
+    container.append(ops.Keyring(name="_ses.exec", origin="exec"))
     if process.terminal:
         devpts = slot("devpts")
         container.append(ops.NewSession(origin="process.terminal"))

@@ -59,8 +59,7 @@ def limits(process: Process, f: Features) -> list[ops.Operation]:
         out.append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
     score = process.oom_score_adj
     if score is not None:
-        if score < f.oom_score_adj and not f.capabilities & capabilities.SYS_RESOURCE:
-            raise UnsupportedError(f"process.oomScoreAdj: {score} is below this process's own {f.oom_score_adj}, and lowering it needs CAP_SYS_RESOURCE")
+        # how far it may be lowered without CAP_SYS_RESOURCE is told nowhere (oom_score_adj_min): the kernel answers
         out.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
     return out
 

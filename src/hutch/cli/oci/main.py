@@ -124,8 +124,20 @@ def version() -> str:
     return f"{PROGRAM} version {VERSION}\nspec: {SPECIFICATION}"
 
 
+def fill_streams() -> None:
+    """Standard streams that the caller closed are the null device: what is opened next would take their numbers."""
+    import os
+
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line's entry: an exit code."""
+    fill_streams()
     log = Log()
     try:
         context, values, rest = globals_of(sys.argv[1:] if arguments is None else arguments, log)

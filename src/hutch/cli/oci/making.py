@@ -23,14 +23,16 @@ def number(values: dict[str, Any], key: str, least: int = 0) -> int:
 
 
 def options_of(context: Context, values: dict[str, Any]) -> Options:
-    """The options of `create` and `run`. Descriptors that systemd handed to this process (sd_listen_fds(3)) go on to the container, too."""
-    listening = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
+    """The options of `create` and `run`. Descriptors that systemd handed to this process (sd_listen_fds(3)) go on to the container."""
+    listening = os.environ.get("LISTEN_FDS", "")
+    listening = listening if listening.isascii() and listening.isdigit() else ""
     return Options(
         console_socket=values.get("console_socket", ""),
         pid_file=values.get("pid_file", ""),
         pivot=not values.get("no_pivot"),
         keyring=not values.get("no_new_keyring"),
-        preserve=number(values, "preserve_fds") + (int(listening) if listening.isdigit() else 0),
+        preserve=number(values, "preserve_fds") + int(listening or "0"),
+        listening=int(listening or "0"),
         systemd=context.systemd,
         debug=context.log.debug,
     )

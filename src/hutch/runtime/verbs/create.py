@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 
 
 class Options(Record):
-    """What `create` and `run` are told beside the bundle. `notice` takes (level, text) for the log; `debug` asks for the time
-    of every operation."""
+    """What `create` and `run` are told beside the bundle. The first `listening` of the preserved descriptors are sockets, of which
+    the program is told (sd_listen_fds(3)); `debug` asks for the time of every operation."""
 
     console_socket: str = ""
     pid_file: str = ""
     pivot: bool = True
     keyring: bool = True
     preserve: int = 0
+    listening: int = 0
     systemd: bool = False
     debug: bool = False
 
@@ -87,6 +88,9 @@ class Creation:
         if os.path.lexists(self.directory):
             raise StateError(f"container {identity}: exists already", f"`delete {identity}` removes it once it has stopped")
         self.config = granted(bundle.config, self.features, notice)
+        if options.listening and self.config.process is not None:
+            told = (f"LISTEN_FDS={options.listening}", "LISTEN_PID=1")
+            self.config = self.config.replace(process=self.config.process.replace(env=(*self.config.process.env, *told)))
         request = request_of(identity, bundle.path, self.directory, options, await_start=await_start).replace(remove=not keep)
         if options.systemd:
             from hutch.runtime.verbs import systemd

@@ -165,8 +165,12 @@ def delete(store: Store, identity: str, *, force: bool, notice: Callable[[str, s
             remove_damaged(identity, directory)
         return
     status = entry.status()
-    if status == CREATING and not force:
-        raise StateError(f"container {identity}: is being created", "delete --force does not wait for that")
+    if status == CREATING:
+        if not force:
+            raise StateError(f"container {identity}: is being created", "delete --force waits for that")
+        entry, status = _settled(store, entry)
+        if status == CREATING:
+            raise HutchError(f"container {identity}: is still being created after {PATIENCE:g} s")
     if status in (RUNNING, PAUSED) and not force:
         raise StateError(f"container {identity}: cannot delete a container that is not stopped: it is {status}", "`kill` it first, or delete --force")
     if status in (RUNNING, PAUSED, CREATED):
@@ -180,6 +184,18 @@ def delete(store: Store, identity: str, *, force: bool, notice: Callable[[str, s
     except StateError:
         if not force and status == STOPPED:
             raise  # somebody else was quicker; with --force that is as good
+
+
+def _settled(store: Store, entry: Entry) -> tuple[Entry, str]:
+    """The container once its executor is done with making it, or with undoing what it made."""
+    deadline = time.monotonic() + PATIENCE
+    while (status := entry.status()) == CREATING and time.monotonic() < deadline:
+        time.sleep(0.01)
+        try:
+            entry = store.load(entry.id)
+        except StateError:
+            return entry, STOPPED
+    return entry, status
 
 
 def _kill_first(entry: Entry) -> None:

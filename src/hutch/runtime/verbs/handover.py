@@ -38,7 +38,8 @@ def send(sock: _socket.socket, text: bytes, fd: int, what: str) -> None:
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
     try:
         sent = sock.sendmsg([text], [rights])
-        sock.sendall(text[sent:])
+        if sent < len(text):  # a write of nothing to somebody who has closed his end is an error, too
+            sock.sendall(text[sent:])
     except OSError as error:
         raise HutchError(f"{what}: send the descriptor: {error.strerror}") from None
     finally:

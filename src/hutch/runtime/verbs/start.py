@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 from hutch.errors import HutchError, StateError
 from hutch.executor import messages
 from hutch.runtime.verbs.store import CREATED, REPORT, START, Entry, Lock, Store
+
+REAPING = 1.0  # seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,11 +50,20 @@ def release(entry: Entry) -> None:
         from hutch.executor import explain
         from hutch.runtime.verbs.create import recompile
 
+        _gone(entry)
         message = messages.decode(raw)
         raise explain.failure(recompile(entry), message, message.detail.split(b"\0")[0].decode("utf-8", "replace"))
     # the pipe closed without a word: at the execve, or by a death; a program that has ended already did start
     if not entry.alive() and _never_ran(entry):
         raise StateError(f"container {entry.id}: its process was killed before its program started")
+
+
+def _gone(entry: Entry) -> None:
+    """Give the process's parent a moment to reap it: an engine that is told of the failure first finds its container alive, and
+    would keep it."""
+    deadline = time.monotonic() + REAPING
+    while os.path.exists(f"/proc/{entry.pid}") and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _never_ran(entry: Entry) -> bool:
