@@ -8,7 +8,7 @@ check: setup
 	@$(VENV)/bin/ruff check src tests benchmarks docs && $(VENV)/bin/ruff format --check -q src tests benchmarks docs
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
-test: setup ; @scripts/test
+test: ; @scripts/setup test; scripts/test
 test-v2: setup ; @scripts/test-v2
 demo: setup ; @scripts/demo
 bench: setup ; @scripts/setup peers; $(PYTHON) benchmarks/bench.py

@@ -528,8 +528,9 @@ _Noreturn static void supervise(void)
         if (!started && (news & GOT_EXEC)) {
             close_(exec_pipe[0]), exec_pipe[0] = -1;
             if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
-            /* A short command may have ended by now. Where we leave, its end is somebody else's to see: it is not reaped. */
-            int began = !(news & GOT_END) || (plan.flags & FLAG_LEAVE && shared->position + 1 == plan.count[CONTAINER]);
+            /* A short program may have ended by now: it began all the same. Where we leave, its end is somebody else's to
+             * see, and it is not reaped. */
+            int began = !(news & GOT_END) || shared->position + 1 == plan.count[CONTAINER];
             if (!shared->failed && began) {
                 i64 values[4] = {child_pid, self_pid, 0, 0};
                 tell(READY, 0, 0, 0, values, 1);
