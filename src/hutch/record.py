@@ -15,6 +15,29 @@ else:
         return lambda cls: cls
 
 
+class _Lazy:
+    """An attribute of a class that is computed at its first use (a non-data descriptor, which its value replaces)."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def __get__(self, _: object, cls: type[Record]) -> object:
+        return _look(cls)[self._position]
+
+
+def _look(cls: type[Record]) -> tuple[tuple[str, ...], dict[str, object]]:
+    """A record's fields, the inherited ones first, and those of them that have defaults."""
+    base = next(parent for parent in cls.__mro__[1:] if "_fields" in parent.__dict__)
+    own = [name for name, kind in cls.__dict__.get("__annotations__", {}).items() if name[0] != "_" and not kind.startswith("ClassVar")]
+    inherited: tuple[str, ...] = base._fields  # type: ignore[attr-defined]
+    cls._fields = inherited + tuple(name for name in own if name not in inherited)
+    cls._defaults = {**base._defaults, **{name: cls.__dict__[name] for name in own if name in cls.__dict__}}  # type: ignore[attr-defined]
+    return cls._fields, cls._defaults
+
+
+_FIELDS, _DEFAULTS = _Lazy(0), _Lazy(1)
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Record:
     """A frozen value with named fields: compared, hashed and printed by its content."""
@@ -23,10 +46,8 @@ class Record:
     _defaults: dict[str, object] = {}
 
     def __init_subclass__(cls) -> None:
-        own = [name for name in cls.__dict__.get("__annotations__", ()) if not name.startswith("_")]
-        inherited = cls._fields
-        cls._fields = inherited + tuple(name for name in own if name not in inherited)
-        cls._defaults = {**cls._defaults, **{name: cls.__dict__[name] for name in own if name in cls.__dict__}}
+        # found out when first asked for: a command defines two hundred records and uses fifty
+        cls._fields, cls._defaults = _FIELDS, _DEFAULTS  # type: ignore[assignment]
 
     def __init__(self, **values: Any) -> None:
         values = {**self._defaults, **values} if self._defaults else values

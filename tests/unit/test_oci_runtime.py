@@ -106,7 +106,7 @@ def test_records(tmp_path):
     with pytest.raises(StateError, match="state file is missing"):
         store.load("x")
     started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    (tmp_path / "x/state").write_text('{"id":"x","bundle":"/b"}\n{"pid":%d,"started":%d}\n' % (os.getpid(), started))
+    (tmp_path / "x/state").write_text(json.dumps({"id": "x", "bundle": "/b"}) + "\n" + json.dumps({"pid": os.getpid(), "started": started}) + "\n")
     entry = store.load("x")
     assert entry.alive() and entry.status() == "running" and entry.bundle == "/b"
     assert not entry.replace(started=started + 1).alive(), "the same number, another process"

@@ -35,8 +35,6 @@ class Operation(Record):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._fields = tuple(name for name in cls._fields if name not in ("code", "lanes"))
-        cls._defaults = {name: value for name, value in cls._defaults.items() if name not in ("code", "lanes")}
         if "describe" in cls.__dict__:
             own = cls.__dict__["describe"]
             # what comes from an image or a command line may hold anything; a terminal must not act on it
