@@ -77,9 +77,13 @@ def install() -> None:
         return
     try:
         size = int.from_bytes(os.pread(fd, HEAD, 0), "little")
-        bundle = Bundle(fd, marshal.loads(os.pread(fd, size, HEAD)), HEAD + size)
+        index = marshal.loads(os.pread(fd, min(size, os.fstat(fd).st_size), HEAD))
     except (ValueError, EOFError, TypeError):
+        index = None
+    if not isinstance(index, dict):
+        os.close(fd)
         return  # cut short, or another Python's: the next command writes it anew
+    bundle = Bundle(fd, index, HEAD + size)
     _installed.append(bundle)
     sys.meta_path.insert(0, bundle)
 
