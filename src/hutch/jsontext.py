@@ -34,12 +34,17 @@ def loads(text: str) -> Any:
         start += 1
     try:
         value, end = _json.make_scanner(_Context())(text, start)  # type: ignore[arg-type]
-    except StopIteration:
+    except (StopIteration, SystemError):  # without `json` the scanner cannot raise its own error
         value, end = None, -1
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if end < 0 or text[end:].strip(BLANK):
         import json  # its messages name the place
 
-        return json.loads(text, parse_constant=_Context.parse_constant)
+        try:
+            return json.loads(text, parse_constant=_Context.parse_constant)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
     return value
 
 

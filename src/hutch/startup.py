@@ -75,6 +75,7 @@ def install() -> None:
         fd = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return
+    size = 0
     try:
         size = int.from_bytes(os.pread(fd, HEAD, 0), "little")
         index = marshal.loads(os.pread(fd, min(size, os.fstat(fd).st_size), HEAD))

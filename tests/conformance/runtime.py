@@ -37,8 +37,8 @@ def adopt(on: bool) -> None:
 def children() -> set[int]:
     found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-            found |= {int(word) for word in file.read().split()}
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+            found |= {int(word) for word in Path(f"/proc/self/task/{task}/children").read_text().split()}
     return found
 
 

@@ -97,7 +97,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.OwnStdio(uid=7), ("uid 7",)),
     (ops.ChangeRoot(root=slot("r")), ("<r>",)),
     (ops.MemoryPolicy(mode=2, nodes=b"\x01" + bytes(7), summary="MPOL_BIND on nodes 0"), ("MPOL_BIND", "0")),
-    (ops.TakeDescriptor(source=slot("s"), into=slot("t")), ("<s>", "<t>")),
+    (ops.TakeDescriptor(into=slot("t")), ("listener", "<t>")),
     (ops.MakeUserNamespace(uid_map="0 1 2", gid_map="0 3 4", into=slot("u")), ("0 1 2", "0 3 4", "<u>")),
     (ops.HostWritePid(path="/x/tasks"), ("/x/tasks",)),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),

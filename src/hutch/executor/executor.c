@@ -26,6 +26,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
 
 static u32 host_done; /* host operations begun: what undo() goes back over */
 static i64 pidfd_slot = -1;
+static int plan_respawns;
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
 static int owner_gone, killed, umask_set, unarmed;
@@ -111,8 +112,12 @@ enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
 /* The container lane may go on in a sibling that it cloned (RESPAWN): then that one is the container's process. */
 static int take_over(void)
 {
+    static int taken_over;
+    /* once, and only where the plan has it: what runs in the container later may come to write to the shared page */
+    if (!plan_respawns || taken_over) return 0;
     i32 next = __atomic_load_n(&shared->respawned, __ATOMIC_SEQ_CST);
     if (!next || next == child_pid) return 0;
+    taken_over = 1;
     sys(__NR_wait4, child_pid, 0, 0, 0);
     close_(child_pidfd);
     child_pid = next;
@@ -568,11 +573,16 @@ static long start(void)
     for (u32 i = 0; i < plan.count[HOST]; i++)
         if (!next_op(&at, &op, i)) return -EBADMSG;
     lane_start[CONTAINER] = at;
+    for (u32 i = 0; i < plan.count[CONTAINER]; i++) {
+        if (!next_op(&at, &op, i)) return -EBADMSG;
+        if (op.code == RESPAWN) plan_respawns = 1;
+    }
     close_(PLAN_FD);
     r = sys(__NR_mmap, 0, (sizeof *shared + 4095) & ~4095UL, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
     shared = (void *)r;
     for (int i = 0; i < MAX_SLOTS; i++) shared->slot[i] = -1;
+    shared->listener = -1;
     r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
     if (r < 0) return r;
     init_status = (void *)r;

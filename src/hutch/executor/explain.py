@@ -7,6 +7,7 @@ import os
 from hutch.errors import NotExecutable, NotFoundInContainer, StartError
 from hutch.executor.messages import EREMOTEIO, Message
 from hutch.plan import ops
+from hutch.plan.ops.base import printable
 from hutch.plan.plan import Plan
 
 ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED = (
@@ -26,6 +27,7 @@ def failure(plan: Plan, message: Message, detail: str, replace: tuple[str, str] 
 
 def _failure(plan: Plan, message: Message, detail: str) -> StartError:
     operation = plan.operation(message.lane, message.index)
+    detail = printable(detail)  # it may come out of an image's file, and goes to a terminal
     errno = message.error
     if errno == ECANCELED:
         return StartError("the container was stopped while it was being made", operation=operation.describe(), errno=errno)

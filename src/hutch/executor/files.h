@@ -53,7 +53,14 @@ static long op_make_node(struct op *op)
         parent[n] = 0;
         long fd = n ? make_path(dir, parent, 0, 0) : in_root(dir, ".", 0, 0);
         if (fd < 0) return fd;
-        r = sys(__NR_mknodat, fd, path + n + (path[n] == '/'), mode, device);
+        const char *name = path + n + (path[n] == '/');
+        struct statx st;
+        r = sys(__NR_mknodat, fd, name, mode, device);
+        if (r == -EEXIST && sys(__NR_statx, fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0) {
+            u64 there = (u64)(st.stx_rdev_minor & 0xff) | (u64)(st.stx_rdev_major & 0xfff) << 8 | (u64)(st.stx_rdev_minor & ~0xffU) << 12;
+            if ((st.stx_mode & S_IFMT) == (mode & S_IFMT) && there == (u64)device) return close_(fd), 0;
+            explain("another file is there");
+        }
         if (r == 0) r = owned(fd, path + n + (path[n] == '/'), uid, gid);
         close_(fd);
         return r;
@@ -94,6 +101,10 @@ static long op_write_at(struct op *op)
     word size;
     long dir = slot(op), fd, r;
     const char *path = str(op, 0), *data = str(op, &size);
+    if (!*path) { /* the file itself is open */
+        r = sys(__NR_write, dir, data, size);
+        return r < 0 ? r : 0;
+    }
     fd = open_in(dir, path, O_WRONLY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
     if (fd < 0) return fd;
     r = sys(__NR_write, fd, data, size);

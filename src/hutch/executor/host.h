@@ -14,6 +14,8 @@ static void pause_(i64 nanoseconds)
     sys(__NR_clock_nanosleep, 1, 0, &time, 0);
 }
 
+static u8 was_there[4096]; /* host directories, by operation, that existed before */
+
 static long host_directory(struct op *op, int undo)
 {
     const char *path = str(op, 0);
@@ -22,9 +24,13 @@ static long host_directory(struct op *op, int undo)
     if (!undo) {
         if (userns >= 0) kept[userns] = 1;
         r = sys(__NR_mkdirat, AT_FDCWD, path, mode);
-        if (r == -EEXIST && exist_ok) return 0;
+        if (r == -EEXIST && exist_ok) {
+            if (op->index < sizeof was_there) was_there[op->index] = 1;
+            return 0;
+        }
         return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
     }
+    if (op->index < sizeof was_there && was_there[op->index]) return 0; /* somebody else's */
     if (inverse == UNDO_REMOVE_TREE) {
         r = remove_tree(path);
         /* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
@@ -186,10 +192,15 @@ static long undo_kill(const char *path, const char *kill_file)
  * listener this is: so the number is looked for in the shared page, and the descriptor taken by pidfd_getfd(2). */
 static long host_take_descriptor(struct op *op)
 {
-    i64 from = num(op), target = num(op);
+    i64 target = num(op);
     for (;;) {
         if (shared->failed) return -ECANCELED;
-        if (shared->slot[from] >= 0) return assign(target, sys(__NR_pidfd_getfd, child_pidfd, (long)shared->slot[from], 0));
+        i32 number = __atomic_load_n(&shared->listener, __ATOMIC_SEQ_CST);
+        if (number >= 0) {
+            long r = assign(target, sys(__NR_pidfd_getfd, child_pidfd, (long)number, 0));
+            if (r == 0) __atomic_store_n(&shared->taken, 1, __ATOMIC_SEQ_CST);
+            return r;
+        }
         struct pollfd fd = {(int)child_pidfd, POLLIN, 0};
         struct {
             i64 seconds, nanoseconds;

@@ -75,7 +75,8 @@ static long op_run_hook(struct op *op)
     struct {
         i64 seconds, nanoseconds;
     } time = {seconds, 0};
-    while ((r = sys(__NR_ppoll, &fd, 1, seconds > 0 ? (word)&time : 0, 0, 8)) == -EINTR) {}
+    while (fd.fd >= 0 && (r = sys(__NR_ppoll, &fd, 1, seconds > 0 ? (word)&time : 0, 0, 8)) == -EINTR) {}
+    if (fd.fd < 0) r = 1; /* a filter that forbids pidfds: then without a time limit */
     if (r == 0) sys(__NR_kill, child, SIGKILL);
     while (sys(__NR_wait4, child, &status, 0, 0) == -EINTR) {}
     close_(fd.fd), close_(state);

@@ -38,6 +38,8 @@ struct shared {
     volatile u32 failed;
     volatile i32 error;
     volatile i32 respawned; /* the process that took the container lane over */
+    volatile i32 listener;  /* a filter's listener, in the container lane's own table; -1: none yet */
+    volatile u32 taken;     /* the outer process has it */
     volatile i32 slot[MAX_SLOTS];
     char detail[DETAIL];
 };

@@ -209,7 +209,12 @@ static long op_seccomp(struct op *op)
     program.filter = (struct sock_filter *)str(op, &size);
     program.len = (u16)(size / sizeof(struct sock_filter));
     long r = sys(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
-    return target >= 0 ? assign(target, r) : r;
+    if (target < 0 || r < 0) return r;
+    /* No system call from here on: each may be one that waits for the agent. Nothing of the container's runs before the
+     * listener is where it belongs: a program could put another file in its place. */
+    __atomic_store_n(&shared->listener, (i32)r, __ATOMIC_SEQ_CST);
+    while (!__atomic_load_n(&shared->taken, __ATOMIC_SEQ_CST)) {}
+    return 0;
 }
 
 /* A thread that moves itself alone needs no lock over all thread groups, which would wait for an RCU grace period; the

@@ -17,7 +17,12 @@ SIGKILL = 9
 
 def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
     """Run the inverses, last first; `replace` is (placeholder, id) of a plan that was kept as a template. What cannot be
-    undone is left for the next command's clean-up."""
+    undone is left for the next command's clean-up.
+
+    What has a record is undone only where the record is this plan's: an id and a cgroup's path may be chosen by somebody, and
+    be another container's by now."""
+    if not _ours(plan, replace):
+        return
     for operation in reversed(plan.host):
         path = str(getattr(operation, "path", "")).replace(*replace) if replace[0] else str(getattr(operation, "path", ""))
         if isinstance(operation, ops.HostDirectory) and operation.undo == "tree":
@@ -27,6 +32,21 @@ def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
             remove_cgroup(path)
         elif isinstance(operation, ops.KillAtExit):
             kill(path)
+
+
+def _ours(plan: Plan, replace: tuple[str, str]) -> bool:
+    record = next((op for op in plan.host if isinstance(op, ops.HostRecord)), None)
+    if record is None:
+        return True
+    path, text = record.path, record.data
+    if replace[0]:
+        # of a template the directory's name is random, and its text holds another placeholder for the time
+        return True
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(len(text)) == text
+    except OSError:
+        return False
 
 
 def kill_process(pidfd: int) -> None:

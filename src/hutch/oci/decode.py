@@ -120,7 +120,7 @@ def _value(annotation: str, data: object, path: str) -> Any:
         if not isinstance(data, dict):
             raise ConfigError(path, f"expected an object, got {_shown(data)}")
         inner = annotation[len("dict[str, ") : -1]
-        return {str(key): _value(inner, item, f"{path}.{key}") for key, item in data.items()}
+        return {_value("str", key, f"{path}: a key"): _value(inner, item, f"{path}.{key}") for key, item in data.items()}
     return decode(getattr(types, annotation), data, path)
 
 

@@ -122,7 +122,7 @@ def descriptors(plan: Plan) -> list[str]:
     return [
         f"container[{i}]: {type(op).__name__} opens a descriptor after the table was closed"
         for i, op in enumerate(plan.container)
-        if i > closing and op.assigns() and not isinstance(op, ops.Seccomp)
+        if i > closing and op.assigns()
     ]
 
 

@@ -27,6 +27,7 @@ class Builder:
         self.late: list[ops.Operation] = []
         self.after: list[ops.Operation] = []
         self.container: list[ops.Operation] = []
+        self.labels: list[ops.Operation] = []  # writes that come after the last hook of the host's
         self.warnings: list[str] = []
         linux = config.linux
         self.new = {n.type for n in linux.namespaces if not n.path}

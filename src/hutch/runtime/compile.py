@@ -39,6 +39,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     cgroup = _cgroup(b)
     _state(b)
     lifecycle.prepare(b)
+    lifecycle.protect(b)
     _join_namespaces(b)
     identity.build(b)
     if config.linux.intel_rdt is not None:
@@ -47,6 +48,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         resctrl.build(b, config.linux.intel_rdt)
     _names(b)
     b.container.append(ops.Wait(barrier=1))
+    lifecycle.protect_late(b)
     identity.become_root(b)
     # private whatever is asked for: pivot_root refuses shared mounts, and the new root gets its propagation afterwards
     b.container.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
@@ -107,6 +109,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         in_userns=b.in_userns,
         outlive=request.await_start,
         start=lifecycle.at_start(b),
+        hooks=lifecycle.start_hooks(b),
     )
     host = [
         *b.prepare,

@@ -40,8 +40,8 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     flags = sum(NAMESPACES[name] for name in request.namespaces)
     user, pid = NAMESPACES["user"], NAMESPACES["pid"]
     host: list[ops.Operation] = [ops.Inherit(into=TARGET, number=request.target_fd, origin="exec")]
-    container = lifecycle.label_operations(process.apparmor_profile, process.selinux_label, features.apparmor, features.selinux)
-    container.append(ops.Protect(origin="exec"))
+    opened, labels = lifecycle.label_operations(process.apparmor_profile, process.selinux_label, features.apparmor, features.selinux)
+    container = [*opened, *labels, ops.Protect(origin="exec")]
     pins = process.exec_cpu_affinity
     host += steps.affinity(pins.initial if pins else None, "initial")
     given = [slot(f"given-{i}") for i in range(request.preserve)]
@@ -100,7 +100,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     if seccomp is not None and listener:
         lifecycle.check_listener(seccomp.listener_path)
         host.insert(0, ops.Export(value=steps.AGENT, origin="linux.seccomp.listenerPath"))
-        host.append(ops.TakeDescriptor(source=steps.LISTENER, into=steps.AGENT, origin="linux.seccomp.listenerPath"))
+        host.append(ops.TakeDescriptor(into=steps.AGENT, origin="linux.seccomp.listenerPath"))
     container += steps.scheduling(process)
     if request.oci:
         container += steps.comforts(process)

@@ -8,7 +8,7 @@ from hutch.oci.config import VERSION, Config, Hook
 from hutch.plan import ops
 from hutch.plan.ops import slot
 from hutch.runtime.builder import Builder
-from hutch.runtime.process import AGENT, LISTENER, notifies
+from hutch.runtime.process import AGENT, notifies
 
 COMMANDS, REPORT = slot("start-commands"), slot("start-report")
 NETLINK = slot("netlink")
@@ -58,7 +58,6 @@ def preserved(i: int) -> ops.Slot:
 def before_pivot(b: Builder) -> None:
     """Labels, devices of the network, and the hooks that run while the host's files are still in sight."""
     config, c = b.config, b.container
-    labels(b)
     hooks = config.hooks
     calls = []
     if config.linux.net_devices:
@@ -73,17 +72,20 @@ def before_pivot(b: Builder) -> None:
     if hooks is not None:
         state = state_text(config, b.request.id, b.request.bundle, "creating")
         c += [hook_operation(hook, f"hooks.createContainer[{i}]", state) for i, hook in enumerate(hooks.create_container)]
+    c += b.labels
 
 
 def at_start(b: Builder) -> tuple[ops.Operation, ...]:
-    """The last steps: wait for the start, then the hooks that run in the container just before its program."""
-    out: list[ops.Operation] = []
-    if b.request.await_start:
-        out.append(ops.AwaitStart(commands=COMMANDS, report=REPORT, origin="start"))
-    if b.config.hooks is not None:
-        state = state_text(b.config, b.request.id, b.request.bundle, "created")
-        out += [hook_operation(hook, f"hooks.startContainer[{i}]", state) for i, hook in enumerate(b.config.hooks.start_container)]
-    return tuple(out)
+    """The wait for the start."""
+    return (ops.AwaitStart(commands=COMMANDS, report=REPORT, origin="start"),) if b.request.await_start else ()
+
+
+def start_hooks(b: Builder) -> tuple[ops.Operation, ...]:
+    """The hooks that run in the container just before its program."""
+    if b.config.hooks is None:
+        return ()
+    state = state_text(b.config, b.request.id, b.request.bundle, "created")
+    return tuple(hook_operation(hook, f"hooks.startContainer[{i}]", state) for i, hook in enumerate(b.config.hooks.start_container))
 
 
 def hand_over_listener(b: Builder) -> None:
@@ -92,7 +94,7 @@ def hand_over_listener(b: Builder) -> None:
     if seccomp is not None and notifies(seccomp):
         check_listener(seccomp.listener_path)
         b.prepare.append(ops.Export(value=AGENT, origin="linux.seccomp.listenerPath"))
-        b.after.append(ops.TakeDescriptor(source=LISTENER, into=AGENT, origin="linux.seccomp.listenerPath"))
+        b.after.append(ops.TakeDescriptor(into=AGENT, origin="linux.seccomp.listenerPath"))
 
 
 def check_listener(path: str | None) -> None:
@@ -101,17 +103,34 @@ def check_listener(path: str | None) -> None:
         raise ConfigError("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs the path of an agent's socket")
 
 
-def labels(b: Builder) -> None:
-    """The LSM's label of the program, set through the host's /proc before the container's own comes into reach: a /proc that
-    the image arranged could swallow the write (CVE-2019-16884, CVE-2025-52881)."""
+def protect(b: Builder) -> None:
+    """Before a namespace is joined, nobody who lives in it may look into this process, which still has the host's root: not by
+    ptrace(2), and not by /proc/PID/root. The descriptors of the LSM's files are opened first, which are not its own afterwards."""
     process = b.config.process
     if process is not None:
-        b.container += label_operations(process.apparmor_profile, process.selinux_label, b.features.apparmor, b.features.selinux)
+        opened, written = label_operations(process.apparmor_profile, process.selinux_label, b.features.apparmor, b.features.selinux)
+        b.container += opened
+        b.labels = written
+    if _exposed(b) and (b.features.privileged or not b.userns):
+        b.container.append(ops.Protect(origin="process"))
 
 
-def label_operations(profile: str | None, label: str | None, apparmor: bool, selinux: bool) -> list[ops.Operation]:
-    """Writes to /proc/self/attr, for the next execve. Raises UnsupportedError where the kernel has no such module."""
-    out: list[ops.Operation] = []
+def protect_late(b: Builder) -> None:
+    """Without privileges the mappings come first: the files that they are written to would not be ours."""
+    if _exposed(b) and b.userns and not b.features.privileged:
+        b.container.append(ops.Protect(origin="process"))
+
+
+def _exposed(b: Builder) -> bool:
+    """Whether somebody's programs may see this process before its own begins: in a joined namespace, or as a hook of the image's."""
+    return bool(b.joined) or b.request.oci
+
+
+def label_operations(profile: str | None, label: str | None, apparmor: bool, selinux: bool) -> tuple[list[ops.Operation], list[ops.Operation]]:
+    """The LSM's label for the next execve: files of the host's /proc opened, and written to. A /proc that the image arranged
+    could swallow the write (CVE-2019-16884, CVE-2025-52881). Raises UnsupportedError where the kernel has no such module."""
+    opened: list[ops.Operation] = []
+    written: list[ops.Operation] = []
     for field, value, there, module, path in (
         ("apparmorProfile", profile, apparmor, "AppArmor", "apparmor/exec"),
         ("selinuxLabel", label, selinux, "SELinux", "exec"),
@@ -120,11 +139,11 @@ def label_operations(profile: str | None, label: str | None, apparmor: bool, sel
             continue
         if not there:
             raise UnsupportedError(f"process.{field}: {value}: this kernel has no {module}", f"boot one that has, or leave {field} out")
-        attributes = slot(f"{module.lower()}-attributes")
-        out.append(ops.Open(path="/proc/self/attr", flags=O_PATH_DIRECTORY, into=attributes, origin=f"process.{field}"))
+        file = slot(f"{module.lower()}-label")
+        opened.append(ops.Open(path=f"/proc/self/attr/{path}", flags=1, into=file, origin=f"process.{field}"))
         text = f"exec {value}" if module == "AppArmor" else value
-        out.append(ops.WriteAt(base=attributes, path=path, data=text, origin=f"process.{field}"))
-    return out
+        written.append(ops.WriteAt(base=file, path="", data=text, origin=f"process.{field}"))
+    return opened, written
 
 
 def memory_policy(b: Builder) -> None:

@@ -60,7 +60,7 @@ def _prepared_dev(b: Builder) -> Slot | None:
     options = parse(mount.options, origin)
     uid, gid = b.host_uid(0), b.host_gid(0)
     data: list[tuple[str, str]] = [(key, value) for key, value in options.data if value is not None and key not in ("uid", "gid")]
-    if b.userns:
+    if b.in_userns:
         data += [("uid", str(max(uid, 0))), ("gid", str(max(gid, 0)))]
     b.ready.append(ops.MakeFilesystem(kind="tmpfs", attributes=options.attributes & ~4, options=tuple(data), into=DEV, origin=origin))
     for device in _all_devices(b):

@@ -10,8 +10,7 @@ from hutch.plan import ops
 from hutch.plan.ops import slot
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MASTER, PEER = slot("terminal"), slot("terminal-peer")
-LISTENER, AGENT = slot("filter-listener"), slot("seccomp")
+MASTER, PEER, AGENT = slot("terminal"), slot("terminal-peer"), slot("seccomp")
 POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
 SCHED_FLAGS = {
     "SCHED_FLAG_RESET_ON_FORK": 1, "SCHED_FLAG_RECLAIM": 2, "SCHED_FLAG_DL_OVERRUN": 4, "SCHED_FLAG_KEEP_POLICY": 8,
@@ -134,10 +133,11 @@ def ending(
     in_userns: bool = True,
     outlive: bool = False,
     start: tuple[ops.Operation, ...] = (),
+    hooks: tuple[ops.Operation, ...] = (),
 ) -> list[ops.Operation]:
     """From the working directory to the program. Without a user namespace of its own (`in_userns` false) the container can
     be granted no capability that this process lacks. `outlive`: the program goes on without the executor. `start` comes
-    when everything else is done, short of the filter."""
+    when everything else is done, short of the filter; `hooks`, which are the image's programs, under the filter."""
     held = -1 if in_userns else features.capabilities
     out: list[ops.Operation] = []
     filter_ops: list[ops.Operation] = []
@@ -146,7 +146,7 @@ def ending(
 
         program = filters.cached_filter(seccomp, features.machine)
         flags = filters.flags_value(seccomp.flags, "linux.seccomp")
-        listener = LISTENER if notifies(seccomp) else None
+        listener = notifies(seccomp)
         flags |= filters.NEW_LISTENER if listener else 0
         summary = filters.describe(seccomp)
         filter_ops.append(ops.Seccomp(program=program, flags=flags, summary=summary, listener=listener, origin="linux.seccomp"))
@@ -162,12 +162,13 @@ def ending(
     if not idle:
         out.append(ops.ChangeDirectory(path=process.cwd, origin="process.cwd"))
         out.append(ops.FindProgram(candidates=candidates(process.args, process.env), origin="process.args[0]"))
-    out.append(ops.ParentDeath(signal=0 if outlive else 9, origin="process"))
+    out.append(ops.ParentDeath(origin="process"))
+    free = [ops.ParentDeath(signal=0, origin="process")] if outlive else []
     if seccomp is not None and notifies(seccomp):
         # the agent must have the listener before the container is ready: nobody is there to hand it over later
-        out += [*filter_ops, *start]
+        out += [*filter_ops, *free, *start, *hooks]
     else:
-        out += [*start, *filter_ops]
+        out += [*free, *start, *filter_ops, *hooks]
     if idle or init:
         if features.privileged:
             out.insert(out.index(filter_ops[0]) if filter_ops else len(out), ops.Protect(origin="process"))

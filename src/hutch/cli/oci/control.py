@@ -106,9 +106,9 @@ def _integer(values: dict[str, Any], key: str) -> int | None:
     if text is None:
         return None
     try:
-        return int(text)
+        return int(text[:20])
     except ValueError:
-        raise UsageError(f"--{key.replace('_', '-')}: expected a number, got {text!r}") from None
+        raise UsageError(f"--{key.replace('_', '-')}: expected a number, got {text[:20]!r}") from None
 
 
 def _size(values: dict[str, Any], key: str) -> int | None:

@@ -133,6 +133,10 @@ def fill_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -172,4 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILURE
     except OSError as error:
         log.notice("error", f"{error.filename or 'hutch-oci'}: {error.strerror or error}")
+        return FAILURE
+    except Exception as error:  # a mistake of ours: its place is for its author, and asked for by --debug
+        import traceback
+
+        log.notice("error", f"{type(error).__name__}: {error} (hint: a mistake of {PROGRAM}'s: please report it, with what --debug prints)")
+        log.notice("debug", traceback.format_exc())
         return FAILURE

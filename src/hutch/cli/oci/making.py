@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def number(values: dict[str, Any], key: str, least: int = 0) -> int:
-    """A flag's whole number; 0 when it was not given. Raises UsageError."""
+def number(values: dict[str, Any], key: str) -> int:
+    """A flag's number of descriptors; 0 when it was not given. Raises UsageError."""
     text = str(values.get(key, "0"))
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise UsageError(f"--{key.replace('_', '-')}: expected a number, got {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > MOST:
+        raise UsageError(f"--{key.replace('_', '-')}: expected a number up to {MOST}, got {text[:20]!r}")
     return int(text)
+
+
+MOST = 256  # descriptors that a container is handed
 
 
 def options_of(context: Context, values: dict[str, Any]) -> Options:
     """The options of `create` and `run`. Descriptors that systemd handed to this process (sd_listen_fds(3)) go on to the container."""
     listening = os.environ.get("LISTEN_FDS", "")
-    listening = listening if listening.isascii() and listening.isdigit() else ""
+    listening = listening if listening.isascii() and listening.isdigit() and int(listening[:9]) <= MOST else ""
     return Options(
         console_socket=values.get("console_socket", ""),
         pid_file=values.get("pid_file", ""),

@@ -281,24 +281,21 @@ class ExitFile(Operation):
 
 
 class TakeDescriptor(Operation):
-    """pidfd_getfd(2): take a descriptor that the container's process has and the executor has not: a filter's listener."""
+    """pidfd_getfd(2): take the filter's listener, which the container's process has and the executor has not. The container
+    goes on when it is taken."""
 
     code = 36
     lanes = "host"
-    source: Slot
     into: Slot
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.source, self.into)
+        return (self.into,)
 
     def assigns(self) -> tuple[Slot, ...]:
         return (self.into,)
 
-    def uses(self) -> tuple[Slot, ...]:
-        return ()  # it waits for the slot itself: a filter may forbid the container to signal a barrier
-
     def describe(self) -> str:
-        return f"take {self.source} from the container's process as {self.into}"
+        return f"take the filter's listener from the container's process as {self.into}"
 
 
 class MakeUserNamespace(Operation):

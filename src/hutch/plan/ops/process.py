@@ -55,7 +55,8 @@ class DomainName(Operation):
 
 
 class WriteAt(Operation):
-    """Write a file below a directory's descriptor without following a link or leaving the file system: /proc/sys."""
+    """Write a file below a directory's descriptor without following a link or leaving the file system: /proc/sys. Without a path
+    the descriptor is the file's."""
 
     code = 49
     base: Slot
@@ -66,7 +67,7 @@ class WriteAt(Operation):
         return (self.base, self.path, self.data)
 
     def describe(self) -> str:
-        return f"write {shown(self.data)} to {self.path} in {self.base}"
+        return f"write {shown(self.data)} to {f'{self.path} in ' if self.path else ''}{self.base}"
 
 
 class Loopback(Operation):
@@ -225,16 +226,14 @@ class Seccomp(Operation):
     program: bytes
     flags: int = 0
     summary: str = ""
-    listener: Slot | None = None
+    listener: bool = False
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.flags, self.listener, self.program)
-
-    def assigns(self) -> tuple[Slot, ...]:
-        return (self.listener,) if self.listener else ()
+        return (self.flags, 0 if self.listener else -1, self.program)
 
     def describe(self) -> str:
-        return f"install a seccomp filter of {len(self.program) // 8} instructions{f' ({self.summary})' if self.summary else ''}"
+        waits = ", and wait until its listener is taken" if self.listener else ""
+        return f"install a seccomp filter of {len(self.program) // 8} instructions{f' ({self.summary})' if self.summary else ''}{waits}"
 
 
 class Umask(Operation):

@@ -278,15 +278,20 @@ def report_times(execution: Execution, notice: Callable[[str, str], None]) -> No
 def write_pid(path: str, pid: int) -> None:
     """Write a pid file at once, so that nobody reads half of it. Raises HutchError."""
     directory, name = os.path.split(os.path.abspath(path))
-    fresh = f"{directory}/.{name}"
+    fresh = f"{directory}/.{name}.{os.getpid()}"
+    made = False
     try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        # a new file, whatever somebody may have put there for us to write through
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        made = True
         try:
             os.write(fd, str(pid).encode())
         finally:
             os.close(fd)
         os.rename(fresh, path)
     except OSError as error:
+        if made:
+            os.unlink(fresh)
         raise HutchError(f"--pid-file {path}: {error.strerror}") from None
 
 

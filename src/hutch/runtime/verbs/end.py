@@ -25,7 +25,7 @@ SIGKILL, RTMIN, RTMAX = 9, 34, 64
 def signal_number(text: str) -> int:
     """``TERM``, ``SIGTERM``, ``15``, ``RTMIN+3``. Raises StateError for what is none."""
     name = text.upper().removeprefix("SIG")
-    if name.isascii() and name.isdigit() and 0 <= int(name) <= RTMAX:
+    if name.isascii() and name.isdigit() and len(name) < 4 and 0 <= int(name) <= RTMAX:
         return int(name)
     if name in SIGNALS:
         return SIGNALS.index(name) + 1
@@ -34,7 +34,7 @@ def signal_number(text: str) -> int:
         return aliases[name]
     for base, sign in (("RTMIN+", 1), ("RTMAX-", -1)):
         rest = name.removeprefix(base)
-        if rest != name and rest.isascii() and rest.isdigit() and 0 <= int(rest) <= RTMAX - RTMIN:
+        if rest != name and rest.isascii() and rest.isdigit() and len(rest) < 4 and int(rest) <= RTMAX - RTMIN:
             return (RTMIN if sign > 0 else RTMAX) + sign * int(rest)
     raise StateError(f"signal {text!r}: no such signal", "a name such as TERM, or a number")
 
@@ -161,7 +161,9 @@ def delete(store: Store, identity: str, *, force: bool, notice: Callable[[str, s
         directory = store.directory(identity)
         if not force:
             raise
-        if os.path.isdir(directory):
+        if os.path.islink(directory):
+            os.unlink(directory)  # where it leads is not ours
+        elif os.path.isdir(directory):
             remove_damaged(identity, directory)
         return
     status = entry.status()

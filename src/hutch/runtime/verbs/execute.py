@@ -103,7 +103,7 @@ def _joined(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
 def _user_id(text: str) -> int:
     """A number, and nothing else: a name is the engine's to resolve, and a parser that takes "1000abc" or "" for a number
     made an empty one root (CVE-2026-30892)."""
-    if not text.isascii() or not text.isdigit() or int(text) > 2**32 - 2:
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > 2**32 - 2:
         raise UsageError(f"--user: expected UID or UID:GID in numbers, got {text!r}")
     return int(text)
 

@@ -27,7 +27,7 @@ def run(hook: Hook, origin: str, text: str) -> None:
         environment = dict(item.partition("=")[::2] for item in hook.env)
         actions = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)]
         try:
-            pid = os.posix_spawn(hook.path, list(hook.args or (hook.path,)), environment, file_actions=actions)
+            pid = os.posix_spawn(hook.path, list(hook.args or (hook.path,)), environment, file_actions=actions, setpgroup=0)
         except OSError as error:
             raise HutchError(f"{origin}: run {hook.path}: {error.strerror}") from None
         status = _wait(pid, hook.timeout)
@@ -50,7 +50,7 @@ def _wait(pid: int, timeout: int | None) -> int | None:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(timeout * 1000 if timeout else None):
-            os.kill(pid, 9)
+            os.killpg(pid, 9)
             os.waitpid(pid, 0)
             return None
     finally:

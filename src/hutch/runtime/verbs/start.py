@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from hutch.errors import HutchError, StateError
@@ -34,15 +35,13 @@ def release(entry: Entry) -> None:
         raise StateError(f"container {entry.id}: cannot start a container that is {status}: only a created one can be started")
     try:
         report = os.open(f"{entry.directory}/{REPORT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        os.set_blocking(report, True)
         commands = os.open(f"{entry.directory}/{START}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise StateError(f"container {entry.id}: its process has ended before it was started ({error.strerror})") from None
     try:
-        os.write(commands, b"s")
-        raw = b""
-        while part := os.read(report, messages.SIZE - len(raw)):
-            raw += part
+        raw = _answer(entry, commands, report)
+    except BrokenPipeError:
+        raise StateError(f"container {entry.id}: its process has ended before it was started") from None
     finally:
         os.close(report)
         os.close(commands)
@@ -51,11 +50,31 @@ def release(entry: Entry) -> None:
         from hutch.runtime.verbs.create import recompile
 
         _gone(entry)
-        message = messages.decode(raw)
-        raise explain.failure(recompile(entry), message, message.detail.split(b"\0")[0].decode("utf-8", "replace"))
+        message, plan = messages.decode(raw), recompile(entry)
+        if message.lane != 1 or not 0 <= message.index < len(plan.container) or not 0 <= message.error < 4096:
+            raise StateError(f"container {entry.id}: what its process reported of its start cannot be read: something in it wrote to the pipe")
+        raise explain.failure(plan, message, message.detail.split(b"\0")[0].decode("utf-8", "replace"))
     # the pipe closed without a word: at the execve, or by a death; a program that has ended already did start
     if not entry.alive() and _never_ran(entry):
         raise StateError(f"container {entry.id}: its process was killed before its program started")
+
+
+def _answer(entry: Entry, commands: int, report: int) -> bytes:
+    """Give the word, and wait until the other end closes, by an execve or a death. Whoever else may have come to hold that end,
+    a child of a hook's for one, is not waited for: the process's own state tells, too."""
+    poll = select.poll()
+    poll.register(report, select.POLLIN)
+    os.write(commands, b"s")
+    raw = b""
+    while len(raw) < messages.SIZE:
+        if poll.poll(50):
+            part = os.read(report, messages.SIZE - len(raw))
+            if not part:
+                break
+            raw += part
+        elif not entry.alive() or not entry.waits():
+            break
+    return raw
 
 
 def _gone(entry: Entry) -> None:

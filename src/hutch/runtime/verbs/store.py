@@ -73,9 +73,9 @@ class Entry(Record):
             return CREATING if self.making() else STOPPED
         if not self.alive():
             return STOPPED
-        if self.waits():
-            return CREATED
-        return PAUSED if frozen(self.cgroup) else RUNNING
+        if frozen(self.cgroup):
+            return PAUSED
+        return CREATED if self.waits() else RUNNING
 
     def making(self) -> bool:
         """Whether an executor is at work on it: it holds the record's lock."""
@@ -159,6 +159,8 @@ class Store:
     def load(self, identity: str) -> Entry:
         """A container's record. Raises StateError when there is none, or none that can be read."""
         directory = self.directory(identity)
+        if os.path.islink(directory):
+            raise damaged(identity, "its directory is a link")
         data: dict[str, Any] = {}
         try:
             text = proc.read_text(f"{directory}/{RECORD}")
@@ -171,12 +173,11 @@ class Store:
         try:
             for line in text.splitlines():
                 data.update(jsontext.loads(line))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise damaged(identity, f"its state file cannot be read ({error})") from None
-        pid, started = data.get("pid", 0), data.get("started", 0)
-        if data.get("id") != identity or not isinstance(pid, int) or not isinstance(started, int):
+        if data.get("id") != identity or not sound(data):
             raise damaged(identity, "its state file is not a record of it")
-        return Entry(id=identity, directory=directory, pid=pid, started=started, data=data)
+        return Entry(id=identity, directory=directory, pid=data.get("pid", 0), started=data.get("started", 0), data=data)
 
     def ids(self) -> Iterator[str]:
         """Every id that has a directory, sorted."""
@@ -190,6 +191,20 @@ class Store:
                     yield name
             except OSError:
                 continue
+
+
+PLAIN = {"bundle": str, "rootfs": str, "created": str, "owner": int, "ociVersion": str, "annotations": dict, "options": dict}
+
+
+def sound(data: dict[str, Any]) -> bool:
+    """Whether a record is of the right types. A pid without the moment of its start could be any process's."""
+    pid, started = data.get("pid", 0), data.get("started", 0)
+    if type(pid) is not int or type(started) is not int or not 0 <= pid < 2**31 or bool(pid) != (started > 0):
+        return False
+    if any(name in data and type(data[name]) is not kind for name, kind in PLAIN.items()):
+        return False
+    paths, lists = data.get("cgroup", {}), [data.get(name, []) for name in ("namespaces", "joined")]
+    return isinstance(paths, dict) and all(isinstance(p, str) and p.startswith("/") for p in paths.values()) and all(isinstance(x, list) for x in lists)
 
 
 def damaged(identity: str, problem: str) -> StateError:
