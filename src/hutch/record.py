@@ -25,17 +25,18 @@ class _Lazy:
         return _look(cls)[self._position]
 
 
-def _look(cls: type[Record]) -> tuple[tuple[str, ...], dict[str, object]]:
+def _look(cls: type[Record]) -> tuple[tuple[str, ...], dict[str, object], frozenset[str]]:
     """A record's fields, the inherited ones first, and those of them that have defaults."""
     base = next(parent for parent in cls.__mro__[1:] if "_fields" in parent.__dict__)
     own = [name for name, kind in cls.__dict__.get("__annotations__", {}).items() if name[0] != "_" and not kind.startswith("ClassVar")]
     inherited: tuple[str, ...] = base._fields  # type: ignore[attr-defined]
     cls._fields = inherited + tuple(name for name in own if name not in inherited)
     cls._defaults = {**base._defaults, **{name: cls.__dict__[name] for name in own if name in cls.__dict__}}  # type: ignore[attr-defined]
-    return cls._fields, cls._defaults
+    cls._names = frozenset(cls._fields)
+    return cls._fields, cls._defaults, cls._names
 
 
-_FIELDS, _DEFAULTS = _Lazy(0), _Lazy(1)
+_FIELDS, _DEFAULTS, _NAMES = _Lazy(0), _Lazy(1), _Lazy(2)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -44,14 +45,15 @@ class Record:
 
     _fields: tuple[str, ...] = ()
     _defaults: dict[str, object] = {}
+    _names: frozenset[str] = frozenset()
 
     def __init_subclass__(cls) -> None:
         # found out when first asked for: a command defines two hundred records and uses fifty
-        cls._fields, cls._defaults = _FIELDS, _DEFAULTS  # type: ignore[assignment]
+        cls._fields, cls._defaults, cls._names = _FIELDS, _DEFAULTS, _NAMES  # type: ignore[assignment]
 
     def __init__(self, **values: Any) -> None:
-        values = {**self._defaults, **values} if self._defaults else values
-        if len(values) != len(self._fields) or any(name not in values for name in self._fields):
+        values = {**self._defaults, **values}
+        if values.keys() != self._names:
             missing = [name for name in self._fields if name not in values]
             unknown = [name for name in values if name not in self._fields]
             raise TypeError(f"{type(self).__name__}: missing {missing}, unknown {unknown}")
