@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from hutch.engine import identity, plancache, prepare
 from hutch.engine.settings import Bind, Settings, Ulimit
 from hutch.errors import UsageError
+from hutch.executor import kept
 from hutch.image import resolve
 from hutch.kernel.features import SubordinateIds
 from hutch.plan.lint import lint
@@ -75,11 +78,14 @@ WORDS = ["memory=64m", "--", "host", "true"]
 
 def test_kept_plans(tmp_path):
     own = plancache.key(WORDS, HOST, ROOTLESS)
-    base = str(tmp_path)
-    assert plancache.load(base, own) is None
-    plancache.save(base, own, ("a", "b"), b"plan\0\0hutch")
-    assert plancache.load(base, own) == (("a", "b"), b"plan\0\0hutch")
-    assert plancache.load(base, own + b"x") is None
+    base = plancache.place(str(tmp_path))
+    assert kept.load(base, own) is None
+    kept.save(base, own, "a b", b"plan\0\0hutch")
+    assert kept.load(base, own) == ("a b", b"plan\0\0hutch")
+    assert kept.load(base, own + b"x") is None
+    os.chmod(base, 0o777)
+    kept.save(base, own + b"x", "a", b"plan")
+    assert kept.load(base, own + b"x") is None, "somebody else may write there"
 
 
 @pytest.mark.parametrize(

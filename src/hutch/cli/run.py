@@ -7,6 +7,7 @@ import os
 from hutch.cli import attach
 from hutch.engine import identity, plancache, state
 from hutch.errors import NotFoundInContainer, StateError, UsageError
+from hutch.executor import kept
 from hutch.executor.launcher import Execution
 from hutch.image import resolve
 from hutch.kernel.features import features
@@ -98,10 +99,10 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         found = features()
         words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
         own = plancache.key(words, resolve.resolve(rest[0], found), found)
-        kept = plancache.load(base, own)
-        if kept is not None:
-            fresh, encoded = identity.personalise(kept[1])
-            stored = plancache.Stored(kept[0], encoded, compiled)
+        found_plan = kept.load(plancache.place(base), own)
+        if found_plan is not None:
+            fresh, encoded = identity.personalise(found_plan[1])
+            stored = kept.Stored(tuple(found_plan[0].split()), encoded, lambda: compiled().compiled.plan)
             return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded, replace=(identity.PLACEHOLDER, fresh))  # type: ignore[arg-type]
     from hutch.engine import prepare
 
@@ -110,7 +111,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     for warning in warnings:
         attach.say(f"warning: {warning}")
     if own and not warnings:
-        plancache.save(base, own, prepared.compiled.plan.exports(), prepared.template)
+        kept.save(plancache.place(base), own, " ".join(prepared.compiled.plan.exports()), prepared.template)
     return prepared.id, lambda i, o, e: prepare.launch(prepared, stdin=i, stdout=o, stderr=e)
 
 

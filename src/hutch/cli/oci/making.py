@@ -6,12 +6,16 @@ import os
 
 from hutch.cli.oci.main import Context
 from hutch.errors import UsageError
-from hutch.runtime.verbs import create as verbs
-from hutch.runtime.verbs.create import Options, load_bundle
+from hutch.runtime.verbs.common import Options, read_configuration
+from hutch.runtime.verbs.store import check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from hutch.plan.plan import Plan
+    from hutch.runtime.verbs.again import Again
+    from hutch.runtime.verbs.run import Run
 
 
 def number(values: dict[str, Any], key: str) -> int:
@@ -43,7 +47,9 @@ def options_of(context: Context, values: dict[str, Any]) -> Options:
 
 def create_command(context: Context, values: dict[str, Any], words: list[str]) -> int:
     """`hutch-oci create`."""
-    verbs.create(context.store, words[0], load_bundle(values.get("bundle", ".")), options_of(context, values), context.log.notice)
+    from hutch.runtime.verbs import create as verbs
+
+    verbs.create(context.store, words[0], verbs.load_bundle(values.get("bundle", ".")), options_of(context, values), context.log.notice)
     return 0
 
 
@@ -57,11 +63,13 @@ def start_command(context: Context, _: dict[str, Any], words: list[str]) -> int:
 
 def run_command(context: Context, values: dict[str, Any], words: list[str]) -> int:
     """`hutch-oci run`: in the foreground the container is this command's, and goes with it; with --detach it lives on."""
-    bundle, options = load_bundle(values.get("bundle", ".")), options_of(context, values)
+    options = options_of(context, values)
     if values.get("detach"):
+        from hutch.runtime.verbs import create as verbs
         from hutch.runtime.verbs.end import delete
         from hutch.runtime.verbs.start import start
 
+        bundle = verbs.load_bundle(values.get("bundle", "."))
         verbs.create(context.store, words[0], bundle, options, context.log.notice)
         try:
             start(context.store, words[0], context.log.notice)
@@ -70,13 +78,37 @@ def run_command(context: Context, values: dict[str, Any], words: list[str]) -> i
             raise
         return 0
     from hutch.cli import attach
-    from hutch.runtime.verbs import run as foreground
 
-    run = foreground.Run(context.store, words[0], bundle, options, context.log.notice, keep=bool(values.get("keep")))
-    terminal = bundle.config.process is not None and bundle.config.process.terminal and not options.console_socket
+    run, terminal = _runner(context, values, words[0], options)
     with run.launch() as execution:
         attach.pass_signals(execution)
         run.ready()
         last, _ = attach.relay(execution, None, True) if terminal else attach.wait(execution, None)
     run.ended()
     return attach.exit_code(last)
+
+
+def _runner(context: Context, values: dict[str, Any], identity: str, options: Options) -> tuple[Run | Again, bool]:
+    """What runs the bundle, and whether on this terminal: the plan of the last time, or one that is compiled now."""
+    from hutch.runtime.verbs import again
+
+    place = os.path.abspath(values.get("bundle", "."))
+    text = read_configuration(place)
+
+    def compiled(created: str) -> Plan:
+        from hutch.runtime.verbs import create as verbs
+
+        return verbs.Compilation(context.store, identity, verbs.load_bundle(place, text), options, lambda *_: None, await_start=False, created=created).plan
+
+    plain = not (options.console_socket or options.systemd or options.debug or options.preserve or values.get("keep"))
+    own = again.key(context.store, check_id(identity), place, text, options) if plain else b""
+    found = again.find(context.store, own, identity, options, compiled) if plain else None
+    if found is not None:
+        return found, False
+    from hutch.runtime.verbs import create as verbs, run
+
+    fresh = run.Run(context.store, identity, verbs.load_bundle(place, text), options, context.log.notice, keep=bool(values.get("keep")))
+    if plain:
+        again.keep(own, fresh.creation)
+    process = fresh.creation.config.process
+    return fresh, process is not None and process.terminal and not options.console_socket

@@ -13,7 +13,8 @@ from hutch.errors import ContainerGone, HutchError, StateError, UnsupportedError
 from hutch.kernel import proc, syscalls
 from hutch.record import Record
 from hutch.runtime.verbs import end
-from hutch.runtime.verbs.create import Bundle, Creation, Options, write_pid
+from hutch.runtime.verbs.common import Options, write_pid
+from hutch.runtime.verbs.create import Bundle, Creation
 from hutch.runtime.verbs.store import CONFIG, PAUSED, RECORD, RUNNING, Entry, Lock, Store
 
 TYPE_CHECKING = False

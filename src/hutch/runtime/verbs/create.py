@@ -6,9 +6,8 @@ import os
 import time
 
 from hutch import jsontext
-from hutch.errors import ConfigError, HutchError, StateError, UsageError
+from hutch.errors import ConfigError, HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
-from hutch.kernel import proc
 from hutch.kernel.features import features
 from hutch.oci.config import Config
 from hutch.oci.decode import decode_config
@@ -19,6 +18,7 @@ from hutch.runtime import lifecycle
 from hutch.runtime.compile import compile_container
 from hutch.runtime.request import Compiled, Request
 from hutch.runtime.verbs import hooks
+from hutch.runtime.verbs.common import Options, occupied, read_configuration, report_times, utc, vacant, write_pid
 from hutch.runtime.verbs.grants import granted
 from hutch.runtime.verbs.store import CONFIG, Entry, Store
 
@@ -31,20 +31,6 @@ if TYPE_CHECKING:
     from hutch.runtime.verbs.netdevices import Moved
 
 
-class Options(Record):
-    """What `create` and `run` are told beside the bundle. The first `listening` of the preserved descriptors are sockets, of which
-    the program is told (sd_listen_fds(3)); `debug` asks for the time of every operation."""
-
-    console_socket: str = ""
-    pid_file: str = ""
-    pivot: bool = True
-    keyring: bool = True
-    preserve: int = 0
-    listening: int = 0
-    systemd: bool = False
-    debug: bool = False
-
-
 class Bundle(Record):
     """A bundle that was read: its absolute path, the text of its configuration, and what that says."""
 
@@ -53,15 +39,12 @@ class Bundle(Record):
     config: Config
 
 
-def load_bundle(path: str) -> Bundle:
-    """Read and check a bundle (bundle.md). Raises ConfigError or UsageError."""
+def load_bundle(path: str, text: str | None = None) -> Bundle:
+    """Read and check a bundle (bundle.md); `text` is its configuration, where it was read already. Raises ConfigError or
+    UsageError."""
     path = os.path.abspath(path)
     name = f"{path}/{CONFIG}"
-    try:
-        text = proc.read_text(name)
-    except OSError as error:
-        hint = "a bundle is a directory with a config.json: `hutch-oci spec` writes one"
-        raise UsageError(f"bundle {path}: {CONFIG}: {error.strerror}", hint) from None
+    text = read_configuration(path) if text is None else text
     try:
         data = jsontext.loads(text)
     except ValueError as error:
@@ -75,18 +58,31 @@ def load_bundle(path: str) -> Bundle:
     return Bundle(path=path, text=text, config=config)
 
 
-class Creation:
-    """A container in the making: compiled, then started by its executor, then handed over to the caller."""
+class Compilation:
+    """A bundle compiled for this machine: the plan with the container's record in it. Nothing is touched. `created` is the
+    moment that the record tells ("" is now)."""
 
     def __init__(
-        self, store: Store, identity: str, bundle: Bundle, options: Options, notice: Callable[[str, str], None], *, await_start: bool, keep: bool = False
+        self,
+        store: Store,
+        identity: str,
+        bundle: Bundle,
+        options: Options,
+        tell: Callable[[str, str], None],
+        *,
+        await_start: bool,
+        keep: bool = False,
+        created: str = "",
     ) -> None:
-        self.store, self.identity, self.bundle, self.options, self.notice = store, identity, bundle, options, notice
+        self.store, self.identity, self.bundle, self.options = store, identity, bundle, options
+        self.warned = False
+
+        def notice(level: str, text: str) -> None:
+            self.warned = True
+            tell(level, text)
+
         self.features = features()
-        self.moved: Moved | None = None
         self.directory = store.directory(identity)
-        if os.path.lexists(self.directory):
-            raise StateError(f"container {identity}: exists already", f"`delete {identity}` removes it once it has stopped")
         self.config = granted(bundle.config, self.features, notice)
         if options.listening and self.config.process is not None:
             told = (f"LISTEN_FDS={options.listening}", "LISTEN_PID=1")
@@ -99,10 +95,8 @@ class Creation:
         self.compiled = compile_container(self.config, request, self.features)
         for warning in self.compiled.plan.warnings:
             notice("warning", warning)
-        self.plan = with_record(self.compiled, bundle, identity, self.record())
-        occupied(self.compiled.cgroup_paths)
-        self.console = self._connect_console()
-        store.prepare()
+        self.created = created or utc(time.time_ns())
+        self.plan = with_record(self.compiled, bundle, self.record())
 
     def record(self) -> dict[str, Any]:
         """The first line of the container's record."""
@@ -113,7 +107,7 @@ class Creation:
             "id": self.identity,
             "bundle": self.bundle.path,
             "rootfs": os.path.normpath(os.path.join(self.bundle.path, root.path)),
-            "created": utc(time.time_ns()),
+            "created": self.created,
             "owner": os.geteuid(),
             "ociVersion": self.config.oci_version,
             "annotations": self.config.annotations,
@@ -124,6 +118,20 @@ class Creation:
             "poststop": bool(own and own.poststop),
             "options": {name: value for name, value in self.options.as_dict().items() if value != self.options._defaults[name]},
         }
+
+
+class Creation(Compilation):
+    """A container in the making: compiled, then started by its executor, then handed over to the caller."""
+
+    def __init__(
+        self, store: Store, identity: str, bundle: Bundle, options: Options, tell: Callable[[str, str], None], *, await_start: bool, keep: bool = False
+    ) -> None:
+        vacant(store, identity)
+        super().__init__(store, identity, bundle, options, tell, await_start=await_start, keep=keep)
+        self.moved: Moved | None = None
+        occupied(self.compiled.cgroup_paths)
+        self.console = self._connect_console()
+        store.prepare()
 
     def _connect_console(self) -> socket | None:
         """The console socket, reached before anything is made. Raises UsageError when it has no use or is missing."""
@@ -244,7 +252,7 @@ def request_of(identity: str, bundle: str, directory: str, options: Options, *, 
     )
 
 
-def with_record(compiled: Compiled, bundle: Bundle, identity: str, record: dict[str, Any]) -> Plan:
+def with_record(compiled: Compiled, bundle: Bundle, record: dict[str, Any]) -> Plan:
     """The plan with the container's record in it, and a copy of its configuration."""
     host: list[Operation] = []
     for op in compiled.plan.host:
@@ -255,50 +263,6 @@ def with_record(compiled: Compiled, bundle: Bundle, identity: str, record: dict[
         else:
             host.append(op)
     return compiled.plan.replace(host=tuple(host))
-
-
-def occupied(paths: dict[str, str]) -> None:
-    """Raises UsageError when somebody lives in the cgroup already: limits and kills would hit the wrong ones."""
-    for path in paths.values():
-        try:
-            found = proc.read_text(f"{path}/cgroup.procs").split()
-        except OSError:
-            continue
-        if found:
-            raise UsageError(f"linux.cgroupsPath: {path} is not empty: {len(found)} processes live in it", "give every container a cgroup of its own")
-
-
-def report_times(execution: Execution, notice: Callable[[str, str], None]) -> None:
-    """With ``--debug``: every operation, and the milliseconds since the start at which it was done."""
-    for lane, index, nanoseconds in execution.times():
-        operation = execution.plan.operation(0 if lane == "host" else 1, index)
-        notice("debug", f"{nanoseconds / 1e6:8.3f} ms {lane}[{index}] {operation.origin}: {operation.describe()}")
-
-
-def write_pid(path: str, pid: int) -> None:
-    """Write a pid file at once, so that nobody reads half of it. Raises HutchError."""
-    directory, name = os.path.split(os.path.abspath(path))
-    fresh = f"{directory}/.{name}.{os.getpid()}"
-    made = False
-    try:
-        # a new file, whatever somebody may have put there for us to write through
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        made = True
-        try:
-            os.write(fd, str(pid).encode())
-        finally:
-            os.close(fd)
-        os.rename(fresh, path)
-    except OSError as error:
-        if made:
-            os.unlink(fresh)
-        raise HutchError(f"--pid-file {path}: {error.strerror}") from None
-
-
-def utc(nanoseconds: int) -> str:
-    """A moment as in RFC 3339, with nanoseconds."""
-    t = time.gmtime(nanoseconds // 10**9)
-    return f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{nanoseconds % 10**9:09}Z"
 
 
 def recompile(entry: Entry) -> Plan:

@@ -14,7 +14,7 @@ from hutch.record import Record
 from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.process import notifies
 from hutch.runtime.verbs import end, handover
-from hutch.runtime.verbs.create import report_times, write_pid
+from hutch.runtime.verbs.common import report_times, write_pid
 from hutch.runtime.verbs.grants import known_capabilities
 from hutch.runtime.verbs.store import PAUSED, STOPPED, Entry, Store
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hutch.errors import HutchError
 from hutch.executor.launcher import Execution
 from hutch.runtime.verbs import hooks
-from hutch.runtime.verbs.create import Bundle, Creation, Options, report_times
+from hutch.runtime.verbs.common import Options, report_times
+from hutch.runtime.verbs.create import Bundle, Creation
 from hutch.runtime.verbs.store import Store
 
 TYPE_CHECKING = False

@@ -1,0 +1,107 @@
+"""Encoded plans kept from one command to the next, beside the records.
+
+A plan is kept with the text of everything that it was compiled from, and used again only when that is the same, compared as
+text and not by a hash. Any process may remove the directory.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hutch.plan.ops import Operation
+    from hutch.plan.plan import Plan
+
+SEPARATOR = b"\0\0hutch\0\0"
+KEEP = 64
+PARTS = ("cgroup", "executor", "image", "oci", "plan", "plan/ops", "runtime", "runtime/verbs", "engine")
+
+
+class Stored:
+    """A kept plan: ready to run; compiled after all when somebody wants to look into it, as an error does."""
+
+    detach = leave = False
+
+    def __init__(self, exports: tuple[str, ...], encoded: bytes, compile_: Callable[[], Plan]) -> None:
+        self._exports, self.encoded, self._compile = exports, encoded, compile_
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The whole plan."""
+        if self._plan is None:
+            self._plan = self._compile()
+        return self._plan
+
+    @property
+    def host(self) -> tuple[Operation, ...]:
+        """The plan's host lane."""
+        return self.plan.host
+
+    @property
+    def container(self) -> tuple[Operation, ...]:
+        """The plan's container lane."""
+        return self.plan.container
+
+    def exports(self) -> tuple[str, ...]:
+        """As `Plan.exports`."""
+        return self._exports
+
+    def operation(self, lane: int, index: int) -> Operation:
+        """As `Plan.operation`."""
+        return self.plan.operation(lane, index)
+
+
+def versions() -> str:
+    """What Hutch itself is: a plan of another one is not used."""
+    here = os.path.dirname(os.path.dirname(__file__))
+    return " ".join(str(os.stat(f"{here}/{name}").st_mtime_ns) for name in ("executor/executor", "runtime/compile.py", *PARTS))
+
+
+def _path(base: str, own: bytes) -> str:
+    return f"{base}/{crc32(own):08x}"
+
+
+def load(base: str, own: bytes) -> tuple[str, bytes] | None:
+    """What was said of the plan, and the encoded plan, kept in the directory `base` under a key; None when there is none."""
+    try:
+        fd = os.open(_path(base, own), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            return None
+        data = os.read(fd, 8 << 20)
+    finally:
+        os.close(fd)
+    stored, _, rest = data.partition(SEPARATOR)
+    said, separator, encoded = rest.partition(SEPARATOR)
+    if stored != own or not separator:
+        return None
+    return said.decode("utf-8", "surrogateescape"), encoded
+
+
+def save(base: str, own: bytes, said: str, encoded: bytes) -> None:
+    """Keep a plan; a failure to do so is nobody's trouble."""
+    try:
+        os.makedirs(base, mode=0o700, exist_ok=True)
+        info = os.lstat(base)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            return
+        names = os.listdir(base)
+        if len(names) >= KEEP:
+            for name in names:
+                os.unlink(f"{base}/{name}")
+        fresh = f"{base}/.new-{os.getpid()}"
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, own + SEPARATOR + said.encode("utf-8", "surrogateescape") + SEPARATOR + encoded)
+        finally:
+            os.close(fd)
+        os.rename(fresh, _path(base, own))
+    except OSError:
+        return
