@@ -6,7 +6,7 @@ import json
 
 from hutch.cli import request
 from hutch.engine import prepare
-from hutch.errors import ConfigError, HutchError, UsageError
+from hutch.errors import UsageError
 from hutch.plan.lint import lint
 
 TYPE_CHECKING = False
@@ -42,20 +42,11 @@ def plan(values: dict[str, Any], rest: list[str]) -> int:
 
 
 def bundle_plan(directory: str) -> Plan:
-    """The plan of an OCI bundle. Raises ConfigError with the field that is wrong."""
-    import os
+    """The plan of an OCI bundle, as `hutch-oci create` would carry it out. Raises ConfigError with the field that is wrong."""
+    from hutch.runtime.verbs.common import Options
+    from hutch.runtime.verbs.create import Compilation, load_bundle
+    from hutch.runtime.verbs.store import Store
 
-    from hutch.kernel.features import features
-    from hutch.oci.decode import decode_config
-    from hutch.runtime.compile import compile_container
-    from hutch.runtime.request import Request
-
-    path = f"{directory}/config.json"
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        raise HutchError(f"{path}: {error.strerror}", "a bundle is a directory with a config.json") from None
-    except ValueError as error:
-        raise ConfigError("", f"{path} is not JSON: {error}") from None
-    return compile_container(decode_config(data), Request(id="bundle", bundle=os.path.abspath(directory)), features()).plan
+    warnings: list[str] = []
+    found = Compilation(Store(), "bundle", load_bundle(directory), Options(), lambda _, text: warnings.append(text), await_start=True)
+    return found.plan.replace(warnings=tuple(warnings))
