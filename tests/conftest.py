@@ -80,8 +80,23 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is below another in the tree of processes."""
+    while pid > 1 and pid != ancestor:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return pid == ancestor
+
+
 def snapshot() -> tuple[set[int], set[str], set[str], set[str]]:
-    return executors(), cgroups(), mounts(), {n for n in os.listdir(os.environ["HUTCH_STATE"]) if not n.startswith(".")}
+    records = {n for n in os.listdir(os.environ["HUTCH_STATE"]) if not n.startswith(".")}
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return executors(), cgroups(), mounts(), records
+    # beside other workers: what is surely this one's
+    own = os.getpid()
+    return {pid for pid in executors() if descends(pid, own)}, {path for path in cgroups() if f"-{own}-" in path}, set(), records
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +137,7 @@ def ordinary_user():
     try:
         entry = pwd.getpwnam(USER)
     except KeyError:
-        subprocess.run(["useradd", "--create-home", USER], check=True)
+        subprocess.run(["useradd", "--create-home", USER], check=False)  # another worker may have been quicker
         entry = pwd.getpwnam(USER)
     return entry
 

@@ -28,10 +28,10 @@ LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 def default_root() -> str:
-    """/run/hutch-oci for root; for a user below $XDG_RUNTIME_DIR, else in /tmp."""
+    """/run/hutch-oci for root; for a user, also one who is root in a user namespace alone, below $XDG_RUNTIME_DIR, else in /tmp."""
     uid = os.geteuid()
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if uid == 0 and not (runtime and os.environ.get("HUTCH_OCI_ROOTLESS")):
+    if uid == 0 and os.access("/run", os.W_OK):
         return "/run/hutch-oci"
     return f"{runtime}/hutch-oci" if runtime and os.access(runtime, os.W_OK) else f"/tmp/hutch-oci-{uid}"
 
