@@ -41,6 +41,9 @@ def _words(name: str, path: str) -> list[str]:
 RUNTIMES = known_runtimes()
 
 
+UNEXPLAINED = "not in the list of known differences: a newer version, or a race of its own"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(document, section, text): the clause of the specification that a test proves")
 
@@ -58,6 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         which = getattr(item, "callspec", None) and item.callspec.params.get("which")
         if which and item.get_closest_marker("clause"):
             reason = reason_for(which, item.module.__name__.rpartition(".test_")[2], test_name(item).removeprefix("test_"))
+            if reason is None and not which.startswith("hutch"):
+                reason = UNEXPLAINED  # a peer's failure is seen in the table; it does not fail a change to Hutch
             if reason is not None:
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 

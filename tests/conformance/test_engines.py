@@ -215,7 +215,8 @@ def test_number_of_processes(engine):
 
 
 def test_out_of_memory(engine):
-    name = engine.start("x=x; while :; do x=$x$x; done", "--memory", "64m")
+    # a moment first: engines begin to listen for the kernel's word only once the container runs
+    name = engine.start("sleep 1; x=x; while :; do x=$x$x; done", "--memory", "64m")
     assert engine.ok("wait", name) == "137"
     note = engine.room.path("/run/engines/oom")  # conmon 2.1.6 puts it into its working directory, where podman 4.3 does not look for it
     until(lambda: engine.inspect(name, "OOMKilled") == "true" or (engine.name == "podman" and note.exists()), "the engine to notice")
