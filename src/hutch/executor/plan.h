@@ -1,4 +1,4 @@
-/* The plan as it arrives (hutch/plan/wire.py writes it) and what the two lanes share while they carry it out. */
+/* The plan as it arrives (hutch/plan/plan.py writes it) and what the two lanes share while they carry it out. */
 #ifndef HUTCH_PLAN_H
 #define HUTCH_PLAN_H
 #include "sys.h"

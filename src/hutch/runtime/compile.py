@@ -52,7 +52,12 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     identity.become_root(b)
     # private whatever is asked for: pivot_root refuses shared mounts, and the new root gets its propagation afterwards
     b.container.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
-    rootfs.build(b)
+    if request.rootfs is None:
+        rootfs.build(b)
+    else:
+        from hutch.runtime import layers  # images alone have them: an OCI bundle does without its import
+
+        layers.build(b, request.rootfs)
     mounts.build(b)
     if not any(isinstance(op, ops.Wait) and op.barrier == 2 for op in b.container):
         b.container.append(ops.Wait(barrier=2))

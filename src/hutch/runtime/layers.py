@@ -7,11 +7,12 @@ from hutch.image.rootfs import Rootfs, View
 from hutch.plan import ops
 from hutch.plan.ops import Slot, slot
 from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
-from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, USERNS
+from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, USERNS, open_host
 
 
 def build(b: Builder, rootfs: Rootfs) -> None:
     """The operations that end with the overlays of an image's layers in the slot `root`, attached."""
+    open_host(b)
     request, c = b.request, b.container
     options: list[tuple[str, str]] = [("mode", "0755")]
     if request.upper_size and not request.upper:

@@ -1,4 +1,4 @@
-"""The root: a directory as it is; layers are `layers.py`'s."""
+"""The root as a directory that is used as it is; layers are `layers.py`'s."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ USERNS = slot("userns")
 
 def build(b: Builder) -> None:
     """The operations that end with the root's mount in the slot `root`, attached in the container's mount namespace."""
-    b.container.append(ops.Open(path="/", flags=O_PATH | O_DIRECTORY, into=HOST_ROOT, origin="root"))
-    if b.request.rootfs is None:
-        _plain(b)
-    else:
-        from hutch.runtime import layers  # images alone have them: an OCI bundle does without its import
-
-        layers.build(b, b.request.rootfs)
-
-
-def _plain(b: Builder) -> None:
+    open_host(b)
     root = b.config.root
     path = root.path if root else "rootfs"
     if not path.startswith("/"):
@@ -33,3 +24,8 @@ def _plain(b: Builder) -> None:
     b.lane_for_trees().append(ops.OpenTree(path=path, recursive=True, propagation=apart, into=ROOT, origin="root.path"))
     # where a hook that runs before the pivot looks for it: at its own path
     b.container.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path=path, make="", summary="the root", origin="root.path"))
+
+
+def open_host(b: Builder) -> None:
+    """The host's root, which everything is attached to before the pivot."""
+    b.container.append(ops.Open(path="/", flags=O_PATH | O_DIRECTORY, into=HOST_ROOT, origin="root"))

@@ -1,0 +1,171 @@
+/* What the outer process hears and says: messages with its owner, the container lane's end, barriers, the log. */
+#ifndef HUTCH_CONTROL_H
+#define HUTCH_CONTROL_H
+#include "host.h"
+
+static u32 host_done; /* host operations begun: what undo() goes back over */
+static i64 pidfd_slot = -1;
+static int plan_respawns;
+static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
+static const char *exit_file;
+static int owner_gone, killed, umask_set, unarmed;
+
+static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
+{
+    struct message m = {.type = type, .lane = lane, .index = index, .error = error};
+    union {
+        struct {
+            word size;
+            i32 level, type, fds[16];
+        } head;
+        u64 align[12];
+    } control;
+    struct iovec io = {&m, sizeof m};
+    struct {
+        void *name;
+        i32 name_size;
+        struct iovec *io;
+        word io_count;
+        void *control;
+        word control_size;
+        i32 flags;
+    } packet = {0, 0, &io, 1, 0, 0, 0};
+    if (values) m.a = values[0], m.b = values[1], m.c = values[2], m.d = values[3];
+    memcpy(m.detail, shared->detail, DETAIL);
+    if (with_fds) {
+        word n = 0;
+        for (long i = 0; i < exported_count; i++)
+            if (shared->slot[exported[i]] >= 0) control.head.fds[n++] = shared->slot[exported[i]], m.c |= 1 << i;
+        control.head.size = 16 + 4 * n;
+        control.head.level = 1 /* SOL_SOCKET */, control.head.type = 1 /* SCM_RIGHTS */;
+        if (n) packet.control = &control, packet.control_size = (control.head.size + 7) & ~7UL;
+    }
+    if (!owner_gone) sys(__NR_sendmsg, CONTROL_FD, &packet, 0x4000 /* MSG_NOSIGNAL */);
+}
+
+static void kill_child(void)
+{
+    if (child_pidfd >= 0) sys(__NR_pidfd_send_signal, child_pidfd, SIGKILL, 0, 0);
+    killed = 1;
+}
+
+/* One word from the owner, or its end. Returns the type. */
+static u32 hear(i32 *error)
+{
+    struct message m;
+    long n = sys(__NR_recvfrom, CONTROL_FD, &m, sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    if (n == -EAGAIN || n == -EINTR) return 0;
+    if (n < (long)__builtin_offsetof(struct message, detail)) {
+        owner_gone = 1;
+        return 0;
+    }
+    if (m.type == SEND_SIGNAL && child_pidfd >= 0) sys(__NR_pidfd_send_signal, child_pidfd, m.error, 0, 0);
+    if (m.type == KILL_TREE) kill_child();
+    if (m.type == ANSWER && error) {
+        *error = m.error;
+        m.detail[DETAIL - 1] = 0;
+        explain(m.detail);
+    }
+    return m.type;
+}
+
+static void save_log(void)
+{
+    static char buffer[16384];
+    for (long i = 0; i < log_count; i++) {
+        if (log_from[i] < 0) continue;
+        long n = sys(__NR_read, log_from[i], buffer, sizeof buffer);
+        if (n == -EAGAIN || n == -EINTR) continue;
+        if (n <= 0) {
+            close_(log_from[i]), log_from[i] = -1;
+            continue;
+        }
+        if (log_limit && log_size + n > log_limit) sys(__NR_ftruncate, log_fd, 0), sys(__NR_lseek, log_fd, 0, 0), log_size = 0;
+        write_all(log_fd, buffer, (word)n);
+        log_size += n;
+    }
+}
+
+enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
+
+/* The container lane may go on in a sibling that it cloned (RESPAWN): then that one is the container's process. */
+static int take_over(void)
+{
+    static int taken_over;
+    /* once, and only where the plan has it: what runs in the container later may come to write to the shared page */
+    if (!plan_respawns || taken_over) return 0;
+    i32 next = __atomic_load_n(&shared->respawned, __ATOMIC_SEQ_CST);
+    if (!next || next == child_pid) return 0;
+    taken_over = 1;
+    sys(__NR_wait4, child_pid, 0, 0, 0);
+    close_(child_pidfd);
+    child_pid = next;
+    child_pidfd = sys(__NR_pidfd_open, next, 0);
+    /* the slot of the clone's pidfd was assigned from the first process: its number goes on, with the new process behind it */
+    if (pidfd_slot >= 0 && child_pidfd >= 0 && child_pidfd != shared->slot[pidfd_slot]) {
+        sys(__NR_dup3, child_pidfd, shared->slot[pidfd_slot], O_CLOEXEC);
+        close_(child_pidfd);
+        child_pidfd = shared->slot[pidfd_slot];
+    }
+    return 1;
+}
+
+/* Wait for whatever comes first. The owner's death is seen through its pidfd, not its socket alone: a child that the
+ * owner forked may hold a copy of the socket. */
+static int wait_for_news(i32 timeout)
+{
+    struct pollfd fds[8] = {{(int)event[CONTAINER], POLLIN, 0},
+                            {(int)child_pidfd, POLLIN, 0},
+                            {(int)exec_pipe[0], POLLIN, 0},
+                            {owner_gone ? -1 : CONTROL_FD, POLLIN, 0},
+                            {owner_gone ? -1 : (int)owner_pidfd, POLLIN, 0}};
+    struct {
+        i64 seconds, nanoseconds;
+    } time = {timeout / 1000, timeout % 1000 * 1000000};
+    for (long i = 0; i < 3; i++) fds[5 + i] = (struct pollfd){i < log_count ? (int)log_from[i] : -1, POLLIN, 0};
+    long n = sys(__NR_ppoll, fds, 8, timeout < 0 ? 0 : (word)&time, 0, 8);
+    if (n <= 0) return 0;
+    int news = 0;
+    if (fds[3].revents & POLLIN) hear(0);
+    else if (fds[3].revents) owner_gone = 1;
+    if (fds[4].revents) owner_gone = 1;
+    if (fds[5].revents | fds[6].revents | fds[7].revents) save_log(), news |= GOT_LOG;
+    if (owner_gone && !(plan.flags & FLAG_DETACH)) kill_child();
+    if (fds[0].revents) {
+        u64 count;
+        sys(__NR_read, event[CONTAINER], &count, 8);
+        news |= GOT_EVENT;
+    }
+    if (fds[1].revents) news |= take_over() ? GOT_EVENT : GOT_END;
+    if (fds[2].revents) news |= GOT_EXEC;
+    return news;
+}
+
+static void signal_barrier(int lane, u32 number)
+{
+    u64 one = 1;
+    __atomic_store_n(&shared->barrier[lane], number, __ATOMIC_SEQ_CST);
+    sys(__NR_write, event[lane], &one, 8);
+}
+
+static long wait_host(u32 number)
+{
+    while (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) < number)
+        if (wait_for_news(-1) & GOT_END) { /* it may have gone on and ended meanwhile */
+            if (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) >= number) break;
+            return shared->failed ? -ECANCELED : -ECHILD;
+        }
+    take_over();
+    return 0;
+}
+
+static long wait_container(u32 number)
+{
+    u64 count;
+    while (__atomic_load_n(&shared->barrier[HOST], __ATOMIC_SEQ_CST) < number) {
+        long r = sys(__NR_read, event[HOST], &count, 8);
+        if (r < 0 && r != -EINTR) return r;
+    }
+    return 0;
+}
+#endif

@@ -1,0 +1,121 @@
+/* How it ends: the inverses in reverse order, what is read on the way, the last message. */
+#ifndef HUTCH_ENDING_H
+#define HUTCH_ENDING_H
+#include "control.h"
+
+static char packed[DETAIL]; /* the files read at the end: tag, length, content */
+static long packed_size;
+
+/* Go back over the host lane and undo it. */
+static void undo(int pack)
+{
+    static const u8 *starts[4096];
+    const u8 *at = lane_start[HOST];
+    struct op op;
+    u32 n = 0;
+    for (; n < host_done && n < 4096; n++) {
+        starts[n] = at;
+        if (!next_op(&at, &op, n)) break;
+    }
+    while (n-- > 0) {
+        at = starts[n];
+        if (!next_op(&at, &op, n)) continue;
+        if (op.code == HOST_DIRECTORY) {
+            detail.used = 0;
+            host_directory(&op, 1);
+        } else if (op.code == KILL_AT_EXIT) {
+            const char *path = str(&op, 0);
+            undo_kill(path, str(&op, 0));
+        } else if (op.code == READ_AT_EXIT) {
+            const char *path = str(&op, 0);
+            i64 tag = num(&op), values[4] = {0, 0, 0, 0};
+            long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+            long size = fd < 0 ? fd : sys(__NR_read, fd, shared->detail, DETAIL - 1);
+            close_(fd);
+            if (size < 0) continue;
+            if (pack && packed_size + size + 4 <= DETAIL) { /* what fits goes with the last message: one to be read, not five */
+                u16 head[2] = {(u16)tag, (u16)size};
+                memcpy(packed + packed_size, head, 4), memcpy(packed + packed_size + 4, shared->detail, (word)size);
+                packed_size += size + 4;
+            } else
+                values[0] = size, shared->detail[size] = 0, tell(DATA, HOST, (i32)tag, 0, values, 0);
+        }
+    }
+}
+
+_Noreturn static void finish(i32 status, i64 *usage)
+{
+    undo(1);
+    memcpy(shared->detail, packed, DETAIL);
+    if (exit_file) {
+        TEXT(line, 32);
+        long fd = openat_(AT_FDCWD, exit_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        putn(&line, status), puts_(&line, "\n");
+        write_all(fd, line_, line.used);
+        close_(fd);
+    }
+    usage[0] = status;
+    tell(EXITED, 0, 0, 0, usage, 0);
+    exit_(0);
+}
+
+static i32 reap(i64 *usage)
+{
+    struct rusage u;
+    int status = 0;
+    memset(&u, 0, sizeof u);
+    while (child_pid > 0 && sys(__NR_wait4, child_pid, &status, 0, &u) == -EINTR) {}
+    usage[1] = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
+    usage[2] = u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec;
+    usage[3] = u.ru_maxrss;
+    return *init_status >= 0 ? *init_status : status;
+}
+
+_Noreturn static void failed(u32 lane, u32 index, long error)
+{
+    i64 usage[4] = {0, 0, 0, 0};
+    kill_child();
+    i32 status = reap(usage);
+    static char words[DETAIL];
+    memcpy(words, lane == HOST ? detail_ : shared->detail, DETAIL);
+    undo(0);
+    memcpy(shared->detail, words, DETAIL);
+    usage[0] = status;
+    if (killed && owner_gone) error = ECANCELED;
+    tell(FAILED, lane, (i32)index, (i32)error, usage, 0);
+    exit_(1);
+}
+
+_Noreturn static void supervise(void)
+{
+    i64 usage[4] = {0, 0, 0, 0};
+    int started = 0;
+    for (;;) {
+        int news = wait_for_news(-1);
+        if (!started && (news & GOT_EXEC)) {
+            close_(exec_pipe[0]), exec_pipe[0] = -1;
+            if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
+            /* A short program may have ended by now: it began all the same. Where we leave, its end is somebody else's to
+             * see, and it is not reaped. */
+            int began = !(news & GOT_END) || shared->position + 1 == plan.count[CONTAINER];
+            if (!shared->failed && began) {
+                i64 values[4] = {child_pid, self_pid, 0, 0};
+                tell(READY, 0, 0, 0, values, 1);
+                started = 1;
+                if (plan.flags & FLAG_LEAVE) exit_(0); /* the container goes on without us, and nothing is undone */
+                if (plan.flags & FLAG_DETACH) owner_gone = 1, close_(CONTROL_FD), close_(owner_pidfd), owner_pidfd = -1;
+            }
+        }
+        if (news & GOT_END) break;
+    }
+    if (shared->failed) failed(CONTAINER, shared->position, shared->error);
+    i32 status = reap(usage);
+    if (!started && !killed && status) {
+        /* Dead before its program ran, without a word: killed from outside, for one by the memory limit. */
+        i64 last = plan.count[CONTAINER] ? plan.count[CONTAINER] - 1 : 0;
+        if (shared->position < last) failed(CONTAINER, shared->position, 0);
+    }
+    for (int round = 0; log_count && round < 1000 && (wait_for_news(0) & GOT_LOG); round++) {}
+    finish(status, usage);
+}
+#endif
