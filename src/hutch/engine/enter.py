@@ -11,6 +11,7 @@ from hutch.errors import UsageError
 from hutch.executor import undo
 from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve
+from hutch.kernel import proc
 from hutch.kernel.features import features
 from hutch.oci.config import CapabilitySets, ConsoleSize, Process
 from hutch.plan.ops import Execute, FindProgram
@@ -130,15 +131,9 @@ def descendants(pid: int) -> set[int]:
     parents: dict[int, int] = {}
     sessions: dict[int, int] = {}
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            parents[int(name)], sessions[int(name)] = int(fields[1]), int(fields[3])
+        seen = proc.stat(name) if name.isdigit() else None
+        if seen is not None and seen.state != "Z":
+            parents[int(name)], sessions[int(name)] = seen.parent, seen.session
     found = {p for p, session in sessions.items() if session == pid} | ({pid} & parents.keys())
     grown = True
     while grown:

@@ -8,7 +8,7 @@ from hutch.engine import prepare
 from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
-from hutch.kernel import syscalls
+from hutch.kernel import proc, syscalls
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -57,15 +57,8 @@ def open_pidfd(running: Running) -> int:
         pidfd = syscalls.pidfd_open(running.pid)
     except OSError:
         raise ContainerGone(f"container {running.name or running.id}: has ended") from None
-    if not _is_child(running.pid, running.executor):
+    found = proc.stat(running.pid)
+    if found is None or found.parent != running.executor:
         os.close(pidfd)
         raise ContainerGone(f"container {running.name or running.id}: has ended")
     return pidfd
-
-
-def _is_child(pid: int, parent: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1]) == parent
-    except (OSError, ValueError, IndexError):
-        return False

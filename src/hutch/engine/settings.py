@@ -7,6 +7,7 @@ from hutch.image.rootfs import Rootfs
 from hutch.kernel import capabilities
 from hutch.kernel.features import Features
 from hutch.oci import config as oci
+from hutch.oci.paths import MASKED, READONLY
 from hutch.record import Record
 from hutch.runtime.identity import default_mappings
 from hutch.runtime.process import DEFAULT_PATH
@@ -16,12 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)  # fmt: skip
-READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 USERNS = ("auto", "host", "private", "single")
 NETWORKS = ("none", "host")
 

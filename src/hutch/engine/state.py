@@ -11,6 +11,7 @@ import stat
 
 from hutch.errors import StateError
 from hutch.image.store import data_root
+from hutch.kernel.locks import locked as locked
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -75,23 +76,6 @@ def _default_root() -> str:
     if uid == 0 and (run is None or run.kind in _MEMORY_FILESYSTEMS or not os.path.isdir("/dev/shm")):
         return "/run/hutch"
     return f"/dev/shm/hutch-{uid}" if os.access("/dev/shm", os.W_OK) else f"/tmp/hutch-{uid}"
-
-
-def locked(path: str) -> bool:
-    """Whether an executor holds the record."""
-    import fcntl
-
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _read(directory: str) -> dict[str, Any] | None:

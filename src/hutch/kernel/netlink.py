@@ -13,12 +13,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-AF_NETLINK, AF_UNSPEC = 16, 0
+AF_NETLINK = 16
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_EXCL = 1, 4, 0x300, 0x400, 0x200
 IFLA_IFNAME, IFLA_NET_NS_FD = 3, 28
-IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 3, 4, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_PERMANENT, RT_SCOPE_UNIVERSE = 0x80, 0
 IFF_UP = 1
 
@@ -66,15 +66,13 @@ def _u32(value: int) -> bytes:
 
 
 class Socket:
-    """A route netlink socket of this process's namespace, or `fd`, one of another's. A context manager."""
+    """A route netlink socket of this process's namespace, or `fd`, one of another's."""
 
     def __init__(self, fd: int = -1) -> None:
         self._socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0) if fd < 0 else _socket.socket(fileno=os.dup(fd))
 
-    def __enter__(self) -> Socket:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of it."""
         self._socket.close()
 
     def request(self, kind: int, body: bytes, flags: int = NLM_F_ACK) -> list[tuple[int, bytes]]:

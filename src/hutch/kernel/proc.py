@@ -88,10 +88,31 @@ def status(pid: int | str = "self") -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
-def start_time(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot: with the pid it names a process for ever. None: no such process."""
+class ProcessStat(Record):
+    """What /proc/PID/stat tells (proc_pid_stat(5)): `started` is in clock ticks since boot, and names a process for ever with
+    its pid."""
+
+    state: str
+    parent: int
+    session: int
+    started: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, and only waits to be reaped."""
+        return self.state in "ZX"
+
+
+def stat(pid: int | str) -> ProcessStat | None:
+    """A process's state now. None: no such process."""
     try:
-        text = read_text(f"/proc/{pid}/stat")
+        fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    return ProcessStat(state=fields[0], parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]))
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot. None: no such process."""
+    found = stat(pid)
+    return None if found is None else found.started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.oci.paths import MASKED, READONLY as FROZEN  # a plan that mounts /proc or /sys must mask or freeze each
 from hutch.plan import ops
 
 TYPE_CHECKING = False
@@ -11,13 +12,6 @@ if TYPE_CHECKING:
     from hutch.plan.plan import Plan
 
 MOUNTING = (ops.Attach, ops.SetAttributes, ops.Mask, ops.ReadOnly, ops.Pivot, ops.MakeFilesystem, ops.CopyUp)
-
-# What Docker hides of /proc and /sys; a plan that mounts them must mask or freeze each.
-MASKED = (
-    "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug /proc/scsi "
-    "/proc/timer_list /proc/timer_stats /sys/devices/virtual/powercap /sys/firmware"
-).split()
-FROZEN = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()
 
 
 def lint(plan: Plan, *, privileged: bool = False) -> list[str]:

@@ -12,10 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hutch.oci.config import Process
+    from hutch.oci.config import Config, Process
 
 
-def process_of(context: Context, values: dict[str, Any], words: list[str]) -> Process:
+def process_of(config: Config, values: dict[str, Any], words: list[str]) -> Process:
     """The process: from a file, or the container's own with the command line's changes. Raises UsageError."""
     if values.get("process"):
         if len(words) > 1:
@@ -23,7 +23,7 @@ def process_of(context: Context, values: dict[str, Any], words: list[str]) -> Pr
         return verbs.process_from(values["process"])
     if len(words) < 2:
         raise UsageError("exec: the command is missing", "`hutch-oci exec --help` shows what it takes")
-    base = context.store.load(words[0]).config().process
+    base = config.process
     assert base is not None
     groups = tuple(verbs._user_id(word) for text in values.get("additional_gids", []) for word in text.split(","))
     return verbs.process_with(
@@ -52,12 +52,14 @@ def exec_command(context: Context, values: dict[str, Any], words: list[str]) -> 
         ignore_paused=bool(values.get("ignore_paused")),
         debug=context.log.debug,
     )
-    process = process_of(context, values, words)
+    entry = context.store.load(words[0])
+    config = entry.config()
+    process = process_of(config, values, words)
     if not options.detach and process.terminal and not options.console_socket and process.console_size is None:
         from hutch.cli import attach
 
         process = process.replace(console_size=attach.terminal_size())
-    command = verbs.Command(context.store, words[0], process, options, context.log.notice)
+    command = verbs.Command(entry, config, process, options, context.log.notice)
     with command.launch() as execution:
         if options.detach:
             command.ready()

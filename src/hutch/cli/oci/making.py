@@ -57,7 +57,7 @@ def start_command(context: Context, _: dict[str, Any], words: list[str]) -> int:
     """`hutch-oci start`."""
     from hutch.runtime.verbs.start import start
 
-    start(context.store, words[0], context.log.notice)
+    start(context.store, words[0])
     return 0
 
 
@@ -72,7 +72,7 @@ def run_command(context: Context, values: dict[str, Any], words: list[str]) -> i
         bundle = verbs.load_bundle(values.get("bundle", "."))
         verbs.create(context.store, words[0], bundle, options, context.log.notice)
         try:
-            start(context.store, words[0], context.log.notice)
+            start(context.store, words[0])
         except BaseException:
             delete(context.store, words[0], force=True, notice=context.log.notice)
             raise
@@ -100,7 +100,7 @@ def _runner(context: Context, values: dict[str, Any], identity: str, options: Op
 
         return verbs.Compilation(context.store, identity, verbs.load_bundle(place, text), options, lambda *_: None, await_start=False, created=created).plan
 
-    plain = not (options.console_socket or options.systemd or options.debug or options.preserve or values.get("keep"))
+    plain = again.plain(options) and not values.get("keep")
     own = again.key(context.store, check_id(identity), place, text, options) if plain else b""
     found = again.find(context.store, own, identity, options, compiled) if plain else None
     if found is not None:

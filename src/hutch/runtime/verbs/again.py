@@ -40,18 +40,21 @@ def key(store: Store, identity: str, bundle: str, text: str, options: Options) -
     return "\n".join([*parts, text]).encode("utf-8", "surrogateescape")
 
 
+def plain(options: Options) -> bool:
+    """Whether nothing was asked for that a kept plan has not."""
+    return not (options.console_socket or options.systemd or options.debug or options.preserve)
+
+
 def keep(own: bytes, creation: Creation) -> None:
-    """Keep the plan of a creation, if it is one to be kept."""
-    config, options = creation.config, creation.options
+    """Keep the plan of a creation with `plain` options, if it is one to be kept."""
+    config = creation.config
     process, linux = config.process, config.linux
     asks = bool(linux.net_devices or linux.intel_rdt or (config.hooks is not None and any(config.hooks.as_dict().values())))
     listens = linux.seccomp is not None and bool(linux.seccomp.listener_path)
-    if asks or listens or process is None or process.terminal or options.systemd or options.debug or options.preserve or creation.warned:
+    if asks or listens or process is None or process.terminal or creation.warned:
         return
     paths = creation.compiled.cgroup_paths
-    above = {path.rpartition("/")[0]: "" for path in paths.values()}
-    for directory in above:
-        above[directory] = cpuset(directory)
+    above = {directory: cpuset(directory) for directory in (path.rpartition("/")[0] for path in paths.values())}
     said = {"exports": creation.plan.exports(), "paths": paths, "above": above}
     kept.save(place(creation.store), own, jsontext.dumps(said), creation.plan.encode(0).replace(creation.created.encode(), MOMENT.encode()))
 

@@ -204,12 +204,7 @@ def pass_signals(entry: Entry) -> None:
     """Send on to the container what is sent to this process."""
 
     def forward(number: int, _: object) -> None:
-        try:
-            pidfd = end.open_process(entry)
-        except ContainerGone:
-            return
-        end.send(pidfd, number)
-        os.close(pidfd)
+        end.signal_first(entry, number)
 
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, forward)

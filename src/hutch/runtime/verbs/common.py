@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 
-from hutch.errors import HutchError, StateError, UsageError
+from hutch import jsontext
+from hutch.errors import ConfigError, HutchError, StateError, UsageError
 from hutch.kernel import proc
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable
 
     from hutch.executor.launcher import Execution
+    from hutch.oci.config import Seccomp
     from hutch.runtime.verbs.store import Store
 
 
@@ -38,6 +41,14 @@ def read_configuration(bundle: str) -> str:
     except OSError as error:
         hint = "a bundle is a directory with a config.json: `hutch-oci spec` writes one"
         raise UsageError(f"bundle {bundle}: config.json: {error.strerror}", hint) from None
+
+
+def parse_json(text: str, what: str) -> object:
+    """A JSON text's value. Raises ConfigError, which names `what` it was and the place in it."""
+    try:
+        return jsontext.loads(text)
+    except ValueError as error:
+        raise ConfigError("", f"{what}: is not JSON: {error}") from None
 
 
 def vacant(store: Store, identity: str) -> None:
@@ -82,6 +93,22 @@ def write_pid(path: str, pid: int) -> None:
         if made:
             os.unlink(fresh)
         raise HutchError(f"--pid-file {path}: {error.strerror}") from None
+
+
+def hand_over(execution: Execution, console: socket | None, seccomp: Seccomp | None, pid_file: str, state: Callable[[], str]) -> None:
+    """Once the program is ready: the terminal, the filter's listener and the pid go to whom they were promised. `state` is the
+    container's, as text. Raises HutchError."""
+    found = execution.descriptors
+    if console is not None:
+        from hutch.runtime.verbs import handover
+
+        handover.send(console, handover.TERMINAL_NAME, found["terminal"], "--console-socket")
+    if seccomp is not None and "seccomp" in found:
+        from hutch.runtime.verbs import handover
+
+        handover.send_listener(seccomp.listener_path or "", seccomp.listener_metadata, found["seccomp"], execution.pid, state())
+    if pid_file:
+        write_pid(pid_file, execution.pid)
 
 
 def utc(nanoseconds: int) -> str:

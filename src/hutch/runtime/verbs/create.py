@@ -18,7 +18,7 @@ from hutch.runtime import lifecycle
 from hutch.runtime.compile import compile_container
 from hutch.runtime.request import Compiled, Request
 from hutch.runtime.verbs import hooks
-from hutch.runtime.verbs.common import Options, occupied, read_configuration, report_times, utc, vacant, write_pid
+from hutch.runtime.verbs.common import Options, hand_over, occupied, parse_json, read_configuration, report_times, utc, vacant
 from hutch.runtime.verbs.grants import granted
 from hutch.runtime.verbs.store import CONFIG, Entry, Store
 
@@ -43,13 +43,8 @@ def load_bundle(path: str, text: str | None = None) -> Bundle:
     """Read and check a bundle (bundle.md); `text` is its configuration, where it was read already. Raises ConfigError or
     UsageError."""
     path = os.path.abspath(path)
-    name = f"{path}/{CONFIG}"
     text = read_configuration(path) if text is None else text
-    try:
-        data = jsontext.loads(text)
-    except ValueError as error:
-        raise ConfigError("", f"{name}: is not JSON: {error}") from None
-    config = decode_config(data)
+    config = decode_config(parse_json(text, f"{path}/{CONFIG}"))
     if config.root is None:
         raise ConfigError("root", "is required and missing")
     root = os.path.join(path, config.root.path)
@@ -188,19 +183,11 @@ class Creation(Compilation):
 
     def hand_over(self) -> None:
         """Once the container is ready: the terminal, the listener and the pid go to whom they were promised."""
-        execution, seccomp = self.execution, self.config.linux.seccomp
-        if self.console is not None:
-            from hutch.runtime.verbs import handover
 
-            handover.send(self.console, handover.TERMINAL_NAME, execution.descriptors["terminal"], "--console-socket")
-        if "seccomp" in execution.descriptors:
-            from hutch.runtime.verbs import handover
+        def state() -> str:
+            return hooks.state(self.config, self.identity, self.bundle.path, "creating", self.execution.pid)
 
-            assert seccomp is not None
-            text = hooks.state(self.config, self.identity, self.bundle.path, "creating", execution.pid)
-            handover.send_listener(seccomp.listener_path or "", seccomp.listener_metadata, execution.descriptors["seccomp"], execution.pid, text)
-        if self.options.pid_file:
-            write_pid(self.options.pid_file, execution.pid)
+        hand_over(self.execution, self.console, self.config.linux.seccomp, self.options.pid_file, state)
 
 
 def create(store: Store, identity: str, bundle: Bundle, options: Options, notice: Callable[[str, str], None]) -> Entry:
@@ -265,10 +252,8 @@ def with_record(compiled: Compiled, bundle: Bundle, record: dict[str, Any]) -> P
     return compiled.plan.replace(host=tuple(host))
 
 
-def recompile(entry: Entry) -> Plan:
-    """The plan that a container was made by, for the words of an error that comes after its making."""
-    found = features()
-    options = Options(**entry.data.get("options", {}))
-    config = granted(entry.config(), found, lambda _level, _text: None)
-    request = request_of(entry.id, entry.bundle, entry.directory, options, await_start=True)
-    return compile_container(config, request, found).plan
+def recompile(store: Store, entry: Entry) -> Plan:
+    """The plan that a container was made by, for the words of an error that comes after its making: systemd is not asked again."""
+    options = Options(**entry.data.get("options", {})).replace(systemd=False)
+    bundle = Bundle(path=entry.bundle, text="", config=entry.config())
+    return Compilation(store, entry.id, bundle, options, lambda *_: None, await_start=True).plan

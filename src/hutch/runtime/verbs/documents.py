@@ -5,6 +5,7 @@ from __future__ import annotations
 from hutch.kernel import capabilities
 from hutch.oci.config import ACTIONS, CHOICES, NAMESPACE_TYPES, VERSION
 from hutch.oci.decode import json_name
+from hutch.oci.paths import MASKED, READONLY
 from hutch.runtime.lifecycle import MEMORY_FLAGS, MEMORY_MODES
 from hutch.runtime.options import RECOGNISED
 from hutch.runtime.seccomp import ARCHITECTURES, FLAGS
@@ -53,11 +54,6 @@ def features() -> dict[str, Any]:
 
 
 CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
-MASKED = (
-    "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list /proc/timer_stats "
-    "/proc/sched_debug /proc/scsi /sys/devices/virtual/powercap /sys/firmware"
-).split()
-READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()
 
 
 def spec(*, rootless: bool, uid: int, gid: int, v2: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from hutch.errors import ContainerGone, HutchError, StateError
 from hutch.kernel import proc
 from hutch.kernel.trees import remove_tree
-from hutch.runtime.verbs.store import CONFIG, CREATED, CREATING, PAUSED, RUNNING, STOPPED, Entry, Lock, Store, check_id, frozen
+from hutch.runtime.verbs.store import CONFIG, CREATED, CREATING, PAUSED, RUNNING, STOPPED, Entry, Lock, Store, frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def kill_all(entry: Entry, number: int) -> None:
             send(pidfd, number)
         os.close(pidfd)
     if not entry.cgroup:
-        try:
-            pidfd = open_process(entry)
-        except ContainerGone:
-            return
-        send(pidfd, number)
-        os.close(pidfd)
+        signal_first(entry, number)
     if number == SIGKILL and frozen(entry.cgroup):
         freeze(entry, False)
 
@@ -154,7 +149,6 @@ def delete(store: Store, identity: str, *, force: bool, notice: Callable[[str, s
 
     Raises StateError when it runs, or does not exist (without `force`).
     """
-    check_id(identity)
     try:
         entry = store.load(identity)
     except StateError:
@@ -177,12 +171,12 @@ def delete(store: Store, identity: str, *, force: bool, notice: Callable[[str, s
         raise StateError(f"container {identity}: cannot delete a container that is not stopped: it is {status}", "`kill` it first, or delete --force")
     if status in (RUNNING, PAUSED, CREATED):
         kill_all(entry, SIGKILL)
-        _kill_first(entry)
+        signal_first(entry, SIGKILL)
         if not wait_dead(entry, PATIENCE):
             raise HutchError(f"container {identity}: its process {entry.pid} is not dead {PATIENCE:g} s after SIGKILL")
     try:
         with Lock(entry.directory, identity):
-            _destroy(store, entry, notice)
+            _destroy(entry, notice)
     except StateError:
         if not force and status == STOPPED:
             raise  # somebody else was quicker; with --force that is as good
@@ -200,16 +194,17 @@ def _settled(store: Store, entry: Entry) -> tuple[Entry, str]:
     return entry, status
 
 
-def _kill_first(entry: Entry) -> None:
+def signal_first(entry: Entry, number: int) -> None:
+    """A signal for the container's first process, if it still runs."""
     try:
         pidfd = open_process(entry)
     except ContainerGone:
         return
-    send(pidfd, SIGKILL)
+    send(pidfd, number)
     os.close(pidfd)
 
 
-def _destroy(store: Store, entry: Entry, notice: Callable[[str, str], None]) -> None:
+def _destroy(entry: Entry, notice: Callable[[str, str], None]) -> None:
     config = None
     if entry.data.get("poststop"):
         try:
@@ -217,20 +212,14 @@ def _destroy(store: Store, entry: Entry, notice: Callable[[str, str], None]) -> 
         except HutchError as error:
             notice("warning", error.message)
     remove_cgroups(entry.cgroup)
-    problem = _remove_directory(entry.directory)
-    if problem:
-        raise HutchError(f"container {entry.id}: {entry.directory}: {problem}")
+    remove_tree(entry.directory)
+    if os.path.lexists(entry.directory):
+        raise HutchError(f"container {entry.id}: {entry.directory}: could not be removed")
     if config is not None:
         from hutch.runtime.verbs import hooks
 
         for failure in hooks.poststop(config, entry.id, entry.bundle):
             notice("warning", failure)
-
-
-def _remove_directory(directory: str) -> str:
-    """Take a container's directory away; what was wrong, or ""."""
-    remove_tree(directory)
-    return "could not be removed" if os.path.lexists(directory) else ""
 
 
 def remove_cgroups(paths: dict[str, str]) -> None:

@@ -12,17 +12,17 @@ from hutch.oci.config import CapabilitySets, Process, User
 from hutch.oci.decode import decode
 from hutch.record import Record
 from hutch.runtime.enter import EnterRequest, compile_enter
-from hutch.runtime.process import notifies
 from hutch.runtime.verbs import end, handover
-from hutch.runtime.verbs.common import report_times, write_pid
+from hutch.runtime.verbs.common import hand_over, parse_json, report_times
 from hutch.runtime.verbs.grants import known_capabilities
-from hutch.runtime.verbs.store import PAUSED, STOPPED, Entry, Store
+from hutch.runtime.verbs.store import PAUSED, STOPPED, Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable
 
-    from hutch.oci.config import Config, Seccomp
+    from hutch.oci.config import Config
 
 KINDS = {"pid": "pid", "network": "net", "mount": "mnt", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup", "time": "time"}
 
@@ -41,15 +41,11 @@ class ExecOptions(Record):
 
 def process_from(path: str) -> Process:
     """The process that a file describes (config.md, "Process"). Raises UsageError or ConfigError."""
-    from hutch import jsontext
-
     try:
-        data = jsontext.loads(proc.read_text(path))
+        text = proc.read_text(path)
     except OSError as error:
         raise UsageError(f"--process {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError("", f"--process {path}: is not JSON: {error}") from None
-    return decode(Process, data)
+    return decode(Process, parse_json(text, f"--process {path}"))
 
 
 def process_with(
@@ -140,10 +136,9 @@ def cgroup_paths(entry: Entry, chosen: tuple[str, ...]) -> dict[str, str]:
 class Command:
     """A process in a container that runs: compiled, then started, then handed over."""
 
-    def __init__(self, store: Store, identity: str, process: Process, options: ExecOptions, notice: Callable[[str, str], None]) -> None:
-        self.options, self.notice = options, notice
-        self.entry = store.load(identity)
-        status = self.entry.status()
+    def __init__(self, entry: Entry, config: Config, process: Process, options: ExecOptions, notice: Callable[[str, str], None]) -> None:
+        self.entry, self.config, self.options, self.notice = entry, config, options, notice
+        identity, status = entry.id, entry.status()
         if status == STOPPED or not self.entry.pid:
             raise ContainerGone(f"container {identity}: container not running: cannot exec in one that is {status}")
         if status == PAUSED and not options.ignore_paused:
@@ -152,8 +147,7 @@ class Command:
             raise ConfigError("process.args", "is empty: there is no program to run")
         if not process.cwd.startswith("/"):
             raise ConfigError("process.cwd", f"expected an absolute path, got {process.cwd!r}")
-        self.config: Config = self.entry.config()
-        self.seccomp: Seccomp | None = self.config.linux.seccomp
+        self.seccomp = config.linux.seccomp
         found = features()
         joined = namespaces(self.entry)
         process = known_capabilities(process, -1 if "user" in joined else found.capabilities, notice)
@@ -177,7 +171,7 @@ class Command:
         except OSError:
             return False
 
-    def _console(self, process: Process):  # type: ignore[no-untyped-def]
+    def _console(self, process: Process) -> socket | None:
         path = self.options.console_socket
         if process.terminal and self.options.detach and not path:
             raise UsageError("exec: a detached terminal needs a --console-socket to be sent to")
@@ -186,6 +180,11 @@ class Command:
         if not process.terminal:
             raise UsageError("--console-socket: the process has no terminal to be sent", "--tty gives it one")
         return handover.connect(path, "--console-socket")
+
+    def _state(self) -> str:
+        from hutch.runtime.verbs import hooks
+
+        return hooks.state(self.config, self.entry.id, self.entry.bundle, "running", self.entry.pid)
 
     def launch(self) -> Execution:
         """Start it. It inherits this process's standard streams."""
@@ -204,16 +203,7 @@ class Command:
         finally:
             report_times(execution, self.notice)
         try:
-            if self.console is not None:
-                handover.send(self.console, handover.TERMINAL_NAME, execution.descriptors["terminal"], "--console-socket")
-            if self.seccomp is not None and notifies(self.seccomp):
-                from hutch.runtime.verbs import hooks
-
-                text = hooks.state(self.config, self.entry.id, self.entry.bundle, "running", self.entry.pid)
-                listener = execution.descriptors["seccomp"]
-                handover.send_listener(self.seccomp.listener_path or "", self.seccomp.listener_metadata, listener, execution.pid, text)
-            if self.options.pid_file:
-                write_pid(self.options.pid_file, execution.pid)
+            hand_over(execution, self.console, self.seccomp, self.options.pid_file, self._state)
         except BaseException:
             if self.options.detach:
                 os.kill(execution.pid, 9)

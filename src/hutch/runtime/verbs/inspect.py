@@ -6,7 +6,7 @@ import os
 
 from hutch.errors import ContainerGone, HutchError
 from hutch.kernel import proc
-from hutch.runtime.verbs.store import RUNNING, STOPPED, Entry, Store
+from hutch.runtime.verbs.store import CREATED, PAUSED, RUNNING, STOPPED, Entry, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,6 +135,6 @@ def oom_kills(entry: Entry) -> int | None:
     """How many processes of the container the OOM killer ended; None once its cgroup is gone."""
     from hutch.cgroup.live import Cgroup
 
-    if entry.status() not in (RUNNING, "paused", "created"):
+    if entry.status() not in (RUNNING, PAUSED, CREATED):
         return None
     return Cgroup(entry.cgroup).stats().oom_kills or 0

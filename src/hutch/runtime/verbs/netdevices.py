@@ -60,7 +60,7 @@ class Moved:
 
     def close(self) -> None:
         """Let go of both namespaces."""
-        self._outside.__exit__()
-        self._inside.__exit__()
+        self._outside.close()
+        self._inside.close()
         os.close(self._namespace)
         os.close(self._home)

@@ -12,23 +12,19 @@ from hutch.runtime.verbs.store import CREATED, REPORT, START, Entry, Lock, Store
 
 REAPING = 1.0  # seconds
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def start(store: Store, identity: str, notice: Callable[[str, str], None]) -> None:
+def start(store: Store, identity: str) -> None:
     """Start a container, and wait until its program runs. Raises StateError when it is not in the state created, StartError
     when a startContainer hook or the program's start failed; HutchError when a poststart hook failed, upon which the
     container is stopped (runtime.md, "Lifecycle", step 9)."""
     entry = store.load(identity)
     with Lock(entry.directory, identity):
-        release(entry)
+        release(store, entry)
         if entry.data.get("poststart"):
-            poststart(store, entry, notice)
+            poststart(entry)
 
 
-def release(entry: Entry) -> None:
+def release(store: Store, entry: Entry) -> None:
     """Give the word, and read whether the program began: the other end closes at its execve."""
     status = entry.status()
     if status != CREATED:
@@ -50,7 +46,7 @@ def release(entry: Entry) -> None:
         from hutch.runtime.verbs.create import recompile
 
         _gone(entry)
-        message, plan = messages.decode(raw), recompile(entry)
+        message, plan = messages.decode(raw), recompile(store, entry)
         if message.lane != 1 or not 0 <= message.index < len(plan.container) or not 0 <= message.error < 4096:
             raise StateError(f"container {entry.id}: what its process reported of its start cannot be read: something in it wrote to the pipe")
         raise explain.failure(plan, message, message.detail.split(b"\0")[0].decode("utf-8", "replace"))
@@ -94,7 +90,7 @@ def _never_ran(entry: Entry) -> bool:
         return False
 
 
-def poststart(store: Store, entry: Entry, notice: Callable[[str, str], None]) -> None:
+def poststart(entry: Entry) -> None:
     """Run the poststart hooks; a failure stops the container."""
     from hutch.runtime.verbs import end, hooks
 

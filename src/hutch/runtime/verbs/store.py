@@ -13,6 +13,7 @@ import stat as modes
 from hutch import jsontext
 from hutch.errors import StateError, UsageError
 from hutch.kernel import proc
+from hutch.kernel.locks import locked
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -65,7 +66,8 @@ class Entry(Record):
 
     def alive(self) -> bool:
         """Whether the container's first process lives: not a zombie, and not another one under its number."""
-        return self.pid > 0 and process_alive(self.pid, self.started)
+        found = proc.stat(self.pid) if self.pid > 0 else None
+        return found is not None and not found.ended and found.started == self.started
 
     def status(self) -> str:
         """The container's status, as the kernel has it now (runtime.md, "State")."""
@@ -79,19 +81,10 @@ class Entry(Record):
 
     def making(self) -> bool:
         """Whether an executor is at work on it: it holds the record's lock."""
-        import fcntl
-
         try:
-            fd = os.open(f"{self.directory}/{RECORD}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return locked(f"{self.directory}/{RECORD}")
         except OSError:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def waits(self) -> bool:
         """Whether the container waits for its start: then, and only then, the pipe has a reader."""
@@ -105,25 +98,12 @@ class Entry(Record):
         """The configuration that the container was made from. Raises StateError."""
         from hutch.oci.decode import decode_config
 
-        return decode_config(self.raw_config())
-
-    def raw_config(self) -> dict[str, Any]:
-        """The same as JSON's types."""
         path = f"{self.directory}/{CONFIG}"
         try:
             data = jsontext.loads(proc.read_text(path))
         except (OSError, ValueError) as error:
             raise StateError(f"container {self.id}: {path} cannot be read: {error}") from None
-        return data if isinstance(data, dict) else {}
-
-
-def process_alive(pid: int, started: int) -> bool:
-    """Whether a process lives that began at `started` (clock ticks; 0: any time)."""
-    try:
-        fields = proc.read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX" and started in (0, int(fields[19]))
+        return decode_config(data if isinstance(data, dict) else {})
 
 
 def frozen(paths: dict[str, str]) -> bool:

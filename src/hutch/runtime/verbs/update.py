@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from hutch.cgroup.live import Cgroup
-from hutch.errors import ConfigError, ContainerGone, UnsupportedError
+from hutch.errors import ContainerGone, UnsupportedError
 from hutch.oci.config import Resources
 from hutch.oci.decode import decode
+from hutch.runtime.verbs.common import parse_json
 from hutch.runtime.verbs.store import STOPPED, Lock, Store
 
 
 def resources_from(text: str, what: str) -> Resources:
     """linux.resources as JSON text. Raises ConfigError."""
-    from hutch import jsontext
-
-    try:
-        data = jsontext.loads(text)
-    except ValueError as error:
-        raise ConfigError("", f"{what}: is not JSON: {error}") from None
-    return decode(Resources, data, "resources")
+    return decode(Resources, parse_json(text, what), "resources")
 
 
 def update(store: Store, identity: str, resources: Resources) -> None:
@@ -31,9 +26,5 @@ def update(store: Store, identity: str, resources: Resources) -> None:
             raise UnsupportedError(
                 f"container {identity}: has no cgroup of its own, so it has no limits to change", "rootless containers need a delegated cgroup"
             )
-        Cgroup(entry.cgroup).update(without_devices(resources))
-
-
-def without_devices(resources: Resources) -> Resources:
-    """Limits alone: engines send the whole of a container's resources, whose device rules do not change while it runs."""
-    return resources.replace(devices=())
+        # engines send the whole of a container's resources, whose device rules do not change while it runs
+        Cgroup(entry.cgroup).update(resources.replace(devices=()))
