@@ -15,11 +15,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
+    from hutch.engine import images as images, volumes as volumes
     from hutch.engine.container import Container as Container, run as run, start as start
     from hutch.engine.files import Change as Change
     from hutch.engine.process import Process as Process
     from hutch.engine.result import Result as Result, Usage as Usage
-    from hutch.engine.settings import Bind as Bind, Settings as Settings, Tmpfs as Tmpfs
+    from hutch.engine.settings import Bind as Bind, Settings as Settings, Tmpfs as Tmpfs, VolumeMount as VolumeMount
     from hutch.engine.state import Running as Running, containers as containers
     from hutch.errors import (
         CommandFailed as CommandFailed,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         ImageError as ImageError,
         NotExecutable as NotExecutable,
         NotFoundInContainer as NotFoundInContainer,
+        RegistryError as RegistryError,
         StartError as StartError,
         StateError as StateError,
         UnsupportedError as UnsupportedError,
@@ -41,20 +43,24 @@ _PLACES = {
     "hutch.engine.process": ("Process",),
     "hutch.engine.result": ("Result", "Usage"),
     "hutch.engine.files": ("Change",),
-    "hutch.engine.settings": ("Bind", "Settings", "Tmpfs"),
+    "hutch.engine.settings": ("Bind", "Settings", "Tmpfs", "VolumeMount"),
     "hutch.engine.state": ("Running", "containers"),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),
     "hutch.errors": (
-        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "NotExecutable", "NotFoundInContainer",
+        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "NotExecutable", "NotFoundInContainer", "RegistryError",
         "StartError", "StateError", "UnsupportedError", "UsageError",
     ),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
-__all__ = [*_WHERE, "aio", "__version__"]  # noqa: PLE0604
+__all__ = [*_WHERE, "aio", "images", "volumes", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
+    if name in ("images", "volumes"):
+        from importlib import import_module
+
+        return import_module(f"hutch.engine.{name}")
     if name not in _WHERE and name != "aio":
         raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module

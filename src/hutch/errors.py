@@ -6,6 +6,7 @@
     ├── UsageError            a request that makes no sense; nothing was touched
     │   └── ConfigError       a field of a configuration: `path: what was expected, what was found`
     ├── ImageError            a root file system that cannot be found, read or trusted
+    │   └── RegistryError     a registry that cannot be reached, refuses, or does not keep to the protocol
     ├── StartError            a container that could not be started; names the operation that failed
     │   ├── NotFoundInContainer   its program does not exist there (exit code 127)
     │   └── NotExecutable         its program exists and cannot be run (exit code 126)
@@ -52,6 +53,14 @@ class ConfigError(UsageError):
 
 class ImageError(HutchError):
     """A root file system that cannot be found, read or trusted."""
+
+
+class RegistryError(ImageError):
+    """A registry that cannot be reached, refuses, or does not keep to the protocol. `status` is HTTP's (0: none came)."""
+
+    def __init__(self, message: str, hint: str | None = None, status: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
 
 
 class UnsupportedError(HutchError):

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from hutch import jsontext
-from hutch.cli import completion, main, request
-from hutch.cli.flags import COMMANDS, RUN_FLAGS
+from hutch.cli import completion, flags, image_flags, main, request
+from hutch.cli.flags import RUN_FLAGS
 from hutch.cli.parse import HELP, Command, Flag, help_text, parse
 from hutch.engine import options, units
 from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, capability_set, check
 from hutch.errors import HutchError, UsageError
 
+COMMANDS = (*flags.COMMANDS, *image_flags.COMMANDS)
 RUN = next(command for command in COMMANDS if command.name == "run")
 
 
@@ -94,6 +95,7 @@ def test_parse_is_total(words):
 def test_tables_are_sound():
     assert len({c.name for c in COMMANDS}) == len(COMMANDS)
     assert {c.name for c in COMMANDS} == set(main.PLACES)
+    assert set(main.ALIASES.values()) <= set(main.PLACES)
     for command in COMMANDS:
         names = [name for flag in (*command.flags, HELP) for name in flag.names]
         assert len(set(names)) == len(names), command.name
@@ -307,7 +309,7 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "time_offset": ("--time-offset monotonic=5 --time-offset boottime=-6", {"time_offsets": {"monotonic": 5, "boottime": -6}}),
 }
 # Flags of the command itself: cli/run.py reads them
-ELSEWHERE = {"detach", "rm", "timeout", "cidfile", "sig_proxy", "env_file"}
+ELSEWHERE = {"detach", "rm", "pull", "quiet", "timeout", "cidfile", "sig_proxy", "env_file"}
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -353,12 +355,14 @@ def test_empty_entrypoint_clears_the_images():
         ("--ulimit nofile=5:4", "ulimit: the soft limit of nofile is above the hard one"),
         ("--ulimit nofile=unlimited:4", "ulimit: the soft limit of nofile is above"),
         ("--ulimit nofile=1:2:3", "ulimit nofile: expected a whole number"),
-        ("-v /a", "mount: expected SOURCE:TARGET"),
+        ("-v a", "mount: expected SOURCE:TARGET"),
+        ("-v vol:/a:shared", "mount: unknown option 'shared' for a volume"),
+        ("-v +vol:/a", "volume '+vol': expected"),
         ("-v :/a", "mount: expected SOURCE:TARGET"),
         ("-v /a:", "mount: expected SOURCE:TARGET"),
         ("--mount ''", "mount: no target in ''"),
         ("--mount type=bind,target=/a", "mount: no source in"),
-        ("--mount type=volume,source=a,target=/a", "mount: type 'volume' is not supported yet"),
+        ("--mount type=npipe,source=a,target=/a", "mount: type 'npipe' is not supported"),
         ("--mount type=bind,source=/a,target=/b,wings=2", "mount: unknown field 'wings'"),
         ("--device null", "device: expected /dev/NAME"),
         ("--device /dev/a:/dev/b:/dev/c", "device: expected /dev/NAME"),

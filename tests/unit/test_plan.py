@@ -100,6 +100,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.TakeDescriptor(into=slot("t")), ("listener", "<t>")),
     (ops.MakeUserNamespace(uid_map="0 1 2", gid_map="0 3 4", into=slot("u")), ("0 1 2", "0 3 4", "<u>")),
     (ops.HostWritePid(path="/x/tasks"), ("/x/tasks",)),
+    (ops.HoldLayer(path="/l/mount", lock="/l/lock", index="/l/index", tar="/c/tar"), ("/l/mount", "/l/index", "/c/tar", "unmount")),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),
 )
 CLASSES = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation) and kind is not ops.Operation}

@@ -32,6 +32,8 @@ RUN_FLAGS = (
     _flag("--stop-timeout", "seconds after which `hutch stop` kills (default: 10)", "SECONDS", group=CONTAINER),
     _flag("--timeout", "kill everything after so many seconds", "SECONDS", group=CONTAINER),
     _flag("--cidfile", "write the id to a file that must not exist", "FILE", group=CONTAINER),
+    _flag("--pull", "fetch the image: missing (default), always or never", "WHEN", values="missing always never", group=CONTAINER),
+    _flag("-q --quiet", "no progress of what is fetched", group=CONTAINER),
     _flag("--sig-proxy", "pass signals on (default: true)", group=CONTAINER),
     _flag("-m --memory", "memory limit, such as 512m", "SIZE", group=LIMITS),
     _flag("--memory-swap", "memory and swap together; -1: no limit on swap", "SIZE", group=LIMITS),
@@ -55,12 +57,12 @@ RUN_FLAGS = (
     _flag("--oom-score-adj", "-1000 to 1000", "N", group=LIMITS),
     _flag("--ulimit", "a resource limit, such as nofile=1024:2048", "NAME=SOFT[:HARD]", "list", group=LIMITS),
     _flag("--shm-size", "size of /dev/shm (default: 64m)", "SIZE", group=LIMITS),
-    _flag("-v --volume", "show a directory or file of the host", "HOST:CONTAINER[:ro]", "list", group=FILES),
-    _flag("--mount", "type=bind|tmpfs,source=…,target=…[,readonly]", "SPEC", "list", group=FILES),
+    _flag("-v --volume", "a directory or file of the host, or a volume by its name", "SOURCE:CONTAINER[:ro]", "list", group=FILES),
+    _flag("--mount", "type=bind|volume|tmpfs,source=…,target=…[,readonly]", "SPEC", "list", group=FILES),
     _flag("--tmpfs", "an empty directory in memory", "DIR[:OPTIONS]", "list", group=FILES),
     _flag("--device", "a device of the host", "DEVICE[:PATH][:rwm]", "list", group=FILES),
     _flag("--read-only", "nothing of the root can be written", group=FILES),
-    _flag("--upper", "keep changes in memory (tmpfs) or on disk", "WHERE", values="tmpfs disk", group=FILES),
+    _flag("--upper", "keep changes in memory (tmpfs) or on disk (default for detached ones)", "WHERE", values="tmpfs disk", group=FILES),
     _flag("--upper-size", "at most so much is kept in memory", "SIZE", group=FILES),
     _flag("--cap-add", "grant a capability (ALL: every one)", "CAP", "list", group=SECURITY),
     _flag("--cap-drop", "take a capability away (ALL: every one)", "CAP", "list", group=SECURITY),
@@ -79,9 +81,9 @@ RUN_FLAGS = (
     _flag("--time-offset", "a clock ahead of the host's, in seconds", "monotonic|boottime=N", "list", group=NAMESPACES),
 )  # fmt: skip
 
-IMAGE_HELP = """IMAGE is `host` (this machine's own programs, copy on write: homes, secrets and run-time state are not there, and
-nothing is written back), or a path that begins with /, ./ or ../: a directory, a root file system's tar, an OCI layout, or an
-archive of `docker save`.
+IMAGE_HELP = """IMAGE is a name such as debian:12, which is pulled if it is missing; `host` (this machine's own programs, copy on write: homes,
+secrets and run-time state are not there, and nothing is written back); or a path that begins with /, ./ or ../: a directory, a
+root file system's tar, an OCI layout, or an archive of `docker save`.
 
 Exit codes are Docker's: the command's own; 125 when the container could not be made, 126 when its program cannot be run, 127
 when there is none; 128+N for a death by signal N (137: killed, for one by the memory limit)."""

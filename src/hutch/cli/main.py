@@ -14,7 +14,23 @@ if TYPE_CHECKING:
 PLACES = {
     "run": "hutch.cli.run", "exec": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage", "kill": "hutch.cli.manage",
     "stop": "hutch.cli.manage", "rm": "hutch.cli.manage", "stats": "hutch.cli.manage", "plan": "hutch.cli.plan", "doctor": "hutch.cli.doctor",
-    "completion": "hutch.cli.completion", "version": "hutch.cli.completion",
+    "completion": "hutch.cli.completion", "version": "hutch.cli.completion", "cp": "hutch.cli.copy",
+    **dict.fromkeys(
+        ("pull", "push", "login", "logout", "images", "rmi", "tag", "history", "inspect", "save", "load", "import", "export", "commit", "diff"),
+        "hutch.cli.images",
+    ),
+    **dict.fromkeys(("volume create", "volume ls", "volume inspect", "volume rm", "volume prune"), "hutch.cli.volumes"),
+    **dict.fromkeys(("system df", "system prune", "system fsck"), "hutch.cli.system"),
+}  # fmt: skip
+FUNCTIONS = {"exec": "execute", "import": "import_"}
+GROUPS = ("volume", "system", "image", "container")
+# Docker's longer names for what has a short one
+ALIASES = {
+    "image ls": "images", "image rm": "rmi", "image pull": "pull", "image push": "push", "image tag": "tag", "image history": "history",
+    "image inspect": "inspect", "image save": "save", "image load": "load", "image import": "import", "image prune": "system prune",
+    "container ls": "ps", "container run": "run", "container exec": "exec", "container rm": "rm", "container kill": "kill",
+    "container stop": "stop", "container logs": "logs", "container stats": "stats", "container cp": "cp", "container commit": "commit",
+    "container diff": "diff", "container export": "export", "container inspect": "inspect", "volume list": "volume ls", "volume remove": "volume rm",
 }  # fmt: skip
 
 
@@ -25,22 +41,31 @@ def find(name: str) -> Command:
     for command in COMMANDS:
         if command.name == name:
             return command
+    from hutch.cli import image_flags
+
+    for command in image_flags.COMMANDS:
+        if command.name == name:
+            return command
+    if name in GROUPS:
+        words = sorted(key.partition(" ")[2] for key in (*PLACES, *ALIASES) if key.startswith(f"{name} "))
+        raise UsageError(f"{name}: expected one of {', '.join(words)}", f"`hutch {name} {words[0]} --help`")
     import difflib
 
-    close = difflib.get_close_matches(name, [c.name for c in COMMANDS], 1)
+    close = difflib.get_close_matches(name, [*PLACES, *ALIASES], 1)
     raise UsageError(f"unknown command {name!r}", f"did you mean {close[0]}?" if close else "`hutch --help` lists the commands")
 
 
 def overview() -> str:
     """What `hutch --help` prints."""
-    from hutch.cli.flags import COMMANDS
+    from hutch.cli import flags, image_flags
 
+    commands = (*flags.COMMANDS[:-2], *image_flags.COMMANDS, *flags.COMMANDS[-2:])
     lines = [
         "usage: hutch COMMAND [FLAGS] [ARG...]",
         "",
         "Linux containers without a daemon. `hutch COMMAND --help` tells more.",
         "",
-        *(f"  {command.name:<11} {command.summary}" for command in COMMANDS),
+        *(f"  {command.name:<15} {command.summary}" for command in commands),
         "",
         "try: hutch run -it host bash          a shell on a copy of this machine that you may break",
         "     hutch run -m 64m --pids-limit 32 --timeout 5 host python3 -c 'print(6 * 7)'",
@@ -74,13 +99,17 @@ def main(arguments: list[str] | None = None) -> int:
 
         from hutch.cli.parse import help_text, parse
 
+        if words[0] in GROUPS and len(words) > 1 and not words[1].startswith("-"):
+            words = [" ".join(words[:2]), *words[2:]]
+            words[0] = ALIASES.get(words[0], words[0])
         command = find(words[0])
         values, rest = parse(command, words[1:])
         if values.get("help"):
             print(help_text(command))
             return 0
         module = import_module(PLACES[command.name])
-        code: int = getattr(module, command.name if command.name != "exec" else "execute")(values, rest)
+        function = FUNCTIONS.get(command.name) or command.name.rpartition(" ")[2]
+        code: int = getattr(module, function)(values, rest)
         sys.stdout.flush()
         return code
     except HutchError as error:

@@ -35,7 +35,7 @@ class Flag(Record):
 
 
 class Command(Record):
-    """A command: its flags, what follows them, and its help."""
+    """A command: its flags, what follows them, and its help. `mixed`: flags may also come behind what they are no part of."""
 
     name: str
     summary: str
@@ -43,16 +43,18 @@ class Command(Record):
     flags: tuple[Flag, ...] = ()
     details: str = ""
     positional: int = -1
+    mixed: bool = False
 
 
 HELP = Flag(names=("--help",), kind="switch", help="print this help")
 
 
 def parse(command: Command, words: Sequence[str], program: str = "hutch") -> tuple[dict[str, Any], list[str]]:
-    """``(values by key, the rest)``. Flags end at the first word that is none, or at ``--``. Raises UsageError."""
+    """``(values by key, the rest)``. Flags end at ``--``, and at the first word that is none unless they are mixed. Raises UsageError."""
     table = {name: flag for flag in (*command.flags, HELP) for name in flag.names}
     out: dict[str, Any] = {}
     position = 0
+    between: list[str] = []
 
     def store(flag: Flag, value: Any) -> None:
         if flag.kind == "list":
@@ -73,7 +75,11 @@ def parse(command: Command, words: Sequence[str], program: str = "hutch") -> tup
             position += 1
             break
         if not word.startswith("-") or word == "-":
-            break
+            if not command.mixed:
+                break
+            between.append(word)
+            position += 1
+            continue
         position += 1
         if word.startswith("--"):
             name, equals, value = word.partition("=")
@@ -100,7 +106,7 @@ def parse(command: Command, words: Sequence[str], program: str = "hutch") -> tup
             else:
                 store(flag, letters.removeprefix("=") if letters else following(name))
                 letters = ""
-    return out, list(words[position:])
+    return out, [*between, *words[position:]]
 
 
 def truth(name: str, text: str) -> bool:

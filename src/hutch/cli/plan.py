@@ -24,7 +24,7 @@ def plan(values: dict[str, Any], rest: list[str]) -> int:
         made = bundle_plan(values["bundle"])
         privileged = False
     else:
-        settings = request.settings(values, rest)
+        settings = request.settings(values, rest).replace(pull="never")
         made = prepare.plan_of(prepare.prepare(settings, detach=values.get("detach", False)))
         privileged = settings.privileged or settings.seccomp == "unconfined" or not settings.no_new_privileges
     problems = lint(made, privileged=privileged)

@@ -6,7 +6,7 @@ import os
 
 from hutch.cli.parse import truth
 from hutch.engine import options, units
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -69,7 +69,7 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def mount(text: str) -> Bind | Tmpfs:
+def mount(text: str) -> Bind | Tmpfs | VolumeMount:
     """``type=bind,source=/a,target=/b,readonly``, as Docker writes it."""
     fields: dict[str, str] = {}
     for part in text.split(","):
@@ -83,19 +83,32 @@ def mount(text: str) -> Bind | Tmpfs:
     if kind == "tmpfs":
         words = [f"size={units.size(fields.pop('tmpfs-size'), 'tmpfs-size')}"] if "tmpfs-size" in fields else []
         words += [f"mode={fields.pop('tmpfs-mode')}"] if "tmpfs-mode" in fields else []
-        found: Bind | Tmpfs = Tmpfs(target=target, options=tuple(words))
+        found: Bind | Tmpfs | VolumeMount = Tmpfs(target=target, options=tuple(words))
     elif kind == "bind":
         if not source:
             raise UsageError(f"mount: no source in {text!r}")
-        readonly = next((fields.pop(n) not in ("false", "0") for n in ("readonly", "ro") if n in fields), False)
+        readonly = _switch(fields, "readonly", "ro")
         words = [fields.pop("bind-propagation")] if "bind-propagation" in fields else []
         words += ["noidmap"] if fields.pop("idmap", "true") in ("false", "0") else []
         found = Bind(source=os.path.abspath(source), target=target, readonly=readonly, options=tuple(words))
+    elif kind == "volume":
+        from hutch.engine.volumes import check_name
+
+        if source:
+            check_name(source)
+        readonly = _switch(fields, "readonly", "ro")
+        subpath = fields.pop("volume-subpath", fields.pop("subpath", ""))
+        found = VolumeMount(name=source, target=target, readonly=readonly, subpath=subpath, nocopy=_switch(fields, "volume-nocopy"))
     else:
-        raise UsageError(f"mount: type {kind!r} is not supported yet", "bind and tmpfs are")
+        raise UsageError(f"mount: type {kind!r} is not supported", "bind, volume and tmpfs are")
     if fields:
         raise UsageError(f"mount: unknown field {next(iter(fields))!r} in {text!r}")
     return found
+
+
+def _switch(fields: dict[str, str], *names: str) -> bool:
+    """A field that may stand alone: whether it is there, and not false."""
+    return any(fields.pop(name) not in ("false", "0") for name in names if name in fields)
 
 
 def ulimit(text: str) -> Ulimit:
@@ -216,6 +229,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         oom_score_adj=integer(values.get("oom_score_adj"), "oom-score-adj"),
         shm_size=size("shm_size") or 64 << 20,
         binds=tuple(item for item in mounts if isinstance(item, Bind)),
+        volumes=tuple(item for item in mounts if isinstance(item, VolumeMount)),
         tmpfs=tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(options.tmpfs(item) for item in values.get("tmpfs", ())),
         devices=tuple(options.device(item) for item in values.get("device", ())),
         ulimits=tuple(ulimit(item) for item in values.get("ulimit", ())),

@@ -10,6 +10,7 @@ from hutch.errors import NotFoundInContainer, StateError, UsageError
 from hutch.executor import kept
 from hutch.executor.launcher import Execution
 from hutch.image import resolve
+from hutch.image.resolve import MissingImage
 from hutch.kernel.features import features
 
 TYPE_CHECKING = False
@@ -31,10 +32,20 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
     if values.get("name"):
         _check_name(values["name"])
+    if rest and values.get("pull", "missing") != "missing":
+        _pull(values, rest[0], values["pull"])
     cidfile = values.get("cidfile")
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
-    container_id, start = _ready(values, rest, detach)
+    if detach and "upper" not in values and state.keeps_uppers():
+        values["upper"] = "disk"  # others want to look at what it changes, and it may outlive its processes
+    try:
+        container_id, start = _ready(values, rest, detach)
+    except MissingImage:
+        if values.get("pull", "missing") != "missing":
+            raise
+        _pull(values, rest[0], "missing")
+        container_id, start = _ready(values, rest, detach)
     # a pipe that nobody writes to, not /dev/null: without a user namespace, fchmod on it would change the host's
     empty, nobody = os.pipe2(os.O_CLOEXEC)
     stdin = 0 if interactive and not detach else empty
@@ -75,6 +86,14 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
     return code
 
 
+def _pull(values: dict[str, Any], image: str, when: str) -> None:
+    """Fetch the image, as --pull says."""
+    from hutch.cli.progress import show
+    from hutch.engine import images
+
+    images.ensure(image, when, lambda steps: show(steps, quiet=bool(values.get("quiet"))))
+
+
 def seconds(text: str | None) -> float | None:
     """The time limit. Raises UsageError."""
     if text is None:
@@ -91,7 +110,8 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         from hutch.cli import request
         from hutch.engine import prepare
 
-        return prepare.prepare(request.settings(values, rest), detach=detach, remove=bool(values.get("rm")))
+        # the image has been pulled by now, with its progress shown, or was not to be
+        return prepare.prepare(request.settings(values, rest).replace(pull="never"), detach=detach, remove=bool(values.get("rm")))
 
     own = b""
     base = state.root()

@@ -14,13 +14,15 @@ from hutch.executor.launcher import Execution
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Self, Unpack
+    from typing import BinaryIO, Self, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
     from hutch.engine.enter import Template
     from hutch.engine.files import Change, Files
+    from hutch.engine.images import Image
     from hutch.engine.options import Options
     from hutch.engine.process import Input
+    from hutch.engine.settings import Settings
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
 
@@ -107,8 +109,11 @@ class Container:
     """
 
     def __init__(self, image: str, **options: Unpack[Options]) -> None:
-        self._settings = api_options.settings(image, (), options)
-        self._prepared = prepare.prepare(self._settings, idle=True)
+        self._begin(api_options.settings(image, (), options))
+
+    def _begin(self, settings: Settings, reopen: str = "") -> None:
+        self._settings = settings
+        self._prepared = prepare.prepare(settings, idle=True, reopen=reopen)
         self.id = self._prepared.id
         self.name = self._settings.name or self.id
         self._files: Files | None = None
@@ -130,6 +135,20 @@ class Container:
             self._execution.close()
             raise
         self._closed = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """A container with settings that are complete already."""
+        box = cls.__new__(cls)
+        box._begin(settings)
+        return box
+
+    @classmethod
+    def reopen(cls, settings: Settings, upper: str) -> Self:
+        """A container on what another one has left in its upper directory (on disk), which stays when this one ends."""
+        box = cls.__new__(cls)
+        box._begin(settings, upper)
+        return box
 
     def __enter__(self) -> Self:
         return self
@@ -317,28 +336,23 @@ class Container:
 
     def diff(self) -> list[Change]:
         """What changed against the layers below, by path: added, changed, deleted."""
-        self._check()
-        from hutch.engine import files
+        from hutch.engine import snapshots
 
-        disk = self._settings.upper == "disk"
-        generated = frozenset(f"/etc/{name}" for name in ("hostname", "hosts", "resolv.conf"))
-        mounted = {m.target.rstrip("/") for m in self._settings.binds} | {m.target.rstrip("/") for m in self._settings.tmpfs}
-        points = frozenset(p for target in mounted for p in _parents(target)) | {"/dev/pts", "/dev/shm", "/dev/mqueue"}
+        found: list[Change] = self._guarded("diff", lambda: snapshots.diff(self))
+        return found
 
-        def collect() -> list[Change]:
-            if disk:
-                from hutch.image import store
+    def commit(self, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True) -> Image:
+        """An image of the container's image and of what was changed here, under a name. `changes` are instructions of a
+        Dockerfile (``CMD ["sh"]``). The same changes give the same layer. Raises UsageError, ImageError."""
+        from hutch.engine import snapshots
 
-                base = os.open(f"{store.data_root()}/{self.id}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            else:
-                base = os.dup(self._execution.descriptors["base"])
-            try:
-                return sorted(files.changes(base, self._prepared.rootfs, generated | points, disk), key=lambda change: change.path)
-            finally:
-                os.close(base)
+        return snapshots.commit(self, name, changes=changes, author=author, message=message, pause=pause)
 
-        changes: list[Change] = self._guarded("diff", collect)
-        return changes
+    def export(self, out: BinaryIO) -> None:
+        """Write the root file system, without what is mounted in it, as a tar."""
+        from hutch.engine import snapshots
+
+        snapshots.export(self, out.write)
 
     def pause(self) -> None:
         """Freeze every process of the container. Raises UnsupportedError without a freezer."""
@@ -369,9 +383,3 @@ class Container:
             pass
         finally:
             os.close(self._pidfd)
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = path.rpartition("/")[0]

@@ -10,6 +10,7 @@ import os
 import stat
 
 from hutch.errors import HutchError, UsageError
+from hutch.image import lookup
 from hutch.image.rootfs import Rootfs
 from hutch.kernel import syscalls
 from hutch.record import Record
@@ -18,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
+
+    from hutch.image.lookup import Layers
 
     T = TypeVar("T")
 
@@ -123,6 +126,28 @@ class Files:
         finally:
             os.close(parent)
         return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def make_directory(self, path: str, mode: int) -> None:
+        """Make a directory with its parents, or leave the one that is there, with these permissions. Raises HutchError."""
+        fd = self._make_directories(path)
+        try:
+            os.fchmod(fd, mode & 0o7777)
+        except OSError as error:
+            raise HutchError(f"{path}: {error.strerror}") from None
+        finally:
+            os.close(fd)
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link in the place of what stands there, unless that is a directory. Raises HutchError."""
+        head, _, name = path.rstrip("/").rpartition("/")
+        directory = self._make_directories(head)
+        try:
+            self._replace(directory, name)
+            self._as_root(lambda: os.symlink(target, name, dir_fd=directory))
+        except OSError as error:
+            raise HutchError(f"{path}: {error.strerror}") from None
+        finally:
+            os.close(directory)
 
     def put(self, source: str, target: str) -> None:
         """Copy a file or a tree of the host into the container, to exactly `target`. Links stay links, devices are left."""
@@ -241,13 +266,12 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
         except FileNotFoundError:
             continue
         try:
-            lowers = [os.open(lower, os.O_PATH | os.O_DIRECTORY) for lower in view.lowers]
+            layers = lookup.Layers(rootfs, view.lowers)
             try:
                 hidden = frozenset(item.path for item in view.hidden)
-                yield from _walk_upper(upper, "", view.path.rstrip("/"), lowers, own, hidden)
+                yield from _walk_upper(upper, "", view.path.rstrip("/"), layers, own, hidden)
             finally:
-                for fd in lowers:
-                    os.close(fd)
+                layers.close()
         finally:
             os.close(upper)
     if not (len(rootfs.views) == 1 and rootfs.views[0].path == "/"):
@@ -265,29 +289,12 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
             os.close(root)
 
 
-def _lookup(lowers: list[int], path: str) -> os.stat_result | None:
-    for lower in lowers:
-        try:
-            parent, _, name = path.rpartition("/")
-            fd = syscalls.openat2(lower, parent or ".", os.O_PATH | os.O_DIRECTORY, 0, syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
-        except OSError:
-            continue
-        try:
-            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
-        return None if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0 else info
-    return None
-
-
-def _walk_upper(directory: int, prefix: str, top: str, lowers: list[int], own: frozenset[str], hidden: frozenset[str]) -> Iterator[Change]:
+def _walk_upper(directory: int, prefix: str, top: str, layers: Layers | None, own: frozenset[str], hidden: frozenset[str]) -> Iterator[Change]:
     for entry in sorted(os.scandir(directory), key=lambda item: item.name):
         relative = f"{prefix}{entry.name}"
         path = f"{top}/{relative}"
         info = entry.stat(follow_symlinks=False)
-        below = None if relative in hidden else _lookup(lowers, relative)
+        below = None if relative in hidden or layers is None else layers.find(relative)
         if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
             if below is not None or path in own:
                 yield Change(kind="deleted", path=path)
@@ -301,9 +308,9 @@ def _walk_upper(directory: int, prefix: str, top: str, lowers: list[int], own: f
             opaque = _opaque(inside)
             if not existed:
                 yield Change(kind="added", path=path)
-            elif below is not None and (opaque or not stat.S_ISDIR(below.st_mode) or stat.S_IMODE(below.st_mode) != stat.S_IMODE(info.st_mode)):
+            elif below is not None and (opaque or not stat.S_ISDIR(below.mode) or stat.S_IMODE(below.mode) != stat.S_IMODE(info.st_mode)):
                 yield Change(kind="changed", path=path)
-            yield from _walk_upper(inside, f"{relative}/", top, [] if opaque else lowers, own, hidden)
+            yield from _walk_upper(inside, f"{relative}/", top, None if opaque else layers, own, hidden)
         finally:
             os.close(inside)
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         """What `hutch.run` and `hutch.Container` take; see `settings`."""
 
         name: str
+        pull: str
         env: Mapping[str, str] | Iterable[str]
         workdir: str
         user: str | int
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         cpu_shares: int
         cpuset: str
         pids: int
-        mounts: Iterable[Bind | Tmpfs | str]
+        mounts: Iterable[Bind | Tmpfs | VolumeMount | str]
         tmpfs: Iterable[str] | str
         network: str
         readonly: bool
@@ -69,12 +70,24 @@ def command_of(command: object) -> tuple[str, ...]:
         raise UsageError(f"command: expected a list of strings, got {command!r}") from None
 
 
-def bind(text: str) -> Bind:
-    """``/host:/container[:ro,…]``, as Docker writes it."""
+def bind(text: str) -> Bind | VolumeMount:
+    """``/host:/container[:ro,…]`` or ``volume:/container[:ro,nocopy]``, as Docker writes it; ``/container`` alone is an
+    anonymous volume."""
     source, colon, rest = text.partition(":")
     target, _, options = rest.partition(":")
+    if not colon and source.startswith("/"):
+        return VolumeMount(name="", target=source)
     if not colon or not source or not target:
         raise UsageError(f"mount: expected SOURCE:TARGET or SOURCE:TARGET:OPTIONS, got {text!r}")
+    if not source.startswith((".", "~", "/")):
+        from hutch.engine.volumes import check_name
+
+        check_name(source)
+        flags = options.split(",") if options else []
+        unknown = next((word for word in flags if word not in ("ro", "rw", "nocopy", "z", "Z")), None)
+        if unknown is not None:
+            raise UsageError(f"mount: unknown option {unknown!r} for a volume in {text!r}", "ro, rw and nocopy are known")
+        return VolumeMount(name=source, target=target, readonly="ro" in flags, nocopy="nocopy" in flags)
     if source.startswith((".", "~")):
         source = os.path.abspath(os.path.expanduser(source))
     words = tuple(word for word in options.split(",") if word and word not in ("ro", "rw"))
@@ -123,6 +136,7 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
     values["groups"] = tuple(str(item) for item in take("groups") or ())
     mounts = [bind(item) if isinstance(item, str) else item for item in take("mounts") or ()]
     values["binds"] = tuple(item for item in mounts if isinstance(item, Bind))
+    values["volumes"] = tuple(item for item in mounts if isinstance(item, VolumeMount))
     own = take("tmpfs") or ()
     own = (own,) if isinstance(own, str) else own
     values["tmpfs"] = tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(tmpfs(item) for item in own)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Flags whose plan depends on nothing but their own words (and see `keepable`). Others (users by name, profiles, devices, files) are compiled anew.
 PLAIN = frozenset(
-    "interactive tty rm workdir hostname entrypoint init timeout sig_proxy memory memory_swap memory_reservation cpus cpu_shares "
+    "interactive tty rm pull quiet workdir hostname entrypoint init timeout sig_proxy memory memory_swap memory_reservation cpus cpu_shares "
     "cpu_period cpu_quota cpuset_cpus pids_limit shm_size read_only cap_add cap_drop network pid ipc uts cgroupns userns upper_size".split()
 )
 
@@ -37,10 +37,15 @@ def key(words: Sequence[str], rootfs: Rootfs, features: Features) -> bytes:
     """Everything that a plan depends on, as text."""
     parts = [
         kept.versions(), repr(words), os.getcwd(), str((features.kernel, features.uid, features.gid, features.capabilities)),
-        proc.read_text("/proc/self/mountinfo"), proc.read_text("/proc/self/cgroup"), repr(rootfs), repr(features.replace(mounts=())),
+        _mounts(), proc.read_text("/proc/self/cgroup"), repr(rootfs), repr(features.replace(mounts=())),
         os.environ.get("HUTCH_DATA", ""), os.environ.get("HUTCH_STATE", ""), os.environ.get("XDG_RUNTIME_DIR", ""),
     ]  # fmt: skip
     return "\n".join(parts).encode("utf-8", "surrogateescape")
+
+
+def _mounts() -> str:
+    """What is mounted, without layers, which come and go with other containers."""
+    return "\n".join(line for line in proc.read_text("/proc/self/mountinfo").split("\n") if " - erofs " not in line)
 
 
 def place(base: str) -> str:

@@ -7,7 +7,7 @@ import os
 from hutch import jsontext
 from hutch.engine import settings as settings_module, state
 from hutch.engine.identity import CREATED, PLACEHOLDER, personalise
-from hutch.engine.settings import Settings
+from hutch.engine.settings import Settings, VolumeMount
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
 from hutch.image import resolve, store
@@ -40,33 +40,78 @@ class Prepared(Record):
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
 
-def prepare(s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True) -> Prepared:
+def prepare(
+    s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = ""
+) -> Prepared:  # fmt: skip
     """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
+
+    `reopen` is the upper directory of a container that has ended, to be gone on with.
 
     Everything that differs from one container to the next with the same settings is its id and the time: the plan is
     compiled and encoded with a placeholder for them, once, and the placeholder replaced in the encoded bytes. The
     placeholder has an id's length, so that nothing else moves.
     """
     found = features()
-    rootfs = resolve.resolve(s.image, found)
+    rootfs = _resolve(s, found)
+    if s.volumes or (detach and not remove and rootfs.config.volumes):
+        settings_module.check(s)
+        s = _with_volumes(s, rootfs, detach and not remove)
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
-    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base)
+    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
 
 
+def _resolve(s: Settings, found: Features) -> Rootfs:
+    """The root file system; an image that is not in the store is pulled, unless the settings forbid it."""
+    if s.pull not in ("missing", "always", "never"):
+        raise UsageError(f"pull: expected missing, always or never, got {s.pull!r}")
+    if s.pull != "always" or s.image == "host" or resolve.is_path(s.image):
+        try:
+            return resolve.resolve(s.image, found)
+        except resolve.MissingImage:
+            if s.pull == "never":
+                raise
+    from hutch.engine import images
+
+    images.pull(s.image).result()
+    return resolve.resolve(s.image, found)
+
+
+def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
+    """The volumes made and filled. What the image wants as volumes becomes some where the container is kept: in one that is
+    removed at its end they would go with it, as all of its changes do."""
+    from hutch.engine import volumes
+
+    taken = {mount.target.rstrip("/") for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
+    own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and path.rstrip("/") not in taken]
+    found = []
+    for mount in (*s.volumes, *own):
+        volume = volumes.create(mount.name)
+        if not mount.nocopy and not mount.subpath:
+            volumes.fill(volume, rootfs, mount.target)
+        source = f"{volume.path}/{mount.subpath.strip('/')}" if mount.subpath else volume.path
+        if mount.subpath and os.path.realpath(source) != source:
+            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
+        if not os.path.exists(source):
+            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
+        found.append(mount.replace(name=volume.name, source=source))
+    return s.replace(volumes=tuple(found))
+
+
 def _template(
-    s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool
-) -> Prepared:
+    s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
+    reopen: str,
+) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
     config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home)
@@ -75,14 +120,16 @@ def _template(
     if not idle and not process.args:
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
     directory = f"{base}/{PLACEHOLDER}"
-    upper = f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else ""
+    upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else "")
     record = {
         "id": PLACEHOLDER,
         "name": s.name,
         "image": s.image,
         "command": list(process.args) if not idle else [],
         "created": float(CREATED),
-        "upper": upper,
+        "upper": "" if reopen else upper,  # what somebody else's record names is not this one's to remove
+        "manifest": rootfs.manifest,
+        "layers": [layer.lower for layer in rootfs.layers],
         "cgroup": {},
         "settings": record_of(s),
         "user": [user.uid, user.gid, *user.additional_gids],
@@ -96,6 +143,7 @@ def _template(
         rootfs=rootfs,
         state=directory,
         upper=upper,
+        reopen=bool(reopen),
         upper_size=s.upper_size,
         idle=idle,
         init=s.init,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import prepare
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
 from hutch.kernel import proc, syscalls
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hutch.engine.prepare import Prepared
 
-_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit}
+_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount}
 
 
 def settings_of(data: dict[str, Any]) -> Settings:
@@ -39,7 +39,7 @@ def settings_of(data: dict[str, Any]) -> Settings:
 
 def prepared_of(running: Running) -> Prepared:
     """What `prepare` gave when the container was made, as far as a command in it needs it."""
-    s = settings_of(running.data["settings"])
+    s = settings_of(running.data["settings"]).replace(pull="never")
     found = prepare.prepare(s, idle=bool(running.data.get("idle")))
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))

@@ -37,6 +37,18 @@ class Tmpfs(Record):
     options: tuple[str, ...] = ()
 
 
+class VolumeMount(Record):
+    """A volume in the container, made if it does not exist; `subpath` of it alone. `nocopy`: an empty one does not begin with
+    what the image has at that path. `source` is its directory on this machine, once it is known."""
+
+    name: str
+    target: str
+    readonly: bool = False
+    subpath: str = ""
+    nocopy: bool = False
+    source: str = ""
+
+
 class Ulimit(Record):
     """setrlimit(2) by short name, such as ``nofile``; -1 is unlimited."""
 
@@ -81,6 +93,7 @@ class Settings(Record):
     shm_size: int = 64 << 20
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
     devices: tuple[tuple[str, str, str], ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: dict[str, str] = {}
@@ -105,6 +118,7 @@ class Settings(Record):
     systemd: bool = False
     labels: dict[str, str] = {}
     extra_hosts: tuple[str, ...] = ()
+    pull: str = "missing"
 
 
 def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
@@ -138,12 +152,19 @@ def check(s: Settings) -> None:
     for item in (*s.command, *(s.entrypoint or ())):
         if "\0" in item:
             raise UsageError("command: an argument contains a NUL")
-    for target in (*(bind.target for bind in s.binds), *(tmpfs.target for tmpfs in s.tmpfs)):
+    targets = [mount.target for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts]
+    twice = next((target for target in targets if targets.count(target) > 1), None)
+    if twice is not None:
+        raise UsageError(f"mount: two are to be at {twice}")
+    for volume in s.volumes:
+        if ".." in volume.subpath.split("/") or "\0" in volume.name + volume.target + volume.subpath:
+            raise UsageError(f"mount: subpath {volume.subpath!r} leads out of the volume")
+    for target in targets:
         if not target.startswith("/") or target.strip("/") == "":
             raise UsageError(f"mount: expected an absolute path below the root as target, got {target!r}")
     for bind in s.binds:
         if not bind.source.startswith("/"):
-            raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}", "named volumes do not exist yet")
+            raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}")
     if s.memory is not None and s.memory != -1 and s.memory < 4096:
         raise UsageError(f"memory: the least is one page of 4096 bytes, got {s.memory}")
     if s.memory_swap is not None and s.memory is None:
@@ -175,7 +196,8 @@ def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features) -> bo
     if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or (s.network == "host" and s.privileged))):
         return False
     lowers = rootfs.lowers if rootfs is not None else ()
-    refused = [lower for lower in lowers if not features.can_idmap(lower)]
+    indexed = {layer.lower for layer in rootfs.layers if layer.index} if rootfs is not None else set()  # EROFS, which can be
+    refused = [lower for lower in lowers if lower not in indexed and not features.can_idmap(lower)]
     able = features.user_namespaces and features.idmapped_layers and features.overlay_in_user_namespace and not refused
     if not able and s.userns != "auto":
         why = f"{refused[0]} lies on a file system that takes no idmapped mounts" if refused else "this kernel cannot idmap overlay layers (5.19 can)"
@@ -295,7 +317,7 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
     for tmpfs in s.tmpfs:
         options = tmpfs.options or ("rw", "noexec", "nosuid", "nodev")
         out.append(oci.Mount(destination=tmpfs.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options))
-    for bind in s.binds:
+    for bind in (*s.binds, *(Bind(source=v.source, target=v.target, readonly=v.readonly, options=("nosuid", "nodev")) for v in s.volumes)):
         words = ["rbind", *bind.options]
         if bind.readonly and "ro" not in words:
             words.append("ro")

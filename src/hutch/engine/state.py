@@ -207,6 +207,14 @@ def _kill_orphan(data: dict[str, Any]) -> None:
         os.close(pidfd)
 
 
+def keeps_uppers() -> bool:
+    """Whether the data directory lies where overlayfs takes an upper directory: not on another overlay, nor on a network."""
+    from hutch.kernel.features import features
+
+    mount = features().mount_at(os.path.realpath(data_root()))
+    return mount is not None and mount.kind not in ("overlay", "nfs", "nfs4", "cifs", "9p", "virtiofs", "vfat", "fuse")
+
+
 def find(reference: str) -> Running:
     """A container by name, id, or the beginning of its id. Raises StateError."""
     matches = []

@@ -16,6 +16,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
     OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
     INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35, TAKE_DESCRIPTOR = 36, MAKE_USER_NAMESPACE = 37, HOST_WRITE_PID = 38,
+    HOLD_LAYER = 39,
     SET_IDS = 40, PROPAGATION = 41, ATTACH = 42, SET_ATTRIBUTES = 43, PIVOT = 44, MASK = 45, READ_ONLY = 46,
     HOSTNAME = 47, DOMAINNAME = 48, WRITE_AT = 49, LOOPBACK = 50, UNSHARE = 51, ENTER_CGROUP = 52, KEYRING = 53,
     NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
@@ -115,6 +116,7 @@ static long host_op(struct op *op)
         return assign(num(op), proc_open(name, O_RDONLY));
     }
     case DEVICE_PROGRAM: return host_device_program(op);
+    case HOLD_LAYER: return host_hold_layer(op, 0);
     case READ_AT_EXIT: case KILL_AT_EXIT: return 0;
     case WRITE_PID: return host_write_pid(op);
     case CALL_OWNER: return op_call_owner(op->index);

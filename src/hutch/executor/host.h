@@ -233,6 +233,59 @@ static long host_make_user_namespace(struct op *op)
     return r;
 }
 
+static i32 held[4096]; /* locks of layers, by operation: the descriptor and one */
+
+static int is_mount_point(const char *path)
+{
+    struct statx st;
+    return sys(__NR_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &st) == 0 && (st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+}
+
+static long mount_index(const char *index, const char *tar, const char *place)
+{
+    long context = sys(__NR_fsopen, "erofs", FSOPEN_CLOEXEC), mount = -1, r;
+    if (context < 0) return context;
+    r = sys(__NR_fsconfig, context, FSCONFIG_SET_STRING, "source", index, 0);
+    if (r == 0) r = sys(__NR_fsconfig, context, FSCONFIG_SET_STRING, "device", tar, 0);
+    if (r == 0) r = sys(__NR_fsconfig, context, FSCONFIG_SET_FLAG, "ro", 0, 0);
+    if (r == 0) r = sys(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r == 0) r = mount = sys(__NR_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV);
+    if (r < 0) explain("the layer's index cannot be mounted");
+    if (mount >= 0) r = sys(__NR_move_mount, mount, "", AT_FDCWD, place, MOVE_MOUNT_F_EMPTY_PATH);
+    close_(mount), close_(context);
+    return r;
+}
+
+/* A layer that several containers use: who comes first mounts it, who leaves last unmounts it. The lock is held, shared, by
+ * every user; getting it exclusively means that nobody else is one. Page cache belongs to a mounted file system, so that
+ * sharing the mount is sharing the memory. */
+static long host_hold_layer(struct op *op, int undo)
+{
+    const char *lock = str(op, 0), *index = str(op, 0), *tar = str(op, 0), *place = str(op, 0);
+    long fd, r = 0, serial;
+    if (op->index >= sizeof held / sizeof *held) return -E2BIG;
+    if (undo) {
+        if ((fd = held[op->index] - 1) < 0) return 0;
+        if (*index && sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0 && is_mount_point(place))
+            r = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
+        held[op->index] = 0;
+        close_(fd);
+        return r;
+    }
+    fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return fd;
+    while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
+    if (r < 0) return close_(fd), r;
+    held[op->index] = (i32)fd + 1;
+    if (!*index) return 0;
+    serial = openat_(AT_FDCWD, index, O_RDONLY | O_CLOEXEC, 0); /* one mounts, the others wait for it */
+    if (serial < 0) return serial;
+    while ((r = sys(__NR_flock, serial, 2 /* LOCK_EX */)) == -EINTR) {}
+    if (r == 0 && !is_mount_point(place)) r = mount_index(index, tar, place);
+    close_(serial);
+    return r;
+}
+
 static long op_join(struct op *op)
 {
     long fd = slot(op);

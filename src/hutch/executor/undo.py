@@ -32,6 +32,8 @@ def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
             remove_cgroup(path)
         elif isinstance(operation, ops.KillAtExit):
             kill(path)
+        elif isinstance(operation, ops.HoldLayer) and operation.index:
+            release(operation.lock, path)
 
 
 def _ours(plan: Plan, replace: tuple[str, str]) -> bool:
@@ -91,3 +93,29 @@ def remove_cgroup(path: str) -> None:
             return
         except OSError:
             time.sleep(0.01)
+
+
+def release(lock: str, place: str) -> bool:
+    """Unmount a layer that nobody holds; whether it is free now."""
+    import fcntl
+
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return not os.path.ismount(place)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unmount(place)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def unmount(place: str) -> None:
+    """Detach whatever is mounted on a place. Raises OSError."""
+    from hutch.kernel import syscalls
+
+    while os.path.ismount(place):
+        syscalls.umount(place, syscalls.MNT_DETACH)

@@ -1,303 +1,396 @@
-"""Root file systems from files: a tar, an OCI layout (directory or archive), an archive of `docker save`."""
+"""Images in files: an OCI layout (directory or archive), an archive of `docker save`, a root file system's tar.
+
+All of them end in the store: blobs by their digest, and a manifest. What they say is believed as little as a registry.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import stat
-import tarfile
-import zlib
 
+from hutch import jsontext
 from hutch.errors import ImageError
-from hutch.image import store
-from hutch.image.rootfs import ImageConfig, Rootfs, View
-from hutch.image.unpack import Member, unpack
-from hutch.kernel.features import Features
+from hutch.image import compress, layers, manifest as manifests
+from hutch.image.ahead import reader
+from hutch.image.content import NEW, Content, digest_of
+from hutch.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Config, Descriptor, Index, Manifest
+from hutch.image.tar.reader import Reader
+from hutch.image.tree import Node, Tree
+from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, BinaryIO
+    from collections.abc import Callable, Iterator
+    from typing import Protocol
 
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-JSON_LIMIT = 8 << 20
+    from hutch.kernel.features import Features
+
+    class Place(Protocol):
+        """Where blobs are read from."""
+
+        def size(self, name: str) -> int:
+            """A file's size in bytes. Raises ImageError when it is not there."""
+
+        def read(self, name: str, limit: int = 8 << 20) -> bytes:
+            """A small file."""
+
+        def pieces(self, name: str, offset: int = 0) -> Iterator[bytes]:
+            """A file's bytes from there on."""
 
 
-def inflate(stream: BinaryIO, what: str) -> BinaryIO:
-    """The plain bytes of a stream that may be gzip, zstd, xz or bzip2, by its first bytes. Raises ImageError."""
-    buffered = io.BufferedReader(stream, 1 << 20) if not hasattr(stream, "peek") else stream  # type: ignore[type-var]
-    head = buffered.peek(8)[:8]
-    if head[:2] == b"\x1f\x8b":
-        import gzip
+ANNOTATION_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
 
-        return gzip.GzipFile(fileobj=buffered)  # type: ignore[return-value]
-    if head[:4] == b"\x28\xb5\x2f\xfd":
+
+class Loaded(Record):
+    """An image that is in the store now: the names that the archive has for it, and the digest of its manifest."""
+
+    names: tuple[str, ...]
+    digest: str
+    manifest: Manifest
+    config: Config
+
+
+class DirectoryPlace:
+    """A layout as a directory."""
+
+    def __init__(self, path: str, what: str) -> None:
+        self._path, self._what = path, what
+
+    def _open(self, name: str) -> int:
+        if ".." in name.split("/"):
+            raise ImageError(f"{self._what}: the name {name!r} leads out of the layout")
         try:
-            import zstandard
-        except ImportError:
-            raise ImageError(f"{what}: is zstd-compressed, and the zstandard package is missing", "pip install 'hutch[zstd]'") from None
-        return zstandard.ZstdDecompressor().stream_reader(buffered)
-    if head[:6] == b"\xfd7zXZ\0":
-        import lzma
+            fd = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo must not make us wait
+        except OSError as error:
+            raise ImageError(f"{self._what}: {name}: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ImageError(f"{self._what}: {name} is no regular file")
+        return fd
 
-        return lzma.LZMAFile(buffered)  # type: ignore[return-value]
-    if head[:3] == b"BZh":
-        import bz2
-
-        return bz2.BZ2File(buffered)  # type: ignore[return-value]
-    return buffered
-
-
-class _Verified(io.RawIOBase):
-    """A stream that knows its own digest, to be compared once it was read to the end."""
-
-    def __init__(self, stream: BinaryIO, algorithm: str) -> None:
-        self._stream = stream
-        self._hash = hashlib.new(algorithm)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        self._hash.update(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def digest(self) -> str:
-        while data := self._stream.read(1 << 20):  # padding behind the compressed data belongs to the blob
-            self._hash.update(data)
-        return self._hash.hexdigest()
-
-
-def _unpack_blob(opened: BinaryIO, digest: str | None, directory: str, what: str) -> None:
-    algorithm, _, expected = (digest or "sha256:").partition(":")
-    if algorithm not in ("sha256", "sha512"):
-        raise ImageError(f"{what}: unknown digest algorithm {algorithm!r}")
-    with opened:
-        verified = _Verified(opened, algorithm)
+    def size(self, name: str) -> int:
+        """A file's size in bytes."""
+        fd = self._open(name)
         try:
-            plain = inflate(verified, what)  # type: ignore[arg-type]
-            unpack(plain, directory)
-            while plain.read(1 << 20):
-                pass  # to the end, where the compressor's checksum is
-        except (OSError, EOFError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise ImageError(f"{what}: the compressed data is broken: {error}") from None
-        except Exception as error:
-            if _broken(error):
-                raise ImageError(f"{what}: the compressed data is broken: {error}") from None
-            raise
-        if expected and verified.digest() != expected:
-            raise ImageError(f"{what}: its digest is not {digest}", "the file was damaged or changed: fetch it again")
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def read(self, name: str, limit: int = 8 << 20) -> bytes:
+        """A small file."""
+        with open(self._open(name), "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise ImageError(f"{self._what}: {name} is larger than {limit} bytes")
+        return data
+
+    def pieces(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """A file's bytes from there on."""
+        with open(self._open(name), "rb", buffering=0) as file:
+            file.seek(offset)
+            while piece := file.read(1 << 18):
+                yield piece
 
 
-def _broken(error: Exception) -> bool:
-    """Whether an exception is a decompressor's or tarfile's word for bad data; their types need not be imported for that."""
-    return isinstance(error, tarfile.TarError | EOFError | OSError | zlib.error | ValueError) or type(error).__name__ in ("ZstdError", "LZMAError")
+class TarPlace:
+    """An archive: a plain tar in a file that can be read anywhere."""
+
+    def __init__(self, fd: int, what: str) -> None:
+        self._fd, self._what = fd, what
+        tree = Tree()
+        parser = Reader(tree)
+        size = os.fstat(fd).st_size
+        for offset in range(0, size, 1 << 20):
+            parser.feed(os.pread(fd, 1 << 20, offset))
+        parser.close()
+        self.root = tree.root
+
+    def find(self, name: str) -> Node | None:
+        """A file of the archive; links in it are followed (Docker's name a layer that several images have)."""
+        parts = [os.fsencode(part) for part in reversed(name.split("/"))]
+        path = [self.root]
+        for _ in range(256):
+            if not parts:
+                return path[-1]
+            part = parts.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                path = path[:-1] or [self.root]
+                continue
+            node = (path[-1].children or {}).get(part)
+            if node is None:
+                return None
+            if stat.S_ISLNK(node.mode):
+                if node.target.startswith(b"/"):
+                    path = [self.root]
+                parts += reversed(node.target.split(b"/"))
+                continue
+            path.append(node)
+        return None
+
+    def _file(self, name: str) -> Node:
+        node = self.find(name)
+        if node is None:
+            raise ImageError(f"{self._what}: {name} is missing in the archive")
+        if not stat.S_ISREG(node.mode) or node.sparse is not None:
+            raise ImageError(f"{self._what}: {name} is no regular file")
+        return node
+
+    def size(self, name: str) -> int:
+        """A file's size in bytes."""
+        return self._file(name).size
+
+    def read(self, name: str, limit: int = 8 << 20) -> bytes:
+        """A small file."""
+        node = self._file(name)
+        if node.size > limit:
+            raise ImageError(f"{self._what}: {name} is larger than {limit} bytes")
+        return os.pread(self._fd, node.size, node.offset)
+
+    def pieces(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """A file's bytes from there on."""
+        node = self._file(name)
+        while offset < node.size:
+            piece = os.pread(self._fd, min(1 << 18, node.size - offset), node.offset + offset)
+            if not piece:
+                return
+            yield piece
+            offset += len(piece)
 
 
-def resolve(name: str, path: str, features: Features) -> Rootfs:
-    """The root file system that a file, or a layout's directory, holds. Raises ImageError."""
-    if stat.S_ISDIR(os.stat(path).st_mode):
-        return _layout(name, lambda blob: _open_blob(path, blob), features)
+def load(
+    content: Content, source: str | int, what: str, features: Features, platform: str, hold: Callable[..., None] = lambda *_: None
+) -> list[Loaded]:  # fmt: skip
+    """Every image of a layout or an archive (a path, or a descriptor that need not be seekable). Raises ImageError.
+
+    `hold` is told the digests that must not be collected.
+    """
+    if isinstance(source, str) and os.path.isdir(source):
+        return _layout(content, DirectoryPlace(source, what), what, features, platform, hold)
+    with _Plain(content, source, what) as fd:
+        place = TarPlace(fd, what)
+        if place.find("oci-layout") is not None and place.find("index.json") is not None:
+            return _layout(content, place, what, features, platform, hold)
+        if place.find("manifest.json") is not None:
+            return _docker(content, place, what, features, platform, hold)
+    raise ImageError(f"{what}: holds no image", "an OCI layout or an archive of `docker save` is expected; `hutch import` takes a root file system")
+
+
+class _Plain:
+    """An archive as a plain tar in a file: itself, or a copy that is gone when it is closed."""
+
+    def __init__(self, content: Content, source: str | int, what: str) -> None:
+        self._content, self._source, self._what = content, source, what
+        self._copy = self._own = -1
+
+    def __enter__(self) -> int:
+        if isinstance(self._source, str):
+            self._own = open_file(self._source, self._what)
+        fd = self._own if self._own >= 0 else int(self._source)
+        seekable = stat.S_ISREG(os.fstat(fd).st_mode)
+        if seekable and not compress.kind(os.pread(fd, 6, 0)):
+            return fd
+        path = f"{self._content.root}/ingest/new-{os.getpid()}-{os.urandom(6).hex()}"
+        self._copy = os.open(path, NEW | os.O_EXCL, 0o600)
+        os.unlink(path)
+        for piece in compress.plain(lambda size: os.read(fd, size), self._what):
+            self._content.room(len(piece))
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(self._copy, view) :]
+        return self._copy
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self._copy, self._own):
+            if fd >= 0:
+                os.close(fd)
+
+
+def open_file(path: str, what: str) -> int:
+    """A regular file of the user's. Raises ImageError."""
     try:
-        with open(path, "rb") as file:
-            kind = _kind(file, name)
-    except ImageError:
-        raise
-    except Exception as error:
-        if not _broken(error):
-            raise
-        raise ImageError(f"image {name}: is no tar archive ({error})", "a directory or a tar (gzip, zstd, xz) is expected") from None
-    if kind == "rootfs":
-        return _rootfs_tar(name, path)
-    archive = tarfile.open(path)
-    try:
-
-        def member(blob: str) -> BinaryIO:
-            try:
-                found = archive.extractfile(blob)
-            except KeyError:
-                found = None
-            if found is None:
-                raise ImageError(f"image {name}: {blob} is missing in the archive")
-            return found  # type: ignore[return-value]
-
-        return _layout(name, member, features) if kind == "oci" else _docker(name, member, features)
-    finally:
-        archive.close()
-
-
-def _open_blob(path: str, blob: str) -> BinaryIO:
-    if ".." in blob.split("/"):
-        raise ImageError(f"image {path}: the name {blob!r} leads out of the layout")
-    fd = os.open(f"{path}/{blob}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo must not make us wait
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageError(f"{what}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ImageError(f"image {path}: {blob} is no regular file")
-    return open(fd, "rb")
+        raise ImageError(f"{what}: is no regular file")
+    return fd
 
 
-def _kind(file: BinaryIO, name: str) -> str:
-    """By the first members: a layout's marker, a saved image's manifest, or neither: a root file system."""
-    with tarfile.open(fileobj=inflate(file, name), mode="r|", tarinfo=Member) as archive:
-        names = set()
-        for count, member in enumerate(archive):
-            names.add(member.name.removeprefix("./"))
-            if {"oci-layout", "index.json"} <= names:
-                return "oci"
-            first = member.name.removeprefix("./").partition("/")[0]
-            if first in ("etc", "usr", "bin", "lib", "var", "dev", "sbin") or count > 100_000:
-                return "rootfs"
-        if "manifest.json" in names:
-            return "docker"
-    return "rootfs"
+def _blob(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
 
 
-def _rootfs_tar(name: str, path: str) -> Rootfs:
-    info = os.stat(path)
-    identity = f"{path}|{info.st_dev}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}"
-    key = f"tar-{hashlib.sha256(identity.encode()).hexdigest()}"
-    directory = store.layer(key, lambda target: _unpack_blob(open(path, "rb"), None, target, f"image {name}"))
-    return _of_layers(name, [directory], ImageConfig())
+def _verified(content: Content, place: Place, entry: Descriptor, what: str, limit: int) -> bytes:
+    """A manifest or a configuration, stored. Raises ImageError when it is not what its descriptor says."""
+    data = place.read(_blob(entry.digest), limit)
+    algorithm = entry.digest.partition(":")[0]
+    if algorithm != "sha256":
+        raise ImageError(f"{what}: {algorithm} is not supported for manifests")
+    if len(data) != entry.size or digest_of(data) != entry.digest:
+        raise ImageError(f"{what}: {_blob(entry.digest)} does not have the digest and the size that it is called by")
+    content.put(data)
+    return data
 
 
-def _of_layers(name: str, directories: list[str], config: ImageConfig) -> Rootfs:
-    """`directories` from the lowest to the topmost."""
-    if not directories:
-        raise ImageError(f"image {name}: has no layers")
-    lowers = tuple(reversed(directories))
-    mode = stat.S_IMODE(os.stat(lowers[0]).st_mode)
-    return Rootfs(name=name, views=(View(path="/", lowers=lowers, mode=mode),), config=config)
-
-
-def _json(opened: BinaryIO, what: str) -> Any:
-    with opened:
-        raw = opened.read(JSON_LIMIT + 1)
-    if len(raw) > JSON_LIMIT:
-        raise ImageError(f"{what}: is larger than {JSON_LIMIT} bytes")
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ImageError(f"{what}: is not JSON: {error}") from None
-
-
-def _blob_path(digest: object, what: str) -> str:
-    algorithm, _, number = str(digest).partition(":")
-    if algorithm not in ("sha256", "sha512") or not number or set(number) - set("0123456789abcdef"):
-        raise ImageError(f"{what}: {digest!r} is no digest")
-    return f"blobs/{algorithm}/{number}"
-
-
-def _verified_json(opener: Callable[[str], BinaryIO], digest: str, what: str) -> Any:
-    path = _blob_path(digest, what)
-    try:
-        with opener(path) as file:
-            raw = file.read(JSON_LIMIT + 1)
-    except OSError as error:
-        raise ImageError(f"{what}: {path}: {error.strerror}") from None
-    if hashlib.new(digest.partition(":")[0], raw).hexdigest() != digest.partition(":")[2]:
-        raise ImageError(f"{what}: {path} does not have the digest that it is called by")
-    return _json(io.BytesIO(raw), what)
-
-
-def _layout(name: str, opener: Callable[[str], BinaryIO], features: Features) -> Rootfs:
-    """An OCI image layout (image-spec, image-layout.md): index, manifest for this machine, config, layers."""
-    what = f"image {name}"
-    try:
-        entry: dict[str, Any] = _json(opener("index.json"), what)
-        for _ in range(8):
-            if "layers" in entry:
+def _layout(content: Content, place: Place, what: str, features: Features, platform: str, hold: Callable[..., None]) -> list[Loaded]:
+    """An OCI image layout (image-spec, image-layout.md): an index, manifests, configurations, layers."""
+    top = manifests.parse(place.read("index.json"), f"{what}: index.json")
+    if isinstance(top, Manifest):
+        raise ImageError(f"{what}: index.json is no index")
+    found = []
+    for entry in top.manifests:
+        if len(top.manifests) > 1 and entry.platform and entry.platform.split("/")[:2] != platform.split("/")[:2]:
+            continue
+        one = entry
+        parsed: Manifest | Index = top
+        for _ in range(8):  # an index may hold another one
+            hold(one.digest)
+            data = _verified(content, place, one, what, manifests.MANIFEST_LIMIT)
+            parsed = manifests.parse(data, what, one.media_type)
+            if isinstance(parsed, Manifest):
                 break
-            entry = _verified_json(opener, _choose(entry, features, what)["digest"], what)
-        config = _verified_json(opener, entry["config"]["digest"], what)
-        directories = []
-        for layer in entry["layers"]:
-            digest = layer["digest"]
-            path = _blob_path(digest, what)
-            key = digest.replace(":", "-")
-            directories.append(
-                store.layer(key, lambda target, d=digest, p=path: _unpack_blob(opener(p), d, target, what))  # type: ignore[misc]
-            )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ImageError(f"{what}: the manifest is not one: {error}") from None
-    except OSError as error:
-        raise ImageError(f"{what}: {error.filename or ''}: {error.strerror}") from None
-    return _of_layers(name, directories, image_config(config, features, what))
+            one = manifests.choose(parsed, platform, what)
+        if not isinstance(parsed, Manifest):
+            raise ImageError(f"{what}: its indexes are nested too deeply")
+        manifests.check_layers(parsed, what)
+        hold(parsed.config.digest, *(layer.digest for layer in parsed.layers))
+        config = manifests.parse_config(_verified(content, place, parsed.config, what, manifests.CONFIG_LIMIT), what)
+        manifests.check_platform(config, platform, what)
+        if len(config.diff_ids) != len(parsed.layers):
+            raise ImageError(f"{what}: {len(parsed.layers)} layers, but {len(config.diff_ids)} digests of them")
+        hold(*config.diff_ids)
+        for layer, diff_id in zip(parsed.layers, config.diff_ids, strict=True):
+            layers.fetch(
+                content, layer.digest, layer.size, diff_id,
+                lambda offset, digest=layer.digest: place.pieces(_blob(digest), offset), features, what,  # type: ignore[misc]
+            )  # fmt: skip
+        name = entry.annotations.get(CONTAINERD_NAME) or entry.annotations.get(ANNOTATION_NAME, "")
+        found.append(Loaded(names=(name,) if name else (), digest=one.digest, manifest=parsed, config=config))
+    if not found:
+        raise ImageError(f"{what}: has no manifest for {platform}" if top.manifests else f"{what}: holds no image")
+    return found
 
 
-def _choose(index: dict[str, Any], features: Features, what: str) -> dict[str, Any]:
-    wanted = MACHINES.get(features.machine, features.machine)
-    manifests: list[dict[str, Any]] = index.get("manifests", [])
-    for entry in manifests:
-        platform = entry.get("platform") or {}
-        if platform.get("architecture", wanted) == wanted and platform.get("os", "linux") == "linux":
-            return entry
-    found = ", ".join(sorted({str((e.get("platform") or {}).get("architecture")) for e in manifests})) or "none"
-    raise ImageError(f"{what}: has no manifest for linux/{wanted} (there are: {found})")
-
-
-def _docker(name: str, opener: Callable[[str], BinaryIO], features: Features) -> Rootfs:
-    """`docker save`: manifest.json names a config and the layers' tars."""
-    what = f"image {name}"
+def _docker(content: Content, place: Place, what: str, features: Features, platform: str, hold: Callable[..., None]) -> list[Loaded]:
+    """`docker save`: manifest.json names configurations, layers' plain tars, and the images' names."""
     try:
-        manifest = _json(opener("manifest.json"), what)[0]
-        config = _json(opener(manifest["Config"]), what)
-        identities = config["rootfs"]["diff_ids"]
-        if len(identities) != len(manifest["Layers"]):
-            raise ImageError(f"{what}: {len(manifest['Layers'])} layers, but {len(identities)} digests of them")
-        directories = []
-        for path, digest in zip(manifest["Layers"], identities, strict=True):
-            _blob_path(digest, what)
-            key = "diff-" + digest.replace(":", "-")
-            directories.append(
-                store.layer(key, lambda target, p=path, d=digest: _unpack_blob(inflate(opener(p), what), d, target, what))  # type: ignore[misc]
-            )
+        rows = jsontext.loads(place.read("manifest.json").decode("utf-8"))
+        entries = [(str(row["Config"]), [str(path) for path in row["Layers"]], [str(name) for name in row.get("RepoTags") or []]) for row in rows]
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ImageError(f"{what}: manifest.json is not one: {error}") from None
-    return _of_layers(name, directories, image_config(config, features, what))
+    found = []
+    for config_path, paths, names in entries:
+        raw = place.read(config_path, manifests.CONFIG_LIMIT)
+        config = manifests.parse_config(raw, what)
+        manifests.check_platform(config, platform, what)
+        if len(config.diff_ids) != len(paths):
+            raise ImageError(f"{what}: {len(paths)} layers, but {len(config.diff_ids)} digests of them")
+        hold(*config.diff_ids, digest_of(raw))
+        entries_of = []
+        for path, diff_id in zip(paths, config.diff_ids, strict=True):
+            _docker_layer(content, place, path, diff_id, features, what)
+            entries_of.append(Descriptor(media_type=OCI_LAYER, digest=diff_id, size=content.size(diff_id)))
+        built = Manifest(
+            media_type=OCI_MANIFEST, config=Descriptor(media_type=OCI_CONFIG, digest=content.put(raw), size=len(raw)), layers=tuple(entries_of)
+        )  # fmt: skip
+        hold(digest_of(built.encode()))
+        found.append(Loaded(names=tuple(names), digest=content.put(built.encode()), manifest=built, config=config))
+    if not found:
+        raise ImageError(f"{what}: holds no image")
+    return found
 
 
-def image_config(data: object, features: Features, what: str) -> ImageConfig:
-    """The image-spec's config.json as far as a container needs it. Raises ImageError for another machine's image, and for
-    fields of the wrong type: whoever made the image wrote it."""
-    wanted = MACHINES.get(features.machine, features.machine)
-    if not isinstance(data, dict):
-        raise ImageError(f"{what}: its configuration is no object")
-    if data.get("architecture", wanted) != wanted:
-        raise ImageError(f"{what}: is for {data['architecture']}, and this machine is {wanted}")
-    own = data.get("config") or {}
-    if not isinstance(own, dict):
-        raise ImageError(f"{what}: config is no object")
+def _docker_layer(content: Content, place: Place, path: str, diff_id: str, features: Features, what: str) -> None:
+    """A layer's tar, which may be compressed although it is called by the plain one's digest: the plain one is kept."""
+    if content.has(diff_id):
+        layers.ensure(content, diff_id, diff_id, features, what)
+        return
+    size = place.size(path)  # it must be there
+    head = next(place.pieces(path), b"")
+    if not compress.kind(head):
+        layers.fetch(content, diff_id, size, diff_id, lambda offset: place.pieces(path, offset), features, what)
+        return
+    if store_plain(content, place.pieces(path), what, expected=diff_id) == diff_id:
+        layers.ensure(content, diff_id, diff_id, features, what)
 
-    def text(name: str) -> str:
-        value = own.get(name) or ""
-        if not isinstance(value, str) or "\0" in value or not value.isprintable():
-            raise ImageError(f"{what}: config.{name} is no text")
-        return value
 
-    def texts(name: str) -> tuple[str, ...]:
-        value = own.get(name) or []
-        if isinstance(value, dict):
-            value = list(value)
-        if not isinstance(value, list) or any(not isinstance(item, str) or "\0" in item for item in value):
-            raise ImageError(f"{what}: config.{name} is no list of texts")
-        return tuple(value)
+def store_plain(content: Content, pieces: Iterator[bytes], what: str, expected: str = "", hold: Callable[..., None] = lambda *_: None) -> str:
+    """Inflate a stream and store its plain bytes; their digest. Raises ImageError when it is not the expected one."""
+    import hashlib
 
-    labels = own.get("Labels") or {}
-    if not isinstance(labels, dict):
-        raise ImageError(f"{what}: config.Labels is no object")
-    return ImageConfig(
-        env=tuple(item for item in texts("Env") if item.partition("=")[0]),
-        entrypoint=texts("Entrypoint"),
-        cmd=texts("Cmd"),
-        user=text("User"),
-        workdir=text("WorkingDir"),
-        volumes=texts("Volumes"),
-        stop_signal=text("StopSignal"),
-        labels={str(key): str(value) for key, value in labels.items()},
-    )
+    machine = hashlib.sha256()
+    read = reader(pieces)
+    with content.new() as ingest:
+        for piece in compress.plain(read, what):
+            machine.update(piece)
+            ingest.write(piece)
+        digest = f"sha256:{machine.hexdigest()}"
+        if expected and digest != expected:
+            raise ImageError(f"{what}: the layer's content does not have the digest {expected} that the configuration gives")
+        hold(digest)
+        if not content.has(digest):
+            ingest.commit(digest)
+    return digest
+
+
+def import_tar(content: Content, pieces: Iterator[bytes], what: str, features: Features) -> str:
+    """A root file system's tar as a layer: its digest. Raises ImageError."""
+    diff_id = store_plain(content, pieces, what)
+    layers.ensure(content, diff_id, diff_id, features, what)
+    return diff_id
+
+
+def kind(path: str, what: str) -> str:
+    """What an archive is, by its first members: "oci", "docker", or "rootfs". Raises ImageError."""
+
+    class Names:
+        wants = False
+
+        def __init__(self) -> None:
+            self.names: set[str] = set()
+
+        def data(self, piece: bytes) -> None:
+            pass
+
+        def member(self, member) -> None:  # type: ignore[no-untyped-def]
+            name = os.fsdecode(member.name).removeprefix("./")
+            self.names.add(name)
+            if name.partition("/")[0] in ("etc", "usr", "bin", "lib", "var", "dev", "sbin", "home") or len(self.names) > 100_000:
+                raise StopIteration
+
+    names = Names()
+    parser = Reader(names)
+    fd = open_file(path, what)
+    try:
+        for piece in compress.plain(lambda size: os.read(fd, size), what):
+            parser.feed(piece)
+            if {"oci-layout", "index.json"} <= names.names:
+                return "oci"
+        parser.close()
+    except StopIteration:
+        return "rootfs"
+    except ImageError as error:
+        raise ImageError(
+            f"{error.message}" if error.message.startswith(what) else f"{what}: {error.message}", "a tar is expected, plain or compressed"
+        ) from None
+    finally:
+        os.close(fd)
+    if not names.names:
+        raise ImageError(f"{what}: is an empty archive", "a tar is expected, plain or compressed")
+    return "docker" if "manifest.json" in names.names else "rootfs"
+
+
+def remembered(content: Content, path: str) -> tuple[str, str]:
+    """(where it is remembered what a file holds, what it held): by the file's identity, which changes with its content."""
+    info = os.stat(path)
+    identity = f"{path}|{info.st_dev}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}"
+    place = f"{content.root}/files/{digest_of(identity.encode())[7:]}"
+    try:
+        with open(place, encoding="ascii") as file:
+            return place, file.read()
+    except OSError:
+        return place, ""

@@ -8,85 +8,125 @@ import time
 
 from hutch.errors import ImageError, UsageError
 from hutch.image import host
-from hutch.image.rootfs import Rootfs, View
+from hutch.image.rootfs import Rootfs
 from hutch.kernel.features import Features
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from hutch.image.content import Content
+    from hutch.image.names import Name
     from hutch.oci.config import User
 
-_FILE_LIMIT = 4 << 20  # bytes of a passwd file that are looked at: a hostile one may be of any size
 _resolved: dict[str, tuple[float, Features, Rootfs]] = {}
 
 
-def resolve(name: str, features: Features) -> Rootfs:
-    """``host``, or a path (``/``, ``./``, ``../``) to a directory, a tar archive, an OCI layout, a saved image.
+def is_path(name: str) -> bool:
+    """Whether what stands in the image's place is a path, and no name."""
+    return name.startswith(("/", "./", "../")) or name in (".", "..")
 
-    Raises ImageError, with what would be right.
+
+def resolve(name: str, features: Features) -> Rootfs:
+    """``host``, a path (``/``, ``./``, ``../``) to a directory, a tar archive, an OCI layout or a saved image, or the name
+    of an image that is in the store.
+
+    Raises ImageError, with what would be right; `MissingImage` for a name that is not in the store.
     """
     if name == "host":
         cached = _resolved.get(name)
         now = time.monotonic()
         if cached is not None and cached[1] is features and now - cached[0] < host.SCAN_SECONDS:
             return cached[2]
-        fresh = host.resolve(features)
-        # the same object for the same content: what was compiled for it stays good
-        rootfs = cached[2] if cached is not None and cached[1] is features and cached[2] == fresh else fresh
-        _resolved[name] = (now, features, rootfs)
-        return rootfs
-    if not name.startswith(("/", "./", "../")) and name not in (".", ".."):
-        raise ImageError(
-            f"image {name!r}: image names are not supported yet", "use `host`, or a path that begins with /, ./ or ../ to a directory or an archive"
-        )
+        return _same(name, host.resolve(features), features, now)
+    if is_path(name):
+        return _same(name, _of_path(name, features), features)
+    return _same(name, _of_name(name, features), features)
+
+
+def _same(name: str, fresh: Rootfs, features: Features, now: float = 0.0) -> Rootfs:
+    """The same object for the same content: what was compiled for it stays good."""
+    cached = _resolved.get(name)
+    rootfs = cached[2] if cached is not None and cached[1] is features and cached[2] == fresh else fresh
+    _resolved[name] = (now, features, rootfs)
+    return rootfs
+
+
+class MissingImage(ImageError):
+    """A name of an image that is not in the store, and could be pulled."""
+
+
+def _of_name(name: str, features: Features) -> Rootfs:
+    from hutch.image import names, reference, stored
+    from hutch.image.content import Content
+
+    content = Content()
+    # the likeliest first: an exact name costs one small file
+    try:
+        record = names.get(content, reference.parse(name))
+    except UsageError:
+        record = None
+    record = record or stored.find_name(content, name)
+    if record is None:
+        reference.parse(name)  # raises for what can be no name
+        raise MissingImage(f"image {name}: is not in the store", "`hutch pull` fetches it")
+    return _of_record(content, record, name, features)
+
+
+def _of_record(content: Content, record: Name, name: str, features: Features) -> Rootfs:
+    from hutch.image import stored
+
+    image = stored.read(content, record)
+    return stored.rootfs(content, image.manifest_digest, image.manifest, image.config, features, f"image {name}", name)
+
+
+def _of_path(name: str, features: Features) -> Rootfs:
     path = os.path.realpath(name)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise ImageError(f"image {name}: {error.strerror}") from None
+    from hutch.image import stored
+
     if stat.S_ISDIR(mode) and not os.path.exists(f"{path}/oci-layout"):
-        return _directory(name, path)
-    from hutch.image import archive
+        return stored.of_directory(name, path)
+    from hutch.image import archive, manifest, rootfs
+    from hutch.image.content import Content
 
-    return archive.resolve(name, path, features)
+    content = Content()
+    what = f"image {name}"
+    if stat.S_ISDIR(mode):
+        loaded = archive.load(content, path, what, features, stored.platform_of(features))[0]
+        return stored.rootfs(content, loaded.digest, loaded.manifest, loaded.config, features, what, name)
+    place, known = archive.remembered(content, path)
+    if not known or not _usable(content, known, features):
+        known = _remember(content, path, what, features)
+        with open(place, "w", encoding="ascii") as file:
+            file.write(known)
+    kind, _, digest = known.partition(" ")
+    if kind == "rootfs":
+        from hutch.image import layers
+
+        return stored.of_layers(name, [layers.ensure(content, digest, digest, features, what)], rootfs.ImageConfig(), "")
+    parsed = manifest.parse(content.read(digest), what)
+    assert isinstance(parsed, manifest.Manifest)
+    return stored.rootfs(content, digest, parsed, manifest.parse_config(content.read(parsed.config.digest), what), features, what, name)
 
 
-def _directory(name: str, path: str) -> Rootfs:
-    cached = _resolved.get(path)
-    mode = stat.S_IMODE(os.stat(path).st_mode)
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise ImageError(f"image {name}: this user may not read the directory")
-    rootfs = Rootfs(name=name, views=(View(path="/", lowers=(path,), mode=mode),))
-    if cached is not None and cached[2] == rootfs:
-        return cached[2]
-    _resolved[path] = (0.0, None, rootfs)  # type: ignore[assignment]
-    return rootfs
+def _remember(content: Content, path: str, what: str, features: Features) -> str:
+    """Bring what a file holds into the store: ``rootfs DIGEST`` or ``image DIGEST``."""
+    from hutch.image import archive, stored
+
+    if archive.kind(path, what) == "rootfs":
+        fd = archive.open_file(path, what)
+        with open(fd, "rb", buffering=0) as file:
+            return f"rootfs {archive.import_tar(content, iter(lambda: file.read(1 << 20), b''), what, features)}"
+    return f"image {archive.load(content, path, what, features, stored.platform_of(features))[0].digest}"
 
 
-def read_in(rootfs: Rootfs, path: str) -> str | None:
-    """A file of the root file system, as its topmost layer has it; bounded, and never outside the layer."""
-    from hutch.kernel import syscalls
+def _usable(content: Content, known: str, features: Features) -> bool:
+    from hutch.image import layers
 
-    for view in rootfs.views:
-        top = view.path.rstrip("/")
-        if not path.startswith(top + "/"):
-            continue
-        for lower in view.lowers:
-            directory = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fd = syscalls.openat2(
-                    directory, path[len(top) + 1 :], os.O_RDONLY | os.O_NONBLOCK,
-                    resolve=syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS,
-                )  # fmt: skip
-            except OSError:
-                continue
-            finally:
-                os.close(directory)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                os.close(fd)
-                return None
-            with open(fd, "rb") as file:
-                return file.read(_FILE_LIMIT).decode("utf-8", "replace")
-    return None
+    kind, _, digest = known.partition(" ")
+    return content.has(digest) or (kind == "rootfs" and layers.find(content, digest, features) is not None)
 
 
 def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]:
@@ -95,6 +135,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     Numbers need no entry. Raises UsageError for a name that does not exist, and for a number out of range: a name that
     looks like a number is one (crun's CVE-2026-30892 was a parser that was not sure).
     """
+    from hutch.image import lookup
     from hutch.oci.config import User
 
     name, colon, group = text.partition(":")
@@ -103,7 +144,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     if not text and not groups:
         return User(), "/root"
     uid, gid, home, extra = 0, 0, "/root", []
-    passwd = (read_in(rootfs, "/etc/passwd") or "").split("\n")
+    passwd = (lookup.read(rootfs, "/etc/passwd") or "").split("\n")
     if name:
         entry = _entry(passwd, name)
         if name.isascii() and name.isdigit():
@@ -116,7 +157,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
             uid, gid, home = _number(entry[2], "user"), _number(entry[3], "user"), entry[5] or "/"
     else:
         entry = None
-    lines = (read_in(rootfs, "/etc/group") or "").split("\n")
+    lines = (lookup.read(rootfs, "/etc/group") or "").split("\n")
     if group:
         gid = _group(lines, group)
     elif entry is not None:

@@ -35,7 +35,7 @@ class View(Record):
 
 
 class ImageConfig(Record):
-    """What an image says of how it wants to be run (OCI image-spec, config.md)."""
+    """What an image says of how it wants to be run (OCI image-spec, config.md). `health` is Docker's ``Healthcheck``."""
 
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
@@ -43,8 +43,23 @@ class ImageConfig(Record):
     user: str = ""
     workdir: str = ""
     volumes: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
     stop_signal: str = ""
     labels: dict[str, str] = {}
+    health: tuple[str, ...] = ()
+
+
+class Layer(Record):
+    """A lower directory that somebody else may use at the same time, and that nobody may remove meanwhile.
+
+    `lower` is the directory for overlayfs; `lock` the file that its users hold. With an `index`, `lower` is a mount point:
+    an EROFS image whose content lies in `tar` is mounted there by whoever comes first, and unmounted by who leaves last.
+    """
+
+    lower: str
+    lock: str
+    index: str = ""
+    tar: str = ""
 
 
 class Rootfs(Record):
@@ -52,7 +67,8 @@ class Rootfs(Record):
 
     `views` are overlays; when none of them is ``/``, the root is made of `directories` (path and mode), `links` (path and
     target) and the views. `binds` are (host path, container path) shown read-only. `invisible` are host directories that
-    are left out on purpose, for messages.
+    are left out on purpose, for messages. `layers` are those of the lowers that are shared, and held while a container runs.
+    `manifest` is the digest of the image that it comes from.
     """
 
     name: str
@@ -63,6 +79,8 @@ class Rootfs(Record):
     invisible: tuple[str, ...] = ()
     config: ImageConfig = ImageConfig()
     warnings: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    manifest: str = ""
 
     @property
     def lowers(self) -> tuple[str, ...]:

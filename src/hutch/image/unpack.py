@@ -1,121 +1,185 @@
-"""Unpack a layer's tar into a directory that overlayfs can use as a lower layer.
+"""Unpack a layer into a directory that overlayfs can use as a lower layer.
 
 The archive is hostile: nothing in it is trusted to stay where it says. Every member's parent is resolved by the kernel
 inside the layer's own directory (openat2(2), RESOLVE_IN_ROOT), and the member is made by name in that descriptor, without
-following what already stands there. OCI whiteouts (image-spec, layer.md) become overlayfs's.
+following what already stands there. The rules for what replaces what are those of `tree`.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import tarfile
 
 from hutch.errors import ImageError
+from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, SYMLINK, Member, path_of, show
+from hutch.image.tar.reader import Reader
+from hutch.image.tree import AUFS, WHITEOUT, whiteout_of, xattrs_of
 from hutch.kernel import syscalls, trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import BinaryIO, Self
 
-WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-MAX_MEMBERS = 10_000_000
-MAX_PATH = 4096
-MAX_DEPTH = 512
-MAX_HEADER = 1 << 20
-
-
-class Member(tarfile.TarInfo):
-    """A member whose header must be sound: `tarfile` takes a broken one in the middle for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]  # noqa: D102
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.HeaderError as error:
-            if type(error).__name__ in ("EOFHeaderError", "EmptyHeaderError"):
-                raise
-            raise ImageError(f"layer: the archive is broken: {error}") from None
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-        if self.type in extended and self.size > MAX_HEADER:
-            raise ImageError(f"layer: a header of {self.size} bytes")
-        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return found
+OPAQUE_MARKS = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
 class Unpacker:
-    """One layer on its way into one directory. `owners`: as root, keep owners, devices and security attributes."""
+    """One layer on its way into one directory; a sink of `Reader`.
+
+    `owners`: keep owners, devices and security attributes, as root, or as root of a user namespace, can.
+    """
+
+    wants = True
 
     def __init__(self, directory: str, owners: bool) -> None:
         self.root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.owners = owners
-        self.modes: list[tuple[str, int, tuple[int, int]]] = []  # directories get their modes last: 0555 takes no children
+        self._modes: list[tuple[str, int, int]] = []  # directories get their modes and times last: 0555 takes no children
+        self._file = -1
+        self._member: Member | None = None
+        self._written = 0
+        self._parent: tuple[str, int] = ("", -1)
 
-    def close(self) -> None:
-        """Set what had to wait, and let go."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
-            for path, mode, times in reversed(self.modes):
-                try:
-                    fd = syscalls.openat2(self.root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, 0, syscalls.RESOLVE_BENEATH)
-                except OSError:
-                    continue  # a later member replaced it
-                os.fchmod(fd, mode)
-                os.utime(fd, ns=times)
-                os.close(fd)
+            self._finish()
+            if kind is None:
+                self._set_modes()
         finally:
+            self._forget_parent()
             os.close(self.root)
 
-    def parent(self, path: str) -> tuple[int, str]:
-        """A descriptor of a member's directory, made where missing, and the member's own name."""
+    def _set_modes(self) -> None:
+        for path, mode, mtime in reversed(self._modes):
+            try:
+                fd = syscalls.openat2(self.root, path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, 0, syscalls.RESOLVE_BENEATH)
+            except OSError:
+                continue  # a later member replaced it
+            os.fchmod(fd, mode)
+            os.utime(fd, ns=(mtime, mtime))
+            os.close(fd)
+
+    def _forget_parent(self) -> None:
+        if self._parent[1] >= 0:
+            os.close(self._parent[1])
+        self._parent = ("", -1)
+
+    def _directory(self, path: str, name: bytes) -> int:
+        """A descriptor of a directory, made with its parents where missing; kept for the next member in it."""
+        if self._parent[1] >= 0 and self._parent[0] == path:
+            return self._parent[1]
+        self._forget_parent()
+        self._parent = (path, self._open_directory(path, name))
+        return self._parent[1]
+
+    def _open_directory(self, path: str, name: bytes) -> int:
+        try:
+            return syscalls.openat2(self.root, path or ".", os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError:
+            if not self._whiteout_at(path):
+                raise ImageError(f"layer: {show(name)} lies below something that is no directory") from None
+        except OSError as error:
+            raise ImageError(f"layer: {show(name)}: {error.strerror}") from None
+        head, _, own = path.rpartition("/")
+        above = self._open_directory(head, name)
+        try:
+            replaced = self._is_whiteout(above, own)
+            if replaced:
+                os.unlink(own, dir_fd=above)
+            os.mkdir(own, 0o755, dir_fd=above)
+            if replaced:
+                self._mark_opaque(above, own)
+        except FileExistsError:
+            # a link to a place that is not there yet: the place is made, as far as it lies in the layer
+            return self._through_link(above, own, head, name)
+        finally:
+            os.close(above)
+        return syscalls.openat2(self.root, path, os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
+
+    def _through_link(self, above: int, own: str, head: str, name: bytes) -> int:
+        try:
+            target = os.readlink(own, dir_fd=above)
+        except OSError:
+            raise ImageError(f"layer: {show(name)} lies below something that is no directory") from None
+        path = target if target.startswith("/") else f"{head}/{target}"
+        parts: list[str] = []
+        for part in path.split("/"):
+            if part == "..":
+                del parts[-1:]
+            elif part not in ("", "."):
+                parts.append(part)
+        if len(path) > 4096:
+            raise ImageError(f"layer: {show(name)} leads through too many links")
+        return self._open_directory("/".join(parts), name)
+
+    def _is_whiteout(self, directory: int, name: str) -> bool:
+        try:
+            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+    def _whiteout_at(self, path: str) -> bool:
+        head, _, own = path.rpartition("/")
+        try:
+            above = syscalls.openat2(self.root, head or ".", os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
+        except NotADirectoryError:
+            return bool(head) and self._whiteout_at(head)
+        except OSError:
+            return False
+        try:
+            return self._is_whiteout(above, own)
+        finally:
+            os.close(above)
+
+    def _mark_opaque(self, directory: int, name: str) -> None:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            _set_opaque(fd)
+        finally:
+            os.close(fd)
+
+    def member(self, member: Member) -> None:
+        """Make one member. Raises ImageError for what no layer may hold, OSError for the disk's own troubles."""
+        self._finish()
+        parts = path_of(member.name)
+        if not parts:
+            if member.kind == DIRECTORY:
+                self._attributes(self.root, member)
+                self._modes.append(("", member.mode, member.mtime))
+            return
+        path = os.fsdecode(b"/".join(parts))
         head, _, name = path.rpartition("/")
         try:
-            return syscalls.openat2(self.root, head or ".", os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT), name
-        except FileNotFoundError:
-            above, own = self.parent(head)
-            try:
-                os.mkdir(own, 0o755, dir_fd=above)
-            except FileExistsError:
-                raise ImageError(f"layer: {head!r} is a link to nothing, and {path!r} lies below it") from None
-            finally:
-                os.close(above)
-            return syscalls.openat2(self.root, head, os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT), name
+            directory = self._directory(head, member.name)
+            if name.startswith(".wh."):
+                self._whiteout(directory, parts[-1])
+            else:
+                self._make(member, directory, name, path)
+        except (NotADirectoryError, IsADirectoryError, ValueError, OverflowError, UnicodeError, RecursionError) as error:
+            raise ImageError(f"layer: {show(member.name)}: {error}") from None
 
-    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        """Make one member. Raises ImageError for what no layer may hold, OSError for the disk's own troubles."""
-        path = clean(member.name)
-        if not path:
-            if member.isdir():
-                os.fchmod(self.root, member.mode & 0o7777)
-                if self.owners:
-                    os.fchown(self.root, member.uid, member.gid)
+    def _whiteout(self, directory: int, name: bytes) -> None:
+        hidden = whiteout_of(name)
+        if hidden == b"":
+            _set_opaque(directory)
             return
-        directory, name = self.parent(path)
+        if hidden is None or name.startswith(AUFS):
+            return
+        own = os.fsdecode(name[len(WHITEOUT) :])
         try:
-            if name.startswith(WHITEOUT):
-                self._whiteout(directory, name)
-                return
-            self._make(archive, member, directory, name, path)
-        except (NotADirectoryError, IsADirectoryError, ValueError, OverflowError, UnicodeError) as error:
-            raise ImageError(f"layer: {member.name!r}: {error}") from None
-        finally:
-            os.close(directory)
-
-    def _whiteout(self, directory: int, name: str) -> None:
-        if name == OPAQUE:
-            for attribute in ("user.overlay.opaque", "trusted.overlay.opaque"):
-                try:
-                    os.setxattr(directory, attribute, b"y")
-                except PermissionError:
-                    continue
+            info = os.stat(own, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            os.mknod(own, stat.S_IFCHR, 0, dir_fd=directory)
             return
-        hidden = name.removeprefix(WHITEOUT)
-        if not hidden or hidden in (".", ".."):
-            raise ImageError(f"layer: {name!r} is no whiteout")
-        self._clear(directory, hidden)
-        os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=directory)
+        if stat.S_ISDIR(info.st_mode):
+            self._mark_opaque(directory, own)
 
     def _clear(self, directory: int, name: str) -> None:
         """A member replaces what stands in its place, whatever that is; a directory only with its content."""
@@ -126,118 +190,159 @@ class Unpacker:
         except (IsADirectoryError, PermissionError):
             trees.remove_tree(f"/proc/self/fd/{directory}/{name}")
 
-    def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str, path: str) -> None:
-        mode = member.mode & 0o7777
-        if member.isdir():
-            try:
-                os.mkdir(name, 0o755, dir_fd=directory)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                    os.unlink(name, dir_fd=directory)
-                    os.mkdir(name, 0o755, dir_fd=directory)
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                os.fchmod(fd, 0o755)
-                self._attributes(fd, member)
-            finally:
-                os.close(fd)
-            moment = int(member.mtime * 1_000_000_000)
-            self.modes.append((path, mode, (moment, moment)))
+    def _make(self, member: Member, directory: int, name: str, path: str) -> None:
+        if member.kind == DIRECTORY:
+            self._make_directory(member, directory, name, path)
+            return
+        if member.kind == HARDLINK:
+            self._hard_link(member, directory, name)
             return
         self._clear(directory, name)
-        if member.issym():
-            os.symlink(member.linkname, name, dir_fd=directory)
+        if member.kind == SYMLINK:
+            os.symlink(os.fsdecode(member.link), name, dir_fd=directory)
             if self.owners:
                 os.chown(name, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
-        elif member.islnk():
-            self._hard_link(member, directory, name)
-        elif member.isreg() or member.type in (tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE):
-            self._file(archive, member, directory, name, mode)
-        elif member.isfifo():
-            os.mkfifo(name, mode, dir_fd=directory)
-            self._own(member, directory, name, mode)
-        elif member.ischr() or member.isblk():
+            os.utime(name, ns=(member.mtime, member.mtime), dir_fd=directory, follow_symlinks=False)
+        elif member.kind == FIFO:
+            os.mkfifo(name, member.mode, dir_fd=directory)
+            self._own(member, directory, name)
+        elif member.kind in (CHARACTER, BLOCKDEVICE):
+            if self.owners and not self._device(member, directory, name):
+                return
             if self.owners:
-                kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-                os.mknod(name, kind | mode, os.makedev(member.devmajor, member.devminor), dir_fd=directory)
-                self._own(member, directory, name, mode)
+                self._own(member, directory, name)
         else:
-            raise ImageError(f"layer: {member.name!r} is of an unknown type {member.type!r}")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.open(name, flags, 0o600, dir_fd=directory)
+            self._member, self._written = member, 0
 
-    def _own(self, member: tarfile.TarInfo, directory: int, name: str, mode: int) -> None:
+    def _device(self, member: Member, directory: int, name: str) -> bool:
+        kind = stat.S_IFCHR if member.kind == CHARACTER else stat.S_IFBLK
+        try:
+            os.mknod(name, kind | member.mode, os.makedev(*member.rdev), dir_fd=directory)
+        except PermissionError:
+            return False  # root of a user namespace makes no devices, and its containers could open none
+        return True
+
+    def _make_directory(self, member: Member, directory: int, name: str, path: str) -> None:
+        opaque = self._is_whiteout(directory, name)
+        try:
+            os.mkdir(name, 0o755, dir_fd=directory)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=directory)
+                os.mkdir(name, 0o755, dir_fd=directory)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.fchmod(fd, 0o755)
+            self._attributes(fd, member)
+            if opaque:
+                _set_opaque(fd)
+        finally:
+            os.close(fd)
+        self._modes.append((path, member.mode, member.mtime))
+
+    def _own(self, member: Member, directory: int, name: str) -> None:
         if self.owners:
             os.chown(name, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
-        os.chmod(name, mode, dir_fd=directory)
+        os.chmod(name, member.mode, dir_fd=directory)
+        os.utime(name, ns=(member.mtime, member.mtime), dir_fd=directory)
 
-    def _hard_link(self, member: tarfile.TarInfo, directory: int, name: str) -> None:
-        target = clean(member.linkname)
+    def _hard_link(self, member: Member, directory: int, name: str) -> None:
+        parts = path_of(member.link)
+        target = os.fsdecode(b"/".join(parts))
+        head, _, own = target.rpartition("/")
+
+        def missing(why: object) -> ImageError:
+            return ImageError(f"layer: {show(member.name)} links to {show(member.link)}, which {why}")
+
+        if not parts:
+            raise missing("is a directory")
         try:
-            source, own = self.parent(target)
-        except OSError as error:
-            raise ImageError(f"layer: {member.name!r} links to {member.linkname!r}: {error.strerror}") from None
+            source = syscalls.openat2(self.root, head or ".", os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
+        except OSError:
+            raise missing("is not in the layer") from None
         try:
+            info = os.stat(own, dir_fd=source, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode):
+                raise missing("is a directory")
+            if self._is_whiteout(source, own):
+                raise missing("is not in the layer")
+            try:
+                if os.path.samestat(info, os.stat(name, dir_fd=directory, follow_symlinks=False)):
+                    return
+            except OSError:
+                pass
+            self._clear(directory, name)
             # the link itself, never what it points at
             os.link(own, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            raise ImageError(f"layer: {member.name!r} links to {member.linkname!r}: {error.strerror}") from None
+        except FileNotFoundError:
+            raise missing("is not in the layer") from None
         finally:
             os.close(source)
 
-    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str, mode: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
+    def data(self, piece: bytes) -> None:
+        """The next piece of the file that was begun."""
+        member = self._member
+        if member is None:
+            return
+        view = memoryview(piece)
+        if member.sparse is None:
+            while view:
+                view = view[os.write(self._file, view) :]
+            return
+        begin = 0
+        for offset, length in member.sparse:
+            inside = self._written - begin
+            if 0 <= inside < length and view:
+                part = view[: length - inside]
+                view = view[len(part) :]
+                self._written += len(part)
+                place = offset + inside
+                while part:
+                    done = os.pwrite(self._file, part, place)
+                    part, place = part[done:], place + done
+            begin += length
+
+    def _finish(self) -> None:
+        """The file that was begun is whole: its owner and mode, which writing would have changed."""
+        if self._file < 0 or self._member is None:
+            return
+        fd, member = self._file, self._member
+        self._file, self._member = -1, None
         try:
-            content = archive.extractfile(member)
-            if content is not None:
-                while data := content.read(1 << 20):
-                    view = memoryview(data)
-                    while view:
-                        view = view[os.write(fd, view) :]
+            if member.sparse is not None:
+                os.ftruncate(fd, member.size)
             self._attributes(fd, member)
-            os.fchmod(fd, mode)  # after chown, which takes set-uid bits away
-            moment = int(member.mtime * 1_000_000_000)
-            os.utime(fd, ns=(moment, moment))
+            os.fchmod(fd, member.mode)  # after chown, which takes set-uid bits away
+            os.utime(fd, ns=(member.mtime, member.mtime))
         finally:
             os.close(fd)
 
-    def _attributes(self, fd: int, member: tarfile.TarInfo) -> None:
+    def _attributes(self, fd: int, member: Member) -> None:
         if self.owners:
             os.fchown(fd, member.uid, member.gid)
-        for key, value in member.pax_headers.items():
-            attribute = key.removeprefix("SCHILY.xattr.")
-            if attribute == key or attribute.startswith(("trusted.", "user.overlay.", "system.")):
-                continue  # overlayfs's own marks are not the archive's to set
-            if attribute.startswith("security.") and not self.owners:
+        for name, value in xattrs_of(member).items() if member.xattrs else ():
+            if name.startswith(b"security.") and not self.owners:
                 continue
             try:
-                os.setxattr(fd, attribute, value.encode("utf-8", "surrogateescape"))
+                os.setxattr(fd, name, value)
             except OSError:
                 continue
 
 
-def clean(name: str) -> str:
-    """A member's path without a leading slash and dots. Raises ImageError for one with ``..``, or too long."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise ImageError(f"layer: the path {name!r} leads out of the layer")
-    if len(name) > MAX_PATH or len(parts) > MAX_DEPTH or "\0" in name:
-        raise ImageError(f"layer: the path {name[:60]!r}… is too long")
-    return "/".join(parts)
-
-
-def unpack(stream: BinaryIO, directory: str) -> None:
-    """Unpack a plain tar. Raises ImageError for a broken or hostile one, OSError when the disk is full."""
-    owners = os.geteuid() == 0
-    unpacker = Unpacker(directory, owners)
-    try:
+def _set_opaque(fd: int) -> None:
+    for mark in OPAQUE_MARKS:
         try:
-            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=Member) as archive:
-                for count, member in enumerate(archive):
-                    if count > MAX_MEMBERS:
-                        raise ImageError(f"layer: more than {MAX_MEMBERS} members")
-                    unpacker.add(archive, member)
-                    archive.members = []  # type: ignore[attr-defined]  # or the list of all members stays in memory
-        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-            raise ImageError(f"layer: the archive is broken: {error}") from None
-    finally:
-        unpacker.close()
+            os.setxattr(fd, mark, b"y")
+        except OSError:
+            continue  # trusted.* is root's, and user.* not of every file system
+
+
+def unpack(stream: BinaryIO, directory: str, owners: bool | None = None) -> None:
+    """Unpack a plain tar. Raises ImageError for a broken or hostile one, OSError when the disk is full."""
+    with Unpacker(directory, os.geteuid() == 0 if owners is None else owners) as unpacker:
+        reader = Reader(unpacker)
+        while piece := stream.read(1 << 20):
+            reader.feed(piece)
+        reader.close()

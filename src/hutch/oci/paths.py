@@ -6,3 +6,6 @@ MASKED = (
     "/sys/firmware",
 )  # fmt: skip
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# Files of /etc that every container has of its own, whatever its image holds.
+GENERATED = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")

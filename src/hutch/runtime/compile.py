@@ -199,9 +199,10 @@ def _state(b: Builder) -> None:
     b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if r.remove or not (r.detach or r.oci) else "", userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
-    if r.upper:
+    if r.upper and not r.reopen:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
-        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo="tree", userns=userns, origin=origin))
+        keep = r.detach and not r.remove  # a container that has ended still has its changes, until its record is removed
+        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo="" if keep else "tree", userns=userns, origin=origin))
     b.late.append(ops.WritePid(record=record, origin=origin))
     if r.detach and not r.remove:
         b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))

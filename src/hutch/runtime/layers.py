@@ -14,6 +14,7 @@ def build(b: Builder, rootfs: Rootfs) -> None:
     """The operations that end with the overlays of an image's layers in the slot `root`, attached."""
     open_host(b)
     request, c = b.request, b.container
+    b.prepare += [ops.HoldLayer(path=layer.lower, lock=layer.lock, index=layer.index, tar=layer.tar, origin="root") for layer in rootfs.layers]
     options: list[tuple[str, str]] = [("mode", "0755")]
     if request.upper_size and not request.upper:
         options.append(("size", str(request.upper_size)))
@@ -24,7 +25,8 @@ def build(b: Builder, rootfs: Rootfs) -> None:
         home = b.open_path(request.upper, "disk", "root")
     for name in ("layer", "upper", "work"):
         c.append(ops.MakeDirectory(base=BASE, path=name, origin="root"))
-    c.append(ops.MakeDirectory(base=home, path="root", origin="root"))
+    if not request.reopen:
+        c.append(ops.MakeDirectory(base=home, path="root", origin="root"))
     whole = len(rootfs.views) == 1 and rootfs.views[0].path == "/"
     if whole:
         _overlay(b, rootfs.views[0], 0, ROOT)
@@ -135,7 +137,8 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
     upper, work = slot(f"upper-{number}"), slot(f"work-{number}")
     for kind, found, mode in (("upper", upper, view.mode), ("work", work, 0o755)):
         path = f"{kind}-{number}" if b.request.upper else f"{kind}/{number}"
-        c.append(ops.MakeDirectory(base=where, path=path, mode=mode, origin="root"))
+        if not b.request.reopen:
+            c.append(ops.MakeDirectory(base=where, path=path, mode=mode, origin="root"))
         c.append(ops.OpenAt(base=where, path=path, flags=O_PATH | O_DIRECTORY, into=found, origin="root"))
     options: list[tuple[str, str | Slot | tuple[Slot, ...] | None]] = []
     if b.in_userns:

@@ -14,7 +14,8 @@ class Request(Record):
     """One container to be compiled.
 
     `rootfs` None: the configuration's ``root.path`` is used as it is, as an OCI runtime must. `upper` is a host directory
-    for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory).
+    for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory); with `reopen` it is one that another
+    container has left, and stays.
     `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
     container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
     of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
@@ -34,6 +35,7 @@ class Request(Record):
     record: str = ""
     upper: str = ""
     upper_size: int = 0
+    reopen: bool = False
     idle: bool = False
     init: bool = False
     detach: bool = False

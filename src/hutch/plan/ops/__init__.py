@@ -31,6 +31,7 @@ from hutch.plan.ops.host import (
     DeviceProgram as DeviceProgram,
     ExitFile as ExitFile,
     Export as Export,
+    HoldLayer as HoldLayer,
     HostDirectory as HostDirectory,
     HostRecord as HostRecord,
     HostWrite as HostWrite,

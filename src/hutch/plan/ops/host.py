@@ -329,3 +329,23 @@ class HostWritePid(Operation):
 
     def describe(self) -> str:
         return f"write the container's pid to {self.path}"
+
+
+class HoldLayer(Operation):
+    """Hold a layer for as long as the container lives: lock its file, shared. With an `index`, mount the EROFS image whose
+    content lies in `tar` on `path`, unless somebody else has; the inverse unmounts it when nobody else holds it."""
+
+    code = 39
+    lanes = "host"
+    path: str
+    lock: str
+    index: str = ""
+    tar: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.lock, self.index, self.tar, self.path)
+
+    def describe(self) -> str:
+        if not self.index:
+            return f"hold the layer {self.path}"
+        return f"hold the layer {self.path}: mount erofs {self.index} with the content of {self.tar} (shared; undo: unmount when the last one leaves)"

@@ -1,0 +1,79 @@
+"""The flags of the commands for images and volumes; those for containers are in `flags`, which every start reads."""
+
+from __future__ import annotations
+
+from hutch.cli.flags import _flag
+from hutch.cli.parse import Command
+
+_FORMAT = _flag("--format", "json, or a template of fields such as '{{.ID}} {{.Repository}}'", "FORMAT")
+_QUIET = _flag("-q --quiet", "ids or names alone")
+_FILTER = _flag("-f --filter", "only those with NAME=VALUE", "NAME=VALUE", "list")
+_OUTPUT = _flag("-o --output", "a file instead of standard output", "FILE")
+_PLATFORM = _flag("--platform", "for another machine, such as linux/arm64", "OS/ARCH[/VARIANT]")
+_CHANGE = _flag("-c --change", "an instruction of a Dockerfile for the image's configuration, such as 'CMD [\"sh\"]'", "INSTRUCTION", "list")
+
+_COMMANDS = (
+    Command(
+        name="pull", summary="Fetch an image from a registry.", usage="[FLAGS] NAME[:TAG|@DIGEST]", flags=(_flag("-q --quiet", "no progress"), _PLATFORM),
+        details="Names are Docker's: `debian:12` is docker.io/library/debian:12. What is fetched is verified by its digest, and an\n"
+        "interrupted pull goes on where it was. Mirrors and registries without TLS: registries.toml in /etc/hutch or ~/.config/hutch.",
+    ),
+    Command(
+        name="push", summary="Send an image to a registry.", usage="[FLAGS] NAME[:TAG] [TARGET]", flags=(_flag("-q --quiet", "no progress"),),
+        details="TARGET is another name to send it under. What was pulled is sent byte for byte as it was.",
+    ),
+    Command(name="login", summary="Remember who you are to a registry.", usage="[FLAGS] [REGISTRY]",
+        flags=(
+            _flag("-u --username", "the user's name", "NAME"),
+            _flag("-p --password", "the password; others on this machine may see it: prefer --password-stdin", "PASSWORD"),
+            _flag("--password-stdin", "read the password from standard input"),
+        ),
+        details="Without a name, Docker Hub. Written to ~/.config/hutch/auth.json; Docker's and Podman's files and credential\nhelpers are read, too.",
+    ),
+    Command(name="logout", summary="Forget who you are to a registry.", usage="[REGISTRY]"),
+    Command(name="images", summary="List the images of the store.", usage="[FLAGS] [NAME]",
+        flags=(_QUIET, _FORMAT, _FILTER, _flag("--digests", "their digests, too"), _flag("--no-trunc", "whole ids")),
+        details="Filters: reference=PATTERN, label=NAME[=VALUE], dangling=true|false, before=IMAGE, since=IMAGE.\n"
+        "Fields: .Repository .Tag .ID .Digest .CreatedSince .CreatedAt .Size .Reference .Platform",
+    ),
+    Command(name="rmi", summary="Remove images.", usage="[-f] IMAGE...", flags=(_flag("-f --force", "also one that containers use, or with several names"),)),
+    Command(name="tag", summary="Give an image another name.", usage="IMAGE NAME[:TAG]"),
+    Command(name="history", summary="Show how an image was made.", usage="[FLAGS] IMAGE", flags=(_QUIET, _FORMAT, _flag("--no-trunc", "whole lines"))),
+    Command(name="inspect", summary="Show all that is known of images, containers and volumes, as JSON.", usage="NAME...",
+        flags=(_flag("--type", "look for these alone", "KIND", values="image container volume"), _FORMAT)),
+    Command(name="save", summary="Write images into an archive.", usage="[-o FILE] IMAGE...", flags=(_OUTPUT,),
+        details="The archive is an OCI layout that `docker load`, `podman load` and skopeo read."),
+    Command(name="load", summary="Bring an archive's images into the store.", usage="[-i FILE]",
+        flags=(_flag("-i --input", "a file or an OCI layout's directory instead of standard input", "FILE"), _flag("-q --quiet", "nothing but errors"))),
+    Command(name="import", summary="Make an image of a root file system's tar.", usage="[FLAGS] FILE|- [NAME[:TAG]]",
+        flags=(_CHANGE, _flag("-m --message", "a line of its history", "TEXT"))),
+    Command(name="export", summary="Write a container's root file system as a tar.", usage="[-o FILE] CONTAINER",
+        flags=(_OUTPUT,)),
+    Command(name="commit", summary="Make an image of a container's changes.", usage="[FLAGS] CONTAINER [NAME[:TAG]]",
+        flags=(
+            _flag("-a --author", "who made it", "TEXT"), _CHANGE, _flag("-m --message", "a line of its history", "TEXT"),
+            _flag("-p --pause", "let its processes stand still meanwhile (default: true)"),
+        ),
+    ),
+    Command(name="diff", summary="List what a container changed: A added, C changed, D deleted.", usage="CONTAINER"),
+    Command(name="cp", summary="Copy files into or out of a container, running or not.", usage="CONTAINER:PATH PATH|-  |  hutch cp PATH|- CONTAINER:PATH",
+        details="As `docker cp`: into a directory that exists, under the source's name; with PATH/. its content. `-` is a tar."),
+    Command(name="volume create", summary="Make a volume.", usage="[FLAGS] [NAME]", flags=(_flag("--label", "a label", "NAME=VALUE", "list"),)),
+    Command(name="volume ls", summary="List the volumes.", usage="[FLAGS]", flags=(_QUIET, _FORMAT, _FILTER)),
+    Command(name="volume inspect", summary="Show all that is known of volumes, as JSON.", usage="NAME..."),
+    Command(name="volume rm", summary="Remove volumes that no container uses.", usage="[-f] NAME...",
+        flags=(_flag("-f --force", "no error for one that does not exist"),)),
+    Command(name="volume prune", summary="Remove volumes that no container uses.", usage="[FLAGS]",
+        flags=(_flag("-a --all", "those with a name, too"), _FILTER, _flag("--force", "for scripts that say it: nothing is asked"))),
+    Command(name="system df", summary="Show what takes room on the disk.", usage="[FLAGS]", flags=(_FORMAT,)),
+    Command(name="system prune", summary="Remove what nothing needs: layers, blobs, half-made files.", usage="[FLAGS]",
+        flags=(
+            _flag("-a --all", "images that no container uses, too"), _flag("--volumes", "volumes without a name that no container uses, too"),
+            _flag("-f --force", "for scripts that say it: nothing is asked"),
+        ),
+    ),
+    Command(name="system fsck", summary="Verify every blob, layer and name of the store.", usage="[--repair]",
+        flags=(_flag("--repair", "remove what is damaged, and make anew what can be"),), details="The exit code is 1 when something is wrong."),
+)  # fmt: skip
+
+COMMANDS = tuple(command.replace(mixed=True) for command in _COMMANDS)

@@ -1,0 +1,154 @@
+"""Copies as `docker cp` makes them: where they end depends on what is there."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from hutch.errors import HutchError, UsageError
+from hutch.image import changes
+from hutch.image.tar.header import DIRECTORY, REGULAR, SYMLINK, Member, path_of, show
+from hutch.image.tar.reader import Reader
+from hutch.image.tar.writer import Writer
+from hutch.kernel import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from hutch.engine.files import Files
+    from hutch.engine.snapshots import Target
+
+IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+
+
+def _kind(container: Target, path: str) -> int:
+    """The type bits of what stands at a path in the container, links followed; 0 for nothing."""
+    try:
+        fd = syscalls.openat2(container.root, path.lstrip("/") or ".", os.O_PATH, 0, IN_ROOT)
+    except OSError:
+        return 0
+    try:
+        return stat.S_IFMT(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def copy_in(container: Target, source: str, target: str) -> None:
+    """A file or a tree of the host into a container. Raises HutchError, UsageError."""
+    try:
+        mode = os.stat(source).st_mode
+    except OSError as error:
+        raise UsageError(f"cp {source}: {error.strerror}") from None
+    content = source.endswith("/.") or source == "."
+    name = os.path.basename(os.path.normpath(source))
+    there = _kind(container, target)
+    if stat.S_ISDIR(there):
+        if not content:
+            target = f"{target.rstrip('/')}/{name if name not in ('.', '..') else os.path.basename(os.path.realpath(source))}"
+    elif there and stat.S_ISDIR(mode):
+        raise UsageError(f"cp {source}: is a directory, and {target} in the container is none")
+    elif not there and target.endswith("/") and not stat.S_ISDIR(mode):
+        raise UsageError(f"cp {source}: there is no directory {target} in the container")
+    elif not there:
+        parent = target.rstrip("/").rpartition("/")[0] or "/"
+        if not stat.S_ISDIR(_kind(container, parent)):
+            raise UsageError(f"cp {source}: there is no directory {parent} in the container")
+    _guarded(container, "cp", lambda: container.files().put(os.path.realpath(source) if not stat.S_ISDIR(mode) else source.rstrip("/.") or source, target))
+
+
+def copy_out(container: Target, source: str, target: str) -> None:
+    """A file or a tree of a container to the host. Raises HutchError, UsageError."""
+    kind = _kind(container, source)
+    if not kind:
+        raise HutchError(f"cp {container.name}:{source}: does not exist in the container")
+    content = source.endswith("/.") or source in (".", "/")
+    if os.path.isdir(target):
+        if not content:
+            target = os.path.join(target, os.path.basename(source.rstrip("/")))
+    elif os.path.lexists(target) and stat.S_ISDIR(kind):
+        raise UsageError(f"cp {container.name}:{source}: is a directory, and {target} is none")
+    elif not os.path.isdir(os.path.dirname(target.rstrip("/")) or ".") or (target.endswith("/") and not stat.S_ISDIR(kind)):
+        raise UsageError(f"cp {container.name}:{source}: there is no directory {target if target.endswith('/') else os.path.dirname(target)}")
+    _guarded(container, "cp", lambda: container.files().get(source, target))
+
+
+def _guarded(container: Target, what: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except RecursionError:
+        raise HutchError(f"{what} {container.name}: the tree is nested too deeply") from None
+    except OSError as error:
+        raise HutchError(f"{what} {container.name}: {error.filename or ''}: {error.strerror}") from None
+
+
+def archive_out(container: Target, source: str, out: Callable[[bytes], object]) -> None:
+    """A file or a tree of a container as a tar, under its own name. Raises HutchError."""
+    try:
+        fd = syscalls.openat2(container.root, source.lstrip("/") or ".", os.O_RDONLY | os.O_NONBLOCK, 0, IN_ROOT)
+    except OSError as error:
+        raise HutchError(f"cp {container.name}:{source}: {error.strerror}") from None
+    try:
+        info = os.fstat(fd)
+        name = os.fsencode(os.path.basename(source.rstrip("/.")))
+        uids, gids = container.ids()
+        if stat.S_ISDIR(info.st_mode):
+            changes.write(fd, changes.Scope(uids=uids, gids=gids, whiteouts=False, top=name), out)
+        elif stat.S_ISREG(info.st_mode):
+            writer = Writer(out)
+            owner = (changes.mapped(info.st_uid, uids), changes.mapped(info.st_gid, gids))
+            member = Member(name, REGULAR, stat.S_IMODE(info.st_mode), *owner, info.st_mtime_ns, info.st_size)
+            writer.add(member, changes.pieces(fd, info.st_size))
+            writer.close()
+        else:
+            raise HutchError(f"cp {container.name}:{source}: is neither a file nor a directory")
+    finally:
+        os.close(fd)
+
+
+class _Into:
+    """A sink that puts an archive's members into a container, below a directory. Files and directories get the container's
+    root as their owner; devices and what else a copy does not make are left out."""
+
+    wants = True
+
+    def __init__(self, files: Files, target: str) -> None:
+        self._files, self._target = files, target.rstrip("/")
+        self._member: Member | None = None
+        self._data: list[bytes] = []
+
+    def member(self, member: Member) -> None:
+        self.finish()
+        parts = path_of(member.name)
+        path = f"{self._target}/{os.fsdecode(b'/'.join(parts))}".rstrip("/")
+        if member.kind == DIRECTORY and parts:
+            self._files.make_directory(path, member.mode)
+        elif member.kind == SYMLINK:
+            self._files.link(path, os.fsdecode(member.link))
+        elif member.kind == REGULAR:
+            if member.sparse is not None:
+                raise UsageError(f"cp: {show(member.name)} is stored as a sparse file, which a copy does not take")
+            self._member = member
+            self._path = path
+
+    def data(self, piece: bytes) -> None:
+        self._data.append(piece)
+
+    def finish(self) -> None:
+        """The last file is whole."""
+        if self._member is not None:
+            self._files.write(self._path, b"".join(self._data), self._member.mode)
+        self._member, self._data = None, []
+
+
+def archive_in(container: Target, stream: BinaryIO, target: str) -> None:
+    """Unpack a tar below a directory of a container. Raises HutchError, ImageError."""
+    if not stat.S_ISDIR(_kind(container, target)):
+        raise UsageError(f"cp -: there is no directory {target} in the container")
+    sink = _Into(container.files(), target)
+    reader = Reader(sink)
+    while piece := stream.read(1 << 20):
+        reader.feed(piece)
+    reader.close()
+    sink.finish()

@@ -1,0 +1,261 @@
+"""What a container has made of its image: differences, commits, exports, copies; of one that runs, or has ended.
+
+A container that was started by somebody else is known by its record. While it runs, its root is reached through its first
+process; what it changed lies in its upper directory, on disk for those that outlive the command that started them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import recorded
+from hutch.engine.container import Container
+from hutch.engine.files import Change, Files, changes as changes_of
+from hutch.engine.state import Running
+from hutch.errors import HutchError, StateError, UsageError
+from hutch.image import changes, making, mapped, names, reference as references, stored
+from hutch.image.content import Content
+from hutch.image.lease import Lease
+from hutch.kernel.features import features
+from hutch.oci.paths import GENERATED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from hutch.cgroup.live import Cgroup
+    from hutch.engine.images import Image
+    from hutch.engine.prepare import Prepared
+    from hutch.image.rootfs import Rootfs
+
+
+class Target:
+    """A container whose files somebody wants: from Python's own object, or from a record. Close it after use."""
+
+    def __init__(self, container: Container | Running) -> None:
+        self._opened: list[int] = []
+        self._box: Container | None = None
+        self.features = features()
+        if isinstance(container, Container):
+            self._own(container)
+        else:
+            self._recorded(container)
+
+    cgroup: Cgroup | None = None
+
+    def _own(self, box: Container) -> None:
+        box._check()
+        self.name, self.prepared = box.name, box._prepared
+        self.cgroup = box.cgroup
+        self._root = box._execution.descriptors["container-root"]
+        self._base = box._execution.descriptors.get("base", -1)
+        self._upper = f"{_data()}/{box.id}" if box._settings.upper == "disk" else ""
+        self.running = True
+
+    def _recorded(self, running: Running) -> None:
+        self.name = running.name or running.id
+        self.prepared = recorded.prepared_of(running)
+        self._base, self._root = -1, -1
+        self._upper = str(running.data.get("upper") or "")
+        self.running = running.status == "running"
+        if self.running:
+            from hutch.cgroup.live import Cgroup
+
+            pidfd = recorded.open_pidfd(running)
+            os.close(pidfd)
+            self._root = self._open(f"/proc/{running.pid}/root")
+            self.cgroup = Cgroup(running.data.get("cgroup", {}))
+        elif not self._upper or not os.path.isdir(self._upper):
+            raise StateError(f"container {self.name}: has ended, and its changes with it", "`--upper disk` keeps them until `hutch rm`")
+
+    def _open(self, path: str) -> int:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError(f"container {self.name}: {path}: {error.strerror}") from None
+        self._opened.append(fd)
+        return fd
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it."""
+        for fd in self._opened:
+            os.close(fd)
+        self._opened.clear()
+        if self._box is not None:
+            self._box.close()
+            self._box = None
+
+    @property
+    def rootfs(self) -> Rootfs:
+        """What it was made from."""
+        return self.prepared.rootfs
+
+    @property
+    def root(self) -> int:
+        """A descriptor of its root directory; of one that has ended, of a container that is on its upper directory now."""
+        if self._root < 0:
+            plain = self.prepared.settings.replace(
+                name="", network="none", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(), volumes=(), devices=(), memory=None,
+                memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
+                cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
+                ulimits=(), sysctls={}, time_offsets={}, readonly=False,
+            )  # fmt: skip
+            self._box = Container.reopen(plain, self._upper)
+            self._root = self._box._execution.descriptors["container-root"]
+        return self._root
+
+    def files(self) -> Files:
+        """Its files."""
+        compiled = self.prepared.compiled
+        return Files(self.root, compiled.root_uid, compiled.root_gid)
+
+    def base(self) -> tuple[int, bool]:
+        """(a descriptor of the directory that holds its upper directories, whether that is on disk). Raises StateError."""
+        if self._upper:
+            return self._open(self._upper), True
+        if self._base < 0:
+            raise StateError(f"container {self.name}: its changes are in memory, out of reach of another process", "start it with --upper disk")
+        return self._base, False
+
+    def ids(self) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
+        """Its files' owners on disk as lines (first on disk, first in the container, count), for users and for groups."""
+        compiled = self.prepared.compiled
+        if not compiled.user_namespace or not self.features.privileged:
+            return (), ()
+        return ((compiled.root_uid, 0, 65536),), ((compiled.root_gid, 0, 65536),)
+
+    def frozen(self, wanted: bool) -> Callable[[], None]:
+        """Stop its processes, if it has any and the kernel can; what lets them go on."""
+        cgroup = self.cgroup
+        if not wanted or not self.running or cgroup is None:
+            return lambda: None
+        try:
+            cgroup.freeze(True)
+        except HutchError:
+            return lambda: None
+        return lambda: cgroup.freeze(False)
+
+    @property
+    def points(self) -> frozenset[str]:
+        """Directories and files that were made to be mounted on."""
+        return points(self.prepared)
+
+
+def _data() -> str:
+    from hutch.image.store import data_root
+
+    return data_root()
+
+
+def points(prepared: Prepared) -> frozenset[str]:
+    """Where something is mounted in a container, with all directories above it."""
+    s = prepared.settings
+    targets = {bind.target.rstrip("/") for bind in s.binds} | {volume.target.rstrip("/") for volume in s.volumes}
+    targets |= {tmpfs.target.rstrip("/") for tmpfs in s.tmpfs} | {target for _, target, _ in s.devices}
+    targets |= {"/dev", "/proc", "/sys", "/dev/pts", "/dev/shm", "/dev/mqueue"}
+    return frozenset(path for target in targets for path in _parents(target))
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def diff(container: Container | Running) -> list[Change]:
+    """What it changed, by path: Docker's A, C and D. Raises StateError."""
+    with Target(container) as target:
+        base, disk = target.base()
+        own = frozenset(GENERATED) | target.points
+        return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
+
+
+def commit(
+    container: Container | Running, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True
+) -> Image:  # fmt: skip
+    """An image of the container's: its image's layers, and one of what it changed. The same changes give the same layer.
+
+    Volumes are not part of it. Its processes stand still meanwhile, with `pause` and where the kernel can. Raises StateError,
+    UsageError, ImageError.
+    """
+    from hutch.engine import images
+
+    reference = str(references.parse(name)) if name else ""
+    content = Content()
+    with Target(container) as target, Lease(content) as held:
+        if not target.rootfs.manifest:
+            raise UsageError(f"commit {target.name}: was not made from an image but from {target.rootfs.name}", "`hutch export` and `hutch import` make one")
+        held.add(target.rootfs.manifest)
+        record = names.Name(reference=names.NONE, digest=target.rootfs.manifest, manifest=target.rootfs.manifest, platform="", updated=0.0)
+        base = stored.read(content, record)
+        thaw = target.frozen(pause)
+        try:
+            diff_id = making.layer_of(content, held, lambda out: write_changes(target, out))
+        finally:
+            thaw()
+        command = " ".join(target.prepared.args)
+        record = making.make(
+            content, held, base, diff_id, target.features, reference, changes=changes, author=author, comment=message, created_by=command
+        )  # fmt: skip
+        found = images._image(content, stored.read(content, record))
+    content.settle()
+    return found
+
+
+def write_changes(target: Target, out: Callable[[bytes], object]) -> None:
+    """The container's changes as a layer's tar."""
+    base, disk = target.base()
+    upper = os.open("upper-0" if disk else "upper/0", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
+    try:
+        skip = frozenset(os.fsencode(path.lstrip("/")) for path in GENERATED)
+        spots = frozenset(os.fsencode(path.lstrip("/")) for path in target.points)
+        _write(upper, target, changes.Scope(uids=target.ids()[0], gids=target.ids()[1], skip=skip, points=spots), out)
+    finally:
+        os.close(upper)
+
+
+def export(container: Container | Running, out: Callable[[bytes], object]) -> None:
+    """The whole root file system of a container as a tar, without what is mounted in it. Raises StateError."""
+    with Target(container) as target:
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.root)
+        try:
+            uids, gids = target.ids()
+            _write(root, target, changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True), out)
+        finally:
+            os.close(root)
+
+
+def _write(root: int, target: Target, scope: changes.Scope, out: Callable[[bytes], object]) -> None:
+    if mapped.ranges(target.features):
+        mapped.write_tree(root, scope, out, target.features, f"container {target.name}")
+    else:
+        try:
+            changes.write(root, scope, out)
+        except OSError as error:
+            raise HutchError(f"container {target.name}: {error.filename or ''}: {error.strerror}") from None
+
+
+def write_directory(box: Container, path: str, into: str) -> None:
+    """Copy a directory of a container to an empty one of the host, with owners as containers see them on an idmapped mount."""
+    import tempfile
+
+    from hutch.kernel import syscalls
+
+    with Target(box) as target:
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        fd = syscalls.openat2(target.root, path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+        try:
+            uids, gids = target.ids()
+            scope = changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True, top=b".")
+            with tempfile.TemporaryFile(dir=os.path.dirname(into)) as archive:
+                _write(fd, target, scope, archive.write)
+                archive.seek(0)
+                mapped.unpack(iter(lambda: archive.read(1 << 20), b""), into, target.features, f"volume at {path}")
+        finally:
+            os.close(fd)

@@ -1,0 +1,65 @@
+"""The store as a whole: how much room it takes, and whether it is sound."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import state, volumes
+from hutch.image import collect, names
+from hutch.image.collect import Finding
+from hutch.image.content import Content
+from hutch.kernel.features import features
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Usage(Record):
+    """A line of `hutch system df`: how many there are, how many are in use, their bytes of disk, and what could be freed."""
+
+    kind: str
+    count: int
+    active: int
+    size: int
+    reclaimable: int
+
+
+def usage() -> list[Usage]:
+    """Images (with all that belongs to them), containers' changes, volumes, and what is left over."""
+    content = Content()
+    found = list(state.containers())
+    used = {str(running.data.get("manifest")) for running in found if running.data.get("manifest")}
+    known = list(names.every(content))
+    sizes = {digest: info.st_blocks * 512 for digest, info in content.blobs()}
+    for entry in os.listdir(f"{content.root}/layers"):
+        digest = entry.replace("-", ":", 1)
+        sizes[digest] = sizes.get(digest, 0) + collect.disk_usage(f"{content.root}/layers/{entry}")
+    reached = {name.manifest: collect.reach(content, name.manifest) | {name.digest} for name in known}
+    wanted = set().union(*(reached[name.manifest] for name in known)) if known else set()
+    active = set().union(*(collect.reach(content, digest) for digest in used)) if used else set()
+    images = sum(sizes.get(digest, 0) for digest in wanted)
+    rest = sum(size for digest, size in sizes.items() if digest not in wanted | active) + collect.disk_usage(f"{content.root}/ingest")
+    uppers = [(running, collect.disk_usage(str(running.data["upper"]))) for running in found if running.data.get("upper")]
+    every = [(volume, collect.disk_usage(volume.path), any(True for _ in volumes.users(volume.name))) for volume in volumes.every()]
+    return [
+        Usage(
+            kind="Images", count=len({name.manifest for name in known}), active=len(used & {name.manifest for name in known}), size=images,
+            reclaimable=sum(sizes.get(digest, 0) for digest in wanted - active),
+        ),
+        Usage(
+            kind="Containers", count=len(found), active=sum(1 for running in found if running.status == "running"),
+            size=sum(size for _, size in uppers), reclaimable=sum(size for running, size in uppers if running.status == "exited"),
+        ),
+        Usage(
+            kind="Volumes", count=len(every), active=sum(1 for *_, used in every if used), size=sum(size for _, size, _ in every),
+            reclaimable=sum(size for _, size, used in every if not used),
+        ),
+        Usage(kind="Left over", count=len(set(sizes) - wanted - active), active=0, size=rest, reclaimable=rest),
+    ]  # fmt: skip
+
+
+def check(*, repair: bool = False, progress: Callable[[str], None] = lambda _: None) -> Iterator[Finding]:
+    """Verify every blob by its digest, every layer's index against its tar, every name; see `collect.check`."""
+    return collect.check(Content(), features(), repair, progress)

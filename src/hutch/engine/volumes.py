@@ -1,0 +1,183 @@
+"""Volumes: directories with a name that outlive their containers.
+
+``volumes/NAME`` below the data directory holds ``data``, which is bound into containers (idmapped where a container's root is
+not the host's, so that every container sees the same owners), and ``volume``, its record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hutch import jsontext
+from hutch.engine import state
+from hutch.errors import StateError, UsageError
+from hutch.image import collect, mapped
+from hutch.image.store import data_root
+from hutch.kernel.features import features
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from hutch.image.rootfs import Rootfs
+
+NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+
+
+class Volume(Record):
+    """A volume: `path` is its directory on this machine, `created` seconds since 1970; `anonymous` ones were named by Hutch."""
+
+    name: str
+    path: str
+    created: float
+    labels: dict[str, str] = {}
+    anonymous: bool = False
+
+    def remove(self) -> None:
+        """Remove it with all that it holds. Raises StateError when a container uses it."""
+        remove(self.name)
+
+    def describe(self) -> dict[str, Any]:
+        """As `hutch volume inspect` prints it."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.created))
+        return {"Name": self.name, "Driver": "local", "Mountpoint": self.path, "CreatedAt": moment, "Labels": self.labels, "Anonymous": self.anonymous}
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for what is no volume's name (Docker's rule)."""
+    if len(name) < 2 or len(name) > 128 or set(name) - NAME or not name[0].isalnum():
+        raise UsageError(f"volume {name!r}: expected 2 to 128 letters, digits, dots, dashes and underscores", "a directory of the host begins with / or ./")
+
+
+def root() -> str:
+    """The directory of all volumes."""
+    path = f"{data_root()}/volumes"
+    os.makedirs(path, mode=0o711, exist_ok=True)
+    return path
+
+
+def create(name: str = "", *, labels: dict[str, str] | None = None) -> Volume:
+    """Make a volume, or give the one that has the name; without one, an anonymous one. Raises UsageError."""
+    anonymous = not name
+    name = name or os.urandom(32).hex()
+    check_name(name)
+    base = root()
+    place = f"{base}/{name}"
+    if not os.path.exists(f"{place}/volume"):
+        fresh = f"{base}/.new-{os.getpid()}-{os.urandom(4).hex()}"
+        os.makedirs(f"{fresh}/data", mode=0o755)
+        os.chmod(fresh, 0o711)
+        record = {"created": time.time(), "labels": labels or {}, "anonymous": anonymous}
+        with open(f"{fresh}/volume", "w", encoding="utf-8") as file:
+            file.write(jsontext.dumps(record) + "\n")
+        try:
+            os.rename(fresh, place)
+        except OSError:
+            mapped.remove_tree(fresh, features())
+            if not os.path.exists(f"{place}/volume"):
+                raise StateError(f"volume {name}: {place} is in the way") from None
+    return get(name)
+
+
+def get(name: str) -> Volume:
+    """A volume by its name. Raises StateError."""
+    place = f"{data_root()}/volumes/{name}"
+    try:
+        check_name(name)
+        with open(f"{place}/volume", encoding="utf-8") as file:
+            data = jsontext.loads(file.read())
+        return Volume(name=name, path=f"{place}/data", created=float(data["created"]), labels=dict(data["labels"]), anonymous=bool(data["anonymous"]))
+    except (OSError, UsageError):
+        raise StateError(f"no volume is called {name!r}", "`hutch volume ls` lists them") from None
+    except (ValueError, KeyError, TypeError):
+        raise StateError(f"volume {name}: its record cannot be read") from None
+
+
+def every() -> list[Volume]:
+    """Every volume, by name."""
+    base = f"{data_root()}/volumes"
+    found = []
+    for name in sorted(os.listdir(base)) if os.path.isdir(base) else ():
+        try:
+            found.append(get(name))
+        except StateError:
+            continue
+    return found
+
+
+def users(name: str) -> Iterator[str]:
+    """The containers that use a volume, running or not."""
+    for running in state.containers():
+        settings = running.data.get("settings")
+        mounts = settings.get("volumes") if isinstance(settings, dict) else None
+        if any(isinstance(item, dict) and item.get("name") == name for item in mounts or ()):
+            yield running.name or running.id
+
+
+def remove(name: str) -> None:
+    """Remove a volume with all that it holds. Raises StateError."""
+    volume = get(name)
+    for user in users(name):
+        raise StateError(f"volume {name}: container {user} uses it", "remove the container first")
+    going = f"{root()}/.going-{os.urandom(6).hex()}"
+    os.rename(os.path.dirname(volume.path), going)  # nobody finds it any more, however long the rest takes
+    mapped.remove_tree(going, features())
+
+
+def prune(*, named: bool = False) -> tuple[list[str], int]:
+    """Remove volumes that no container uses: the anonymous ones, with `named` all. (their names, bytes of disk)."""
+    removed, size = [], 0
+    for volume in every():
+        if (named or volume.anonymous) and not any(True for _ in users(volume.name)):
+            freed = collect.disk_usage(volume.path)
+            try:
+                remove(volume.name)
+            except StateError:
+                continue
+            removed.append(volume.name)
+            size += freed
+    base = f"{data_root()}/volumes"
+    for name in os.listdir(base) if os.path.isdir(base) else ():
+        pid = name.split("-")[1] if name.startswith(".new-") else ""
+        if name.startswith(".going-") or (pid.isdigit() and not os.path.exists(f"/proc/{pid}")):
+            mapped.remove_tree(f"{base}/{name}", features())
+    return removed, size
+
+
+def fill(volume: Volume, rootfs: Rootfs, target: str) -> None:
+    """Begin an empty volume with what the image has at the path where it is mounted, as Docker does."""
+    import stat
+
+    from hutch.image import lookup
+
+    if os.listdir(volume.path):
+        return
+    found = lookup.find(rootfs, target)
+    if found is None or not stat.S_ISDIR(found.mode) or rootfs.name == "host":
+        return
+    from hutch.engine.container import Container
+    from hutch.engine.settings import Settings
+    from hutch.engine.snapshots import write_directory
+
+    fresh = f"{os.path.dirname(volume.path)}/.new-{os.getpid()}-{os.urandom(4).hex()}"
+    os.mkdir(fresh, 0o755)
+    try:
+        with Container.of(Settings(image=rootfs.name)) as box:
+            write_directory(box, target, fresh)
+        os.rename(fresh, volume.path)  # over the empty directory; somebody else's content stays
+    except OSError:
+        mapped.remove_tree(fresh, features())
+        if not os.listdir(volume.path):
+            raise
+    except BaseException:
+        mapped.remove_tree(fresh, features())
+        raise
+
+
+def __getattr__(name: str) -> object:
+    if name == "list":  # as everyone expects it: hutch.volumes.list(); in here it is the type
+        return every
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

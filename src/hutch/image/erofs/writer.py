@@ -1,0 +1,340 @@
+"""Write the index of a layer: its tree, with the content of its files left in the tar.
+
+Two passes: every inode gets its place, which depends on its size alone; then everything is written. The same tree gives
+the same bytes: names are sorted, and nothing of this machine or this moment is written.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from hutch.errors import ImageError
+from hutch.image.erofs.format import (
+    BLOCK,
+    BLOCK_BITS,
+    CHUNK,
+    CHUNK_INDEXES,
+    CHUNKED,
+    COMPAT_MTIME,
+    DEVICE,
+    DEVICE_OFFSET,
+    DIRENT,
+    DIRENT_SIZE,
+    INCOMPAT_CHUNKED,
+    INCOMPAT_DEVICES,
+    INLINE,
+    INODE,
+    INODE_SIZE,
+    MAGIC,
+    META,
+    OWN_DEVICE,
+    PLAIN,
+    SLOT,
+    SUPER,
+    SUPER_OFFSET,
+    TAR_DEVICE,
+    XATTR,
+    XATTR_HEADER,
+    XATTR_PREFIXES,
+    device_number,
+    inode_format,
+)  # fmt: skip
+from hutch.image.tree import Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_CHUNKS = 1 << 22  # of one sparse file; the chunks grow where that is too few
+MAX_CHUNK_BYTES = 256 << 20  # of all sparse files
+MAX_OWN = 512 << 20  # bytes of sparse files that lie so that they must be copied
+MAX_INDEX = 1 << 30
+MAX_FILE = 1 << 44  # more than any file system of this kernel's lets a file be
+_FILE_TYPES = {stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFSOCK: 6, stat.S_IFLNK: 7}
+_OPAQUE = {b"trusted.overlay.opaque": b"y", b"user.overlay.opaque": b"y"}  # for a mount by root, and for one in a user namespace
+
+
+class _Item:
+    """An inode on its way to the disk: what follows it (attributes, chunks, inline data), and its full blocks elsewhere."""
+
+    __slots__ = ("attributes", "chunks", "format", "links", "nid", "node", "size", "tail", "union")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.attributes = _attributes(node) if node.xattrs or node.opaque else b""
+        self.chunks = self.tail = b""
+        self.format = inode_format(PLAIN)
+        self.nid = self.size = self.union = 0
+        self.links = node.links
+
+
+def index(root: Node, tar_size: int, read: Callable[[int, int], bytes], tag: bytes = b"") -> bytes:
+    """The EROFS image of a tree whose content lies in a tar of `tar_size` bytes.
+
+    `read(offset, length)` gives bytes of the tar: only for pieces of sparse files that lie so that no chunk can name them.
+    `tag` is written beside the device (64 bytes at most: the tar's digest). Raises ImageError for a tree that is too large.
+    """
+    writer = _Writer(tar_size, read)
+    return writer.write(root, tag)
+
+
+class _Writer:
+    def __init__(self, tar_size: int, read: Callable[[int, int], bytes]) -> None:
+        self.tar_size = tar_size
+        self.read = read
+        self.items: list[_Item] = []
+        self.position = META
+        self.blocks: list[tuple[int, bytes]] = []  # full blocks behind the inodes: (number counted from their beginning, data)
+        self.block_count = 0
+        self.chunk_bytes = 0
+        self.own_chunks: list[tuple[_Item, list[tuple[int, int]]]] = []
+
+    def write(self, root: Node, tag: bytes) -> bytes:
+        seen: dict[int, _Item] = {}
+        directories: list[tuple[_Item, list[tuple[bytes, _Item]], _Item]] = []
+        top = _Item(root)
+        self._place_directory(top, root.children or {})
+        queue: list[tuple[_Item, _Item]] = [(top, top)]
+        while queue:
+            item, parent = queue.pop()
+            entries: list[tuple[bytes, _Item]] = []
+            below: list[tuple[_Item, _Item]] = []
+            for name, node in sorted((item.node.children or {}).items()):
+                found = seen.get(id(node)) if node.links > 1 else None
+                if found is None:
+                    found = _Item(node)
+                    if node.children is not None:
+                        self._place_directory(found, node.children)
+                        below.append((found, item))
+                        item.links += 1
+                    else:
+                        self._place_file(found)
+                        if node.links > 1:
+                            seen[id(node)] = found
+                entries.append((name, found))
+            item.links += 1  # "."
+            directories.append((item, entries, parent))
+            queue += reversed(below)
+        begin = (self.position + BLOCK - 1) // BLOCK
+        for item, entries, parent in directories:
+            self._fill_directory(item, entries, parent)
+        return self._assemble(begin, top, tag)
+
+    def _place(self, item: _Item, follows: int, whole: int = 0) -> None:
+        """Give an inode its place: its first 64 bytes in one block, and its inline data in one block, too."""
+        at = self.position
+        head = INODE_SIZE + len(item.attributes)
+        while at % BLOCK > BLOCK - INODE_SIZE or (whole and (at + head) % BLOCK + whole > BLOCK):
+            at += SLOT
+        item.nid = at // SLOT
+        end = at + head
+        if item.chunks:
+            end = (end + 7) // 8 * 8
+        self.position = (end + follows + SLOT - 1) // SLOT * SLOT
+        self.items.append(item)
+        if self.position > MAX_INDEX:
+            raise ImageError("layer: has too many files for one index")
+
+    def _place_directory(self, item: _Item, children: dict[bytes, Node]) -> None:
+        # its size is known from its names; its entries only when everything has its place
+        used, size = 0, 0
+        for name in sorted([b".", b"..", *children]):
+            need = DIRENT_SIZE + len(name)
+            if used + need > BLOCK:
+                size, used = size + BLOCK, 0
+            used += need
+        item.size = size + used
+        if size == 0 and used <= BLOCK - INODE_SIZE:
+            item.format = inode_format(INLINE)
+            self._place(item, used, used)
+        else:
+            item.union = self.block_count
+            self.block_count += (item.size + BLOCK - 1) // BLOCK
+            self._place(item, 0)
+
+    def _fill_directory(self, item: _Item, entries: list[tuple[bytes, _Item]], parent: _Item) -> None:
+        rows = sorted([(b".", item), (b"..", parent), *entries], key=_by_name)
+        blocks: list[bytes] = []
+        group: list[tuple[bytes, _Item]] = []
+        used = 0
+        for row in rows:
+            need = DIRENT_SIZE + len(row[0])
+            if used + need > BLOCK:
+                blocks.append(_directory_block(group))
+                group, used = [], 0
+            group.append(row)
+            used += need
+        blocks.append(_directory_block(group))
+        if item.format == inode_format(INLINE):
+            item.tail = blocks[0]
+            return
+        data = b"".join(block.ljust(BLOCK, b"\0") for block in blocks)
+        self.blocks.append((item.union, data))
+
+    def _place_file(self, item: _Item) -> None:
+        node = item.node
+        kind = stat.S_IFMT(node.mode)
+        if kind == stat.S_IFREG and node.size:
+            if node.size > MAX_FILE:
+                raise ImageError(f"layer: a file of {node.size} bytes")
+            item.size = node.size
+            item.format = inode_format(CHUNKED)
+            if node.sparse is None:
+                if node.offset + node.size > self.tar_size:
+                    raise ImageError("layer: the archive is broken: a file lies beyond its end")
+                bits = max((node.size - 1).bit_length() - BLOCK_BITS, 0)
+                item.union = CHUNK_INDEXES | bits  # one chunk is enough for all of it
+                item.chunks = CHUNK.pack(0, TAR_DEVICE, node.offset >> BLOCK_BITS)
+            else:
+                self._sparse(item)
+            self._place(item, len(item.chunks))
+        elif kind == stat.S_IFLNK:
+            item.size = len(node.target)
+            if item.size <= BLOCK - INODE_SIZE:
+                item.format = inode_format(INLINE)
+                item.tail = node.target
+                self._place(item, item.size, item.size)
+            else:
+                item.union = self.block_count
+                self.block_count += (item.size + BLOCK - 1) // BLOCK
+                self.blocks.append((item.union, node.target))
+                self._place(item, 0)
+        else:
+            if kind in (stat.S_IFCHR, stat.S_IFBLK):
+                item.union = device_number(*node.rdev)
+            self._place(item, 0)
+
+    def _sparse(self, item: _Item) -> None:
+        """The chunks of a sparse file: in the tar where the pieces lie on its blocks, else in blocks of the index's own."""
+        node = item.node
+        assert node.sparse is not None
+        bits, aligned = _chunk_bits(node)
+        chunk = BLOCK << bits
+        count = (node.size + chunk - 1) // chunk
+        self.chunk_bytes += CHUNK.size * count
+        if self.chunk_bytes > MAX_CHUNK_BYTES:
+            raise ImageError("layer: its sparse files need too large an index")
+        chunks = bytearray(b"\xff") * (CHUNK.size * count)  # holes
+        item.union = CHUNK_INDEXES | bits
+        stored = node.offset
+        if aligned:
+            for offset, length in node.sparse:
+                for i in range(offset // chunk, (offset + length + chunk - 1) // chunk):
+                    CHUNK.pack_into(chunks, i * CHUNK.size, 0, TAR_DEVICE, (stored + i * chunk - offset) >> BLOCK_BITS)
+                stored += length
+            item.chunks = bytes(chunks)
+            return
+        item.chunks = bytes(chunks)
+        touched = sorted({i for offset, length in node.sparse for i in range(offset // chunk, (offset + length - 1) // chunk + 1)})
+        if (len(touched) << bits) + self.block_count > MAX_OWN >> BLOCK_BITS:
+            raise ImageError("layer: a sparse file is too fragmented for an index")
+        place = {i: self.block_count + (n << bits) for n, i in enumerate(touched)}
+        self.block_count += len(touched) << bits
+        for offset, length in node.sparse:
+            done = 0
+            while done < length:
+                i, inside = divmod(offset + done, chunk)
+                size = min(length - done, chunk - inside, 1 << 20)
+                first, skip = divmod(inside, BLOCK)
+                self.blocks.append((place[i] + first, b"\0" * skip + self.read(stored + done, size)))
+                done += size
+            stored += length
+        self.own_chunks.append((item, [(i, place[i]) for i in touched]))
+
+    def _assemble(self, begin: int, top: _Item, tag: bytes) -> bytes:
+        total = begin + self.block_count
+        if total << BLOCK_BITS > MAX_INDEX + MAX_OWN:
+            raise ImageError("layer: its index would be too large")
+        out = bytearray(total << BLOCK_BITS)
+        for item, places in self.own_chunks:
+            chunks = bytearray(item.chunks)
+            for i, place in places:
+                CHUNK.pack_into(chunks, i * CHUNK.size, 0, OWN_DEVICE, begin + place)
+            item.chunks = bytes(chunks)
+        pack = INODE.pack_into
+        for number, item in enumerate(self.items, 1):
+            node = item.node
+            at = item.nid * SLOT
+            union = item.union
+            if item.format == inode_format(PLAIN) and item.size:
+                union += begin
+            seconds, nanoseconds = divmod(node.mtime, 1_000_000_000)
+            count = (len(item.attributes) - XATTR_HEADER) // 4 + 1 if item.attributes else 0
+            pack(
+                out, at, item.format, count, node.mode, 0, item.size, union, number,
+                node.uid, node.gid, seconds & 0xFFFFFFFFFFFFFFFF, nanoseconds, item.links if node.children is not None else node.links,
+            )  # fmt: skip
+            at += INODE_SIZE
+            if item.attributes:
+                out[at : at + len(item.attributes)] = item.attributes
+                at += len(item.attributes)
+            if item.chunks:
+                at = (at + 7) // 8 * 8
+                out[at : at + len(item.chunks)] = item.chunks
+            elif item.tail:
+                out[at : at + len(item.tail)] = item.tail
+        for block, data in self.blocks:
+            at = (begin + block) << BLOCK_BITS
+            # pieces of one sparse file may meet in a block
+            out[at : at + len(data)] = data if not any(out[at : at + len(data)]) else _merged(out[at : at + len(data)], data)
+        SUPER.pack_into(
+            out, SUPER_OFFSET, MAGIC, 0, COMPAT_MTIME, BLOCK_BITS, 0, top.nid, len(self.items), 0, 0, total, 0, 0, bytes(16), bytes(16),
+            INCOMPAT_CHUNKED | INCOMPAT_DEVICES, 0, 1, DEVICE_OFFSET // 128,
+        )  # fmt: skip
+        DEVICE.pack_into(out, DEVICE_OFFSET, tag[:64], (self.tar_size + BLOCK - 1) >> BLOCK_BITS, 0, 0)
+        return bytes(out)
+
+
+def _by_name(row: tuple[bytes, _Item]) -> bytes:
+    return row[0]
+
+
+def _merged(old: bytearray, new: bytes) -> bytes:
+    return bytes(a | b for a, b in zip(old, new, strict=True))
+
+
+def _directory_block(rows: list[tuple[bytes, _Item]]) -> bytes:
+    offset = DIRENT_SIZE * len(rows)
+    entries = bytearray(offset)
+    at = 0
+    for name, item in rows:
+        DIRENT.pack_into(entries, at, item.nid, offset, _FILE_TYPES[stat.S_IFMT(item.node.mode)])
+        offset += len(name)
+        at += DIRENT_SIZE
+    return bytes(entries) + b"".join([row[0] for row in rows])
+
+
+def _attributes(node: Node) -> bytes:
+    """A file's extended attributes: a header, then (length of the name, its prefix, length of the value), name, value."""
+    found = {**node.xattrs, **_OPAQUE} if node.opaque else node.xattrs
+    out = bytearray(XATTR_HEADER)
+    for name, value in sorted(found.items()):
+        for number, prefix in XATTR_PREFIXES:
+            if name.startswith(prefix):
+                short = name[len(prefix) :]
+                out += XATTR.pack(len(short), number, len(value)) + short + value
+                out += bytes(-len(out) % 4)
+    if len(out) > 4 * 0xFFFF:
+        raise ImageError("layer: a file with more than 256 KiB of extended attributes")
+    return bytes(out) if len(out) > XATTR_HEADER else b""
+
+
+def _chunk_bits(node: Node) -> tuple[int, bool]:
+    """The size of a sparse file's chunks as a power of two of blocks, and whether they can lie in the tar."""
+    assert node.sparse is not None
+    bits = 31
+    stored = node.offset
+    aligned = True
+    for offset, length in node.sparse:
+        # a chunk is read up to its end: a piece may end inside one only where the file ends
+        for value in (offset, length if offset + length < node.size else 0):
+            if value % BLOCK:
+                aligned = False
+            elif value:
+                bits = min(bits, (value & -value).bit_length() - 1 - BLOCK_BITS)
+        aligned = aligned and stored % BLOCK == 0
+        stored += length
+    least = max((node.size // MAX_CHUNKS).bit_length() - BLOCK_BITS, 0)
+    if not aligned or bits < least:
+        return max(least, 3), False
+    return min(bits, max((node.size - 1).bit_length() - BLOCK_BITS, 0)), True
