@@ -13,7 +13,7 @@ from hutch.executor.launcher import Execution
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO, Self, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hutch.engine.files import Change, Files
     from hutch.engine.images import Image
     from hutch.engine.options import Options
+    from hutch.engine.prepare import Prepared
     from hutch.engine.process import Input
     from hutch.engine.settings import Settings
     from hutch.oci.config import Process as OciProcess
@@ -112,20 +113,35 @@ class Container:
         self._begin(api_options.settings(image, (), options))
 
     def _begin(self, settings: Settings, reopen: str = "") -> None:
-        self._settings = settings
-        self._prepared = prepare.prepare(settings, idle=True, reopen=reopen)
-        self.id = self._prepared.id
-        self.name = self._settings.name or self.id
+        self._spawn(prepare.prepare(settings, idle=True, reopen=reopen), settings)
+        self._wait()
+
+    def _spawn(self, prepared: Prepared, settings: Settings, lowers: Sequence[tuple[int, str]] = ()) -> None:
+        """Start its executor. `lowers` are directories that it begins with above its image: the descriptor of a detached mount,
+        and the path in it."""
+        self._settings, self._prepared = settings, prepared
+        self.id = prepared.id
+        self.name = settings.name or self.id
         self._files: Files | None = None
         self._commands = 0
         self._live: set[Process] = set()
         self._templates: dict[object, Template] = {}
         self._closed = True  # until it runs
+        self._lowers = [(os.dup(tree), path) for tree, path in lowers]
+        self._inherited = len(lowers)
+        self._generation = 0
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._execution = prepare.launch(self._prepared, stdin=null, stdout=null, stderr=null)
+            extra = tuple(tree for tree, _ in self._lowers)
+            self._execution = prepare.launch(prepared, stdin=null, stdout=null, stderr=null, extra=extra)
+        except BaseException:
+            self._let_go()
+            raise
         finally:
             os.close(null)
+
+    def _wait(self) -> None:
+        """Wait until it runs. Raises StartError."""
         try:
             self._execution.wait_ready()
             from hutch.kernel import syscalls
@@ -133,8 +149,19 @@ class Container:
             self._pidfd = syscalls.pidfd_open(self._execution.pid)
         except BaseException:
             self._execution.close()
+            self._let_go()
             raise
         self._closed = False
+
+    def _let_go(self) -> None:
+        for tree, _ in self._lowers:
+            os.close(tree)
+        self._lowers = []
+
+    def _freeze_upper(self) -> None:
+        """Its upper directory has become a lower one, and it has another now."""
+        self._lowers.insert(0, (os.dup(self._execution.descriptors["base-tree"]), f"upper/{self._generation}"))
+        self._generation += 1
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -354,6 +381,17 @@ class Container:
 
         snapshots.export(self, out.write)
 
+    def fork(self, count: int = 1) -> list[Container]:
+        """New containers with this one's files as they are now, and its settings; this one goes on, and none of them sees
+        what another changes. It takes the same time for any number of files and bytes, as long as no process has a file of
+        the root open for writing or works in one of its directories; else the changes are copied once.
+
+        Memory (tmpfs, volumes) of its own is not part of it, and neither are its processes. Raises UsageError, StartError.
+        """
+        from hutch.engine import forking
+
+        return forking.fork(self, count)
+
     def pause(self) -> None:
         """Freeze every process of the container. Raises UnsupportedError without a freezer."""
         self._check()
@@ -383,3 +421,4 @@ class Container:
             pass
         finally:
             os.close(self._pidfd)
+            self._let_go()

@@ -289,13 +289,36 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
             os.close(root)
 
 
-def _walk_upper(directory: int, prefix: str, top: str, layers: Layers | None, own: frozenset[str], hidden: frozenset[str]) -> Iterator[Change]:
+def stacked(uppers: list[int], rootfs: Rootfs, own: frozenset[str]) -> Iterator[Change]:
+    """What several upper directories, the oldest first, make of an image together."""
+    layers = lookup.Layers(rootfs, rootfs.views[0].lowers)
+    found: dict[str, Change] = {}
+
+    def forget(path: str) -> None:
+        """What an older one had there, a newer one has removed."""
+        for known in [known for known in found if known == path or known.startswith(path + "/")]:
+            del found[known]
+
+    try:
+        for upper in uppers:
+            for change in list(_walk_upper(upper, "", "", layers, own, frozenset(), forget)):
+                found[change.path] = change
+    finally:
+        layers.close()
+    yield from found.values()
+
+
+def _walk_upper(
+    directory: int, prefix: str, top: str, layers: Layers | None, own: frozenset[str], hidden: frozenset[str],
+    forget: Callable[[str], None] = lambda _: None,
+) -> Iterator[Change]:  # fmt: skip
     for entry in sorted(os.scandir(directory), key=lambda item: item.name):
         relative = f"{prefix}{entry.name}"
         path = f"{top}/{relative}"
         info = entry.stat(follow_symlinks=False)
         below = None if relative in hidden or layers is None else layers.find(relative)
         if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+            forget(path)
             if below is not None or path in own:
                 yield Change(kind="deleted", path=path)
             continue
@@ -306,11 +329,13 @@ def _walk_upper(directory: int, prefix: str, top: str, layers: Layers | None, ow
         inside = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
             opaque = _opaque(inside)
+            if opaque:
+                forget(path)
             if not existed:
                 yield Change(kind="added", path=path)
             elif below is not None and (opaque or not stat.S_ISDIR(below.mode) or stat.S_IMODE(below.mode) != stat.S_IMODE(info.st_mode)):
                 yield Change(kind="changed", path=path)
-            yield from _walk_upper(inside, f"{relative}/", top, None if opaque else layers, own, hidden)
+            yield from _walk_upper(inside, f"{relative}/", top, None if opaque else layers, own, hidden, forget)
         finally:
             os.close(inside)
 

@@ -293,7 +293,7 @@ def import_(source: str | os.PathLike[str] | BinaryIO, name: str = "", *, change
     fd = archive.open_file(path, what) if path is not None else os.dup(source.fileno())  # type: ignore[union-attr]
     with open(fd, "rb", buffering=0) as file, lease.Lease(content) as held:
         diff_id = archive.store_plain(content, iter(lambda: file.read(1 << 18), b""), what, hold=held.add)
-        record = making.make(content, held, None, diff_id, found, reference, changes=changes, comment=message, created_by="hutch import")
+        record = making.make(content, held, None, [diff_id], found, reference, changes=changes, comment=message, created_by="hutch import")
     content.settle()
     return _image(content, stored.read(content, record))
 

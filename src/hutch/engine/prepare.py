@@ -41,30 +41,32 @@ _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
 
 def prepare(
-    s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = ""
+    s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = "",
+    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (),
 ) -> Prepared:  # fmt: skip
     """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
 
-    `reopen` is the upper directory of a container that has ended, to be gone on with.
+    `reopen` is the upper directory of a container that has ended, to be gone on with. `rootfs` is used instead of the image's,
+    and `inherited` lower directories above it are handed to `launch`.
 
     Everything that differs from one container to the next with the same settings is its id and the time: the plan is
     compiled and encoded with a placeholder for them, once, and the placeholder replaced in the encoded bytes. The
     placeholder has an id's length, so that nothing else moves.
     """
     found = features()
-    rootfs = _resolve(s, found)
+    rootfs = rootfs or _resolve(s, found)
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         settings_module.check(s)
         s = _with_volumes(s, rootfs, detach and not remove)
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
-    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen)
+    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
@@ -110,7 +112,7 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
 
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
-    reopen: str,
+    reopen: str, inherited: tuple[str, ...],
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -144,6 +146,7 @@ def _template(
         state=directory,
         upper=upper,
         reopen=bool(reopen),
+        inherited=inherited,
         upper_size=s.upper_size,
         idle=idle,
         init=s.init,
@@ -200,13 +203,14 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
         manager.start_scope(request.removeprefix("start ").replace(PLACEHOLDER, prepared.id), pid, v2_settings(limits))
 
 
-def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int) -> Execution:
+def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
     """Start the executor on a prepared container."""
     return Execution(
         prepared.compiled.plan,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
+        extra=extra,
         encoded=prepared.encoded,
         replace=(PLACEHOLDER, prepared.id),
         on_call=lambda request, pid, _: answer(prepared, request, pid),

@@ -10,7 +10,7 @@ import os
 
 from hutch.engine import recorded
 from hutch.engine.container import Container
-from hutch.engine.files import Change, Files, changes as changes_of
+from hutch.engine.files import Change, Files, changes as changes_of, stacked
 from hutch.engine.state import Running
 from hutch.errors import HutchError, StateError, UsageError
 from hutch.image import changes, making, mapped, names, reference as references, stored
@@ -18,6 +18,8 @@ from hutch.image.content import Content
 from hutch.image.lease import Lease
 from hutch.kernel.features import features
 from hutch.oci.paths import GENERATED
+
+EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # a tar without members
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Target:
             self._recorded(container)
 
     cgroup: Cgroup | None = None
+    _earlier: tuple[tuple[int, str], ...] = ()
+    _last = "upper/0"
 
     def _own(self, box: Container) -> None:
         box._check()
@@ -50,6 +54,8 @@ class Target:
         self._root = box._execution.descriptors["container-root"]
         self._base = box._execution.descriptors.get("base", -1)
         self._upper = f"{_data()}/{box.id}" if box._settings.upper == "disk" else ""
+        self._earlier = tuple(reversed(box._lowers))
+        self._last = f"upper/{box._generation}"
         self.running = True
 
     def _recorded(self, running: Running) -> None:
@@ -123,6 +129,20 @@ class Target:
             raise StateError(f"container {self.name}: its changes are in memory, out of reach of another process", "start it with --upper disk")
         return self._base, False
 
+    def uppers(self) -> list[int]:
+        """Descriptors of what holds its changes, the oldest first: one directory, and those that forks have frozen. To be
+        closed by the caller."""
+        base, disk = self.base()
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return [os.open(path, flags, dir_fd=tree) for tree, path in self._earlier] + [os.open("upper-0" if disk else self._last, flags, dir_fd=base)]
+
+    def write_upper(self, upper: int, out: Callable[[bytes], object]) -> None:
+        """One of its upper directories as a layer's tar."""
+        skip = frozenset(os.fsencode(path.lstrip("/")) for path in GENERATED)
+        spots = frozenset(os.fsencode(path.lstrip("/")) for path in self.points)
+        uids, gids = self.ids()
+        _write(upper, self, changes.Scope(uids=uids, gids=gids, skip=skip, points=spots), out)
+
     def ids(self) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
         """Its files' owners on disk as lines (first on disk, first in the container, count), for users and for groups."""
         compiled = self.prepared.compiled
@@ -173,7 +193,14 @@ def diff(container: Container | Running) -> list[Change]:
     with Target(container) as target:
         base, disk = target.base()
         own = frozenset(GENERATED) | target.points
-        return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
+        if not target._earlier:
+            return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
+        uppers = target.uppers()
+        try:
+            return sorted(stacked(uppers, target.rootfs, own), key=lambda change: change.path)
+        finally:
+            for upper in uppers:
+                os.close(upper)
 
 
 def commit(
@@ -196,28 +223,27 @@ def commit(
         base = stored.read(content, record)
         thaw = target.frozen(pause)
         try:
-            diff_id = making.layer_of(content, held, lambda out: write_changes(target, out))
+            digests = layers_of(target, content, held)
         finally:
             thaw()
         command = " ".join(target.prepared.args)
         record = making.make(
-            content, held, base, diff_id, target.features, reference, changes=changes, author=author, comment=message, created_by=command
+            content, held, base, digests, target.features, reference, changes=changes, author=author, comment=message, created_by=command
         )  # fmt: skip
         found = images._image(content, stored.read(content, record))
     content.settle()
     return found
 
 
-def write_changes(target: Target, out: Callable[[bytes], object]) -> None:
-    """The container's changes as a layer's tar."""
-    base, disk = target.base()
-    upper = os.open("upper-0" if disk else "upper/0", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
-    try:
-        skip = frozenset(os.fsencode(path.lstrip("/")) for path in GENERATED)
-        spots = frozenset(os.fsencode(path.lstrip("/")) for path in target.points)
-        _write(upper, target, changes.Scope(uids=target.ids()[0], gids=target.ids()[1], skip=skip, points=spots), out)
-    finally:
-        os.close(upper)
+def layers_of(target: Target, content: Content, held: Lease) -> list[str]:
+    """The container's changes as layers in the store, the oldest first; those that hold nothing are left out, but for one."""
+    digests = []
+    for upper in target.uppers():
+        try:
+            digests.append(making.layer_of(content, held, lambda out, upper=upper: target.write_upper(upper, out)))  # type: ignore[misc]
+        finally:
+            os.close(upper)
+    return [digest for digest in digests if digest != EMPTY] or [EMPTY]
 
 
 def export(container: Container | Running, out: Callable[[bytes], object]) -> None:

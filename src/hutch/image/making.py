@@ -50,19 +50,20 @@ def layer_of(content: Content, held: Lease, write: Callable[[Callable[[bytes], o
 
 
 def make(
-    content: Content, held: Lease, base: Image | None, diff_id: str, features: Features, reference: str, *, changes: Iterable[str] = (), author: str = "",
-    comment: str = "", created_by: str = "",
+    content: Content, held: Lease, base: Image | None, diff_ids: list[str], features: Features, reference: str, *,
+    changes: Iterable[str] = (), author: str = "", comment: str = "", created_by: str = "",
 ) -> Name:  # fmt: skip
-    """An image of another one's layers (None: of none) and one more, under a name ("" for none). Raises UsageError, ImageError."""
+    """An image of another one's layers (None: of none) and some more, under a name ("" for none). Raises UsageError, ImageError."""
     data: dict[str, Any] = dict(base.config.data) if base is not None else {"architecture": architecture(features.machine), "os": "linux"}
     own = dict(data.get("config") or {})
     for change in changes:
         apply(own, change)
     moment = now()
     entry = {"created": moment, "created_by": created_by, "author": author, "comment": comment}
-    ids = [*(base.config.diff_ids if base is not None else ()), diff_id]
+    ids = [*(base.config.diff_ids if base is not None else ()), *diff_ids]
     data.update(created=moment, config=own, rootfs={"type": "layers", "diff_ids": ids})
-    data["history"] = [*(data.get("history") or []), {key: value for key, value in entry.items() if value}]
+    line = {key: value for key, value in entry.items() if value}
+    data["history"] = [*(data.get("history") or []), *[line] * len(diff_ids)]
     if author:
         data["author"] = author
     for name in ("container", "container_config", "id", "parent"):
@@ -70,11 +71,12 @@ def make(
     raw = jsontext.dumps(data).encode()
     below = base.manifest.layers if base is not None else ()
     held.add(*ids, *(layer.digest for layer in below), digest_of(raw))
-    layers.ensure(content, diff_id, diff_id, features, f"image {reference or names.NONE}")
+    for diff_id in diff_ids:
+        layers.ensure(content, diff_id, diff_id, features, f"image {reference or names.NONE}")
     manifest = Manifest(
         media_type=OCI_MANIFEST,
         config=Descriptor(media_type=OCI_CONFIG, digest=content.put(raw), size=len(raw)),
-        layers=(*(_as_oci(layer) for layer in below), Descriptor(media_type=OCI_LAYER, digest=diff_id, size=content.size(diff_id))),
+        layers=(*(_as_oci(layer) for layer in below), *(Descriptor(media_type=OCI_LAYER, digest=diff_id, size=content.size(diff_id)) for diff_id in diff_ids)),
     )
     encoded = manifest.encode()
     held.add(digest_of(encoded))

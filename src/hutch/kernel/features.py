@@ -69,6 +69,11 @@ class Features(Record):
         return self.kernel >= (6, 7)
 
     @property
+    def detached_layers(self) -> bool:
+        """Whether overlayfs takes layers on detached mounts, and those can be cloned (6.15)."""
+        return self.kernel >= (6, 15)
+
+    @property
     def overlay_in_user_namespace(self) -> bool:
         """Whether overlayfs may be mounted in a user namespace (5.11)."""
         return self.kernel >= (5, 11)

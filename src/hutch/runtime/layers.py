@@ -18,7 +18,15 @@ def build(b: Builder, rootfs: Rootfs) -> None:
     options: list[tuple[str, str]] = [("mode", "0755")]
     if request.upper_size and not request.upper:
         options.append(("size", str(request.upper_size)))
-    c.append(ops.MakeFilesystem(kind="tmpfs", options=tuple(options), into=BASE, origin="root"))
+    if request.files and request.idle and not request.upper and b.features.detached_layers and b.features.privileged:
+        # Others can be made from what will be changed here (`fork`): the file system stays on a mount of its own, which the
+        # kernel lets be cloned from any namespace as it was never in one, and a clone of it is attached.
+        tree = slot("base-tree")
+        c.append(ops.MakeFilesystem(kind="tmpfs", options=tuple(options), into=tree, origin="root"))
+        c.append(ops.OpenTree(base=tree, path="", into=BASE, origin="root"))
+        b.prepare.append(ops.Export(value=tree, origin="root"))
+    else:
+        c.append(ops.MakeFilesystem(kind="tmpfs", options=tuple(options), into=BASE, origin="root"))
     c.append(ops.Attach(mount=BASE, root=HOST_ROOT, path="", make="", summary="a tmpfs for the layers", origin="root"))
     home = BASE
     if request.upper:
@@ -119,6 +127,15 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
     own = _own_layer(b, view, number)
     if own is not None:
         layers.append(own)
+    for i, path in enumerate(b.request.inherited):
+        # what another container has changed: nothing but its descriptor leads there
+        tree, clone, layer = slot(f"inherited-{i}"), slot(f"inherited-clone-{i}"), slot(f"inherited-layer-{i}")
+        b.prepare.append(ops.Inherit(into=tree, number=b.request.first_extra + i, origin="root"))
+        b.mapped.append(ops.OpenTree(base=tree, path="", into=clone, origin="root"))
+        c.append(ops.MakeDirectory(base=BASE, path=f"layer/inherited-{i}", origin="root"))
+        c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/inherited-{i}", make="", summary="changes of another container", origin="root"))
+        c.append(ops.OpenAt(base=BASE, path=f"layer/inherited-{i}/{path}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
+        layers.append(layer)
     for i, lower in enumerate(view.lowers):
         name = f"lower-{number}-{i}"
         if b.userns and b.host_mounts:

@@ -15,7 +15,8 @@ class Request(Record):
 
     `rootfs` None: the configuration's ``root.path`` is used as it is, as an OCI runtime must. `upper` is a host directory
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory); with `reopen` it is one that another
-    container has left, and stays.
+    container has left, and stays. `inherited` are lower directories above the image's, the topmost first, each in a
+    detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
     container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
     of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
@@ -36,6 +37,7 @@ class Request(Record):
     upper: str = ""
     upper_size: int = 0
     reopen: bool = False
+    inherited: tuple[str, ...] = ()
     idle: bool = False
     init: bool = False
     detach: bool = False
