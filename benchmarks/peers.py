@@ -110,12 +110,16 @@ def parent(pid: int) -> int:
         return int(file.read().rpartition(")")[2].split()[1])
 
 
+def podman_base(shop: Shop, name: str) -> list[str]:
+    """podman's command with a store of its own."""
+    directory = shop.directory / name
+    base = [need("podman"), "--root", f"{directory}/root", "--runroot", f"{directory}/run", "--tmpdir", f"{directory}/tmp"]
+    return [*base, "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", need("runc")]
+
+
 def podman(shop: Shop) -> Contestants:
     """podman with an image store of its own."""
-    runtime = need("runc")
-    directory = shop.directory / "podman"
-    base = [need("podman"), "--root", f"{directory}/root", "--runroot", f"{directory}/run", "--tmpdir", f"{directory}/tmp"]
-    base += ["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", runtime]
+    base = podman_base(shop, "podman")
     ask(*base, "import", "--quiet", str(shop.archive), "bench")
     shop.stack.callback(subprocess.run, [*base, "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False)
     run = [*base, "run", "--rm", "--network", "none", "--cgroup-parent", f"/{shop.cgroup}", *LIMIT_FLAGS]
@@ -126,10 +130,10 @@ def podman(shop: Shop) -> Contestants:
     return [start], [Contestant("podman exec", "in a container of its own", [*base, "exec", idle, TRUE], every=20, settle=True)]
 
 
-def docker(shop: Shop) -> Contestants:
-    """docker with a daemon of its own."""
+def docker_base(shop: Shop, name: str) -> list[str]:
+    """docker's command with a daemon and a store of its own."""
     client, daemon = need("docker"), need("dockerd")
-    directory = shop.directory / "docker"
+    directory = shop.directory / name
     directory.mkdir()
     (directory / "config.json").write_text("{}")
     argv = [need("setpriv"), "--pdeathsig", "TERM", daemon, "--config-file", f"{directory}/config.json", "--data-root", f"{directory}/data"]
@@ -145,8 +149,14 @@ def docker(shop: Shop) -> Contestants:
         if process.poll() is not None or time.monotonic() > deadline:
             raise Missing(f"dockerd: {'ended' if process.poll() is not None else 'not up after 20 s'}")
         time.sleep(0.1)
-    ask(*base, "import", str(shop.archive), "bench")
     shop.stack.callback(_remove_all, base)
+    return base
+
+
+def docker(shop: Shop) -> Contestants:
+    """docker with a daemon of its own."""
+    base = docker_base(shop, "docker")
+    ask(*base, "import", str(shop.archive), "bench")
     run = [*base, "run", "--rm", "--network", "none", *LIMIT_FLAGS]
     start = Contestant("docker run", f"image of true and libc; {LIMITED}, seccomp", [*run, "bench", TRUE], every=20, settle=True)
     idle = ask(*run, "--detach", "bench", "/usr/bin/sleep", "600")

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def healthcheck(_: dict[str, Any], rest: list[str]) -> int:
+    """Run the check that the image defines, once, in a container that runs: 0 for healthy, 1 for not."""
+    if len(rest) != 1:
+        raise UsageError("healthcheck: expected one container")
+    kind, *words = state.find(rest[0]).data.get("health") or [""]
+    if kind not in ("CMD", "CMD-SHELL") or not words:
+        raise UsageError(f"healthcheck: the image of {rest[0]} defines no check")
+    code = execute({}, [rest[0], *(["/bin/sh", "-c", words[0]] if kind == "CMD-SHELL" else words)])
+    print("healthy" if code == 0 else "unhealthy")
+    return 0 if code == 0 else 1
+
+
 def execute(values: dict[str, Any], rest: list[str]) -> int:
     """Run a command in a container that runs; its exit code."""
     if len(rest) < 2:

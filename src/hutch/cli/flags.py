@@ -58,7 +58,7 @@ RUN_FLAGS = (
     _flag("--ulimit", "a resource limit, such as nofile=1024:2048", "NAME=SOFT[:HARD]", "list", group=LIMITS),
     _flag("--shm-size", "size of /dev/shm (default: 64m)", "SIZE", group=LIMITS),
     _flag("-v --volume", "a directory or file of the host, or a volume by its name", "SOURCE:CONTAINER[:ro]", "list", group=FILES),
-    _flag("--mount", "type=bind|volume|tmpfs,source=…,target=…[,readonly]", "SPEC", "list", group=FILES),
+    _flag("--mount", "type=bind|volume|image|tmpfs,source=…,target=…[,readonly]", "SPEC", "list", group=FILES),
     _flag("--tmpfs", "an empty directory in memory", "DIR[:OPTIONS]", "list", group=FILES),
     _flag("--device", "a device of the host", "DEVICE[:PATH][:rwm]", "list", group=FILES),
     _flag("--read-only", "nothing of the root can be written", group=FILES),

@@ -56,6 +56,8 @@ _COMMANDS = (
         ),
     ),
     Command(name="diff", summary="List what a container changed: A added, C changed, D deleted.", usage="CONTAINER"),
+    Command(name="healthcheck", summary="Run the health check of a container's image, once.", usage="CONTAINER",
+        details="Prints healthy (exit code 0) or unhealthy (1). Nothing runs it by itself: there is no daemon that could."),
     Command(name="cp", summary="Copy files into or out of a container, running or not.", usage="CONTAINER:PATH PATH|-  |  hutch cp PATH|- CONTAINER:PATH",
         details="As `docker cp`: into a directory that exists, under the source's name; with PATH/. its content. `-` is a tar."),
     Command(name="volume create", summary="Make a volume.", usage="[FLAGS] [NAME]", flags=(_flag("--label", "a label", "NAME=VALUE", "list"),)),

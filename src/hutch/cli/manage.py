@@ -147,7 +147,7 @@ def stop(values: dict[str, Any], rest: list[str]) -> int:
     given = seconds(values.get("time"), "time")
 
     def one(running: Running) -> None:
-        asked = running.data["settings"].get("stop_signal") or "TERM"
+        asked = running.data.get("stop_signal") or "TERM"
         pidfd = recorded.open_pidfd(running)
         try:
             syscalls.pidfd_send_signal(pidfd, signal_number(asked))

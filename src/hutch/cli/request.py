@@ -6,7 +6,7 @@ import os
 
 from hutch.cli.parse import truth
 from hutch.engine import options, units
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -69,7 +69,7 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def mount(text: str) -> Bind | Tmpfs | VolumeMount:
+def mount(text: str) -> Bind | Tmpfs | VolumeMount | ImageSource:
     """``type=bind,source=/a,target=/b,readonly``, as Docker writes it."""
     fields: dict[str, str] = {}
     for part in text.split(","):
@@ -83,7 +83,7 @@ def mount(text: str) -> Bind | Tmpfs | VolumeMount:
     if kind == "tmpfs":
         words = [f"size={units.size(fields.pop('tmpfs-size'), 'tmpfs-size')}"] if "tmpfs-size" in fields else []
         words += [f"mode={fields.pop('tmpfs-mode')}"] if "tmpfs-mode" in fields else []
-        found: Bind | Tmpfs | VolumeMount = Tmpfs(target=target, options=tuple(words))
+        found: Bind | Tmpfs | VolumeMount | ImageSource = Tmpfs(target=target, options=tuple(words))
     elif kind == "bind":
         if not source:
             raise UsageError(f"mount: no source in {text!r}")
@@ -99,8 +99,13 @@ def mount(text: str) -> Bind | Tmpfs | VolumeMount:
         readonly = _switch(fields, "readonly", "ro")
         subpath = fields.pop("volume-subpath", fields.pop("subpath", ""))
         found = VolumeMount(name=source, target=target, readonly=readonly, subpath=subpath, nocopy=_switch(fields, "volume-nocopy"))
+    elif kind == "image":
+        if not source:
+            raise UsageError(f"mount: no source in {text!r}")
+        _switch(fields, "readonly", "ro")  # it always is
+        found = ImageSource(image=source, target=target, subpath=fields.pop("image-subpath", fields.pop("subpath", "")))
     else:
-        raise UsageError(f"mount: type {kind!r} is not supported", "bind, volume and tmpfs are")
+        raise UsageError(f"mount: type {kind!r} is not supported", "bind, volume, image and tmpfs are")
     if fields:
         raise UsageError(f"mount: unknown field {next(iter(fields))!r} in {text!r}")
     return found
@@ -230,6 +235,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         shm_size=size("shm_size") or 64 << 20,
         binds=tuple(item for item in mounts if isinstance(item, Bind)),
         volumes=tuple(item for item in mounts if isinstance(item, VolumeMount)),
+        images=tuple(item for item in mounts if isinstance(item, ImageSource)),
         tmpfs=tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(options.tmpfs(item) for item in values.get("tmpfs", ())),
         devices=tuple(options.device(item) for item in values.get("device", ())),
         ulimits=tuple(ulimit(item) for item in values.get("ulimit", ())),

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         cpu_shares: int
         cpuset: str
         pids: int
-        mounts: Iterable[Bind | Tmpfs | VolumeMount | str]
+        mounts: Iterable[Bind | Tmpfs | VolumeMount | ImageSource | str]
         tmpfs: Iterable[str] | str
         network: str
         readonly: bool
@@ -136,6 +136,7 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
     values["groups"] = tuple(str(item) for item in take("groups") or ())
     mounts = [bind(item) if isinstance(item, str) else item for item in take("mounts") or ()]
     values["binds"] = tuple(item for item in mounts if isinstance(item, Bind))
+    values["images"] = tuple(item for item in mounts if isinstance(item, ImageSource))
     values["volumes"] = tuple(item for item in mounts if isinstance(item, VolumeMount))
     own = take("tmpfs") or ()
     own = (own,) if isinstance(own, str) else own

@@ -7,11 +7,11 @@ import os
 from hutch import jsontext
 from hutch.engine import settings as settings_module, state
 from hutch.engine.identity import CREATED, PLACEHOLDER, personalise
-from hutch.engine.settings import Settings, VolumeMount
+from hutch.engine.settings import ImageSource, Settings, VolumeMount
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
 from hutch.image import resolve, store
-from hutch.image.rootfs import Rootfs
+from hutch.image.rootfs import ImageMount, Rootfs
 from hutch.kernel.features import Features, features
 from hutch.oci.config import User
 from hutch.plan.ops import HostRecord
@@ -89,6 +89,14 @@ def _resolve(s: Settings, found: Features) -> Rootfs:
     return resolve.resolve(s.image, found)
 
 
+def _image_mount(source: ImageSource, found: Features) -> ImageMount:
+    """Another image's layers. Raises ImageError, UsageError for what has none."""
+    other = _resolve(Settings(image=source.image), found)
+    if not other.layers:
+        raise UsageError(f"mount: {source.image} is no image: bind a directory instead")
+    return ImageMount(target=source.target, layers=other.layers, path=source.subpath)
+
+
 def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
     """The volumes made and filled. What the image wants as volumes becomes some where the container is kept: in one that is
     removed at its end they would go with it, as all of its changes do."""
@@ -116,7 +124,9 @@ def _template(
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
-    config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home)
+    images = tuple(_image_mount(source, found) for source in s.images)
+    shared = tuple(layer for image in images for layer in image.layers)
+    config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home, shared=shared)
     process = config.process
     assert process is not None
     if not idle and not process.args:
@@ -136,6 +146,8 @@ def _template(
         "settings": record_of(s),
         "user": [user.uid, user.gid, *user.additional_gids],
         "home": home,
+        "stop_signal": s.stop_signal or rootfs.config.stop_signal,
+        "health": list(rootfs.config.health),
         "env": list(process.env),
         "workdir": process.cwd,
         "idle": idle,
@@ -147,6 +159,7 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
+        images=images,
         upper_size=s.upper_size,
         idle=idle,
         init=s.init,

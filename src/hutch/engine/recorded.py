@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import prepare
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
 from hutch.kernel import proc, syscalls
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hutch.engine.prepare import Prepared
 
-_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount}
+_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource}
 
 
 def settings_of(data: dict[str, Any]) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.errors import UnsupportedError, UsageError
-from hutch.image.rootfs import Rootfs
+from hutch.image.rootfs import Layer, Rootfs
 from hutch.kernel import capabilities
 from hutch.kernel.features import Features
 from hutch.oci import config as oci
@@ -47,6 +47,14 @@ class VolumeMount(Record):
     subpath: str = ""
     nocopy: bool = False
     source: str = ""
+
+
+class ImageSource(Record):
+    """Another image's files in the container, read-only; `subpath` of it alone."""
+
+    image: str
+    target: str
+    subpath: str = ""
 
 
 class Ulimit(Record):
@@ -94,6 +102,7 @@ class Settings(Record):
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     devices: tuple[tuple[str, str, str], ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: dict[str, str] = {}
@@ -152,10 +161,13 @@ def check(s: Settings) -> None:
     for item in (*s.command, *(s.entrypoint or ())):
         if "\0" in item:
             raise UsageError("command: an argument contains a NUL")
-    targets = [mount.target for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts]
+    targets = [mount.target for mounts in (s.binds, s.tmpfs, s.volumes, s.images) for mount in mounts]
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice is not None:
         raise UsageError(f"mount: two are to be at {twice}")
+    for image in s.images:
+        if ".." in image.subpath.split("/") or "\0" in image.image + image.target + image.subpath:
+            raise UsageError(f"mount: subpath {image.subpath!r} leads out of the image")
     for volume in s.volumes:
         if ".." in volume.subpath.split("/") or "\0" in volume.name + volume.target + volume.subpath:
             raise UsageError(f"mount: subpath {volume.subpath!r} leads out of the volume")
@@ -187,8 +199,9 @@ def capability_set(s: Settings) -> tuple[str, ...]:
     return tuple(name for name in capabilities.NUMBERS if name in held)
 
 
-def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features) -> bool:
-    """Whether the container gets a user namespace. As root, "auto" says yes where every layer can be idmapped."""
+def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features, shared: tuple[Layer, ...] = ()) -> bool:
+    """Whether the container gets a user namespace. As root, "auto" says yes where every layer can be idmapped;
+    `shared` are those of other images in it."""
     if not features.privileged:
         if s.userns == "host":
             raise UnsupportedError("userns: without root a container needs a user namespace of its own")
@@ -196,6 +209,7 @@ def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features) -> bo
     if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or (s.network == "host" and s.privileged))):
         return False
     lowers = rootfs.lowers if rootfs is not None else ()
+    lowers += tuple(layer.lower for layer in shared if not layer.index)
     indexed = {layer.lower for layer in rootfs.layers if layer.index} if rootfs is not None else set()  # EROFS, which can be
     refused = [lower for lower in lowers if lower not in indexed and not features.can_idmap(lower)]
     able = features.user_namespaces and features.idmapped_layers and features.overlay_in_user_namespace and not refused
@@ -215,9 +229,11 @@ def namespaces(s: Settings, userns: bool) -> tuple[oci.Namespace, ...]:
     return tuple(oci.Namespace(type=kind) for kind in wanted)
 
 
-def to_config(s: Settings, rootfs: Rootfs, features: Features, *, hostname: str, user: oci.User, home: str) -> oci.Config:
+def to_config(
+    s: Settings, rootfs: Rootfs, features: Features, *, hostname: str, user: oci.User, home: str, shared: tuple[Layer, ...] = ()
+) -> oci.Config:  # fmt: skip
     """The configuration of a container with these settings on that root file system."""
-    userns = user_namespace(s, rootfs, features)
+    userns = user_namespace(s, rootfs, features, shared)
     image = rootfs.config
     args = (s.entrypoint if s.entrypoint is not None else image.entrypoint) + (s.command or (image.cmd if s.entrypoint is None else ()))
     own_uts = s.uts == "private"

@@ -107,7 +107,8 @@ class Target:
         """A descriptor of its root directory; of one that has ended, of a container that is on its upper directory now."""
         if self._root < 0:
             plain = self.prepared.settings.replace(
-                name="", network="none", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(), volumes=(), devices=(), memory=None,
+                name="", network="none", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(), volumes=(),
+                images=(), devices=(), memory=None,
                 memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
                 ulimits=(), sysctls={}, time_offsets={}, readonly=False,
@@ -177,6 +178,7 @@ def points(prepared: Prepared) -> frozenset[str]:
     """Where something is mounted in a container, with all directories above it."""
     s = prepared.settings
     targets = {bind.target.rstrip("/") for bind in s.binds} | {volume.target.rstrip("/") for volume in s.volumes}
+    targets |= {image.target.rstrip("/") for image in s.images}
     targets |= {tmpfs.target.rstrip("/") for tmpfs in s.tmpfs} | {target for _, target, _ in s.devices}
     targets |= {"/dev", "/proc", "/sys", "/dev/pts", "/dev/shm", "/dev/mqueue"}
     return frozenset(path for target in targets for path in _parents(target))

@@ -62,6 +62,14 @@ class Layer(Record):
     tar: str = ""
 
 
+class ImageMount(Record):
+    """Another image's files in a container, read-only: its `layers`, the topmost first, on `target`; of `path` in it alone."""
+
+    target: str
+    layers: tuple[Layer, ...]
+    path: str = ""
+
+
 class Rootfs(Record):
     """A resolved root file system.
 

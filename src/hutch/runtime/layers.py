@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.errors import UnsupportedError
-from hutch.image.rootfs import Rootfs, View
+from hutch.image.rootfs import ImageMount, Rootfs, View
 from hutch.plan import ops
 from hutch.plan.ops import Slot, slot
 from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
@@ -14,7 +14,8 @@ def build(b: Builder, rootfs: Rootfs) -> None:
     """The operations that end with the overlays of an image's layers in the slot `root`, attached."""
     open_host(b)
     request, c = b.request, b.container
-    b.prepare += [ops.HoldLayer(path=layer.lower, lock=layer.lock, index=layer.index, tar=layer.tar, origin="root") for layer in rootfs.layers]
+    held = dict.fromkeys((*rootfs.layers, *(layer for image in request.images for layer in image.layers)))
+    b.prepare += [ops.HoldLayer(path=layer.lower, lock=layer.lock, index=layer.index, tar=layer.tar, origin="root") for layer in held]
     options: list[tuple[str, str]] = [("mode", "0755")]
     if request.upper_size and not request.upper:
         options.append(("size", str(request.upper_size)))
@@ -42,8 +43,31 @@ def build(b: Builder, rootfs: Rootfs) -> None:
         _skeleton(b, rootfs, home)
         c.append(ops.OpenTree(base=home, path="root", into=ROOT, origin="root"))
     c.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root"))
-    if whole:
-        return
+    if not whole:
+        _views(b, rootfs)
+    for number, image in enumerate(request.images):
+        _image(b, image, number)
+
+
+def _image(b: Builder, image: ImageMount, number: int) -> None:
+    """Another image in the container: its layers as an overlay without an upper directory, which nothing can write to."""
+    c = b.container
+    place = f"layer/image-{number}"
+    for path in (place, f"{place}/empty", f"{place}/merged"):
+        c.append(ops.MakeDirectory(base=BASE, path=path, origin="mounts"))
+    empty, merged, shown = slot(f"image-{number}-empty"), slot(f"image-{number}-merged"), slot(f"image-{number}")
+    c.append(ops.OpenAt(base=BASE, path=f"{place}/empty", flags=O_PATH | O_DIRECTORY, into=empty, origin="mounts"))
+    # two lower directories are the least that overlayfs takes without an upper one
+    layers = [empty, *(_lower(b, layer.lower, f"image-{number}-{i}") for i, layer in enumerate(image.layers))]
+    c.append(ops.MakeFilesystem(kind="overlay", options=_overlay_options(b, layers, ()), attributes=1, into=merged, origin="mounts"))
+    c.append(ops.Attach(mount=merged, root=BASE, path=f"{place}/merged", make="", summary="the image", origin="mounts"))
+    path = f"{place}/merged/{image.path.strip('/')}".rstrip("/")
+    c.append(ops.OpenTree(base=BASE, path=path, set_attributes=1 | 2 | 4, into=shown, origin="mounts"))
+    c.append(ops.Attach(mount=shown, root=ROOT, path=image.target, make="like", summary="the image", origin="mounts"))
+
+
+def _views(b: Builder, rootfs: Rootfs) -> None:
+    c = b.container
     for number, view in enumerate(rootfs.views):
         if view.extra and not b.in_userns:
             # nothing would keep this root from what only the host's root may read there
@@ -136,20 +160,7 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
         c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/inherited-{i}", make="", summary="changes of another container", origin="root"))
         c.append(ops.OpenAt(base=BASE, path=f"layer/inherited-{i}/{path}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
         layers.append(layer)
-    for i, lower in enumerate(view.lowers):
-        name = f"lower-{number}-{i}"
-        if b.userns and b.host_mounts:
-            # An idmapped clone shows the layer's files as the container's root's own; the layer itself stays root's.
-            clone = slot(f"clone-{number}-{i}")
-            b.mapped.append(ops.OpenTree(path=lower, set_attributes=1, idmap=USERNS, into=clone, origin="root"))
-            c.append(ops.MakeDirectory(base=BASE, path=f"layer/{name}", origin="root"))
-            # overlayfs in a user namespace takes no layer from another namespace: attach it in this one first
-            c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/{name}", make="", summary=f"layer {lower}", origin="root"))
-            layer = slot(name)
-            c.append(ops.OpenAt(base=BASE, path=f"layer/{name}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
-        else:
-            layer = b.open_path(lower, name, "root")
-        layers.append(layer)
+    layers += [_lower(b, lower, f"{number}-{i}") for i, lower in enumerate(view.lowers)]
     where = slot("disk") if b.request.upper else BASE
     upper, work = slot(f"upper-{number}"), slot(f"work-{number}")
     for kind, found, mode in (("upper", upper, view.mode), ("work", work, 0o755)):
@@ -157,12 +168,32 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
         if not b.request.reopen:
             c.append(ops.MakeDirectory(base=where, path=path, mode=mode, origin="root"))
         c.append(ops.OpenAt(base=where, path=path, flags=O_PATH | O_DIRECTORY, into=found, origin="root"))
+    c.append(ops.MakeFilesystem(kind="overlay", options=_overlay_options(b, layers, (upper, work)), into=into, origin="root"))
+
+
+def _lower(b: Builder, lower: str, name: str) -> Slot:
+    """A lower directory, ready to be a layer: idmapped, where the container has ids of its own."""
+    if not (b.userns and b.host_mounts):
+        return b.open_path(lower, f"lower-{name}", "root")
+    # An idmapped clone shows the layer's files as the container's root's own; the layer itself stays root's.
+    clone, layer = slot(f"clone-{name}"), slot(f"lower-{name}")
+    b.mapped.append(ops.OpenTree(path=lower, set_attributes=1, idmap=USERNS, into=clone, origin="root"))
+    b.container.append(ops.MakeDirectory(base=BASE, path=f"layer/lower-{name}", origin="root"))
+    # overlayfs in a user namespace takes no layer from another namespace: attach it in this one first
+    b.container.append(ops.Attach(mount=clone, root=BASE, path=f"layer/lower-{name}", make="", summary=f"layer {lower}", origin="root"))
+    b.container.append(ops.OpenAt(base=BASE, path=f"layer/lower-{name}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
+    return layer
+
+
+def _overlay_options(b: Builder, layers: list[Slot], upper: tuple[Slot, ...]) -> tuple[tuple[str, str | Slot | tuple[Slot, ...] | None], ...]:
+    """The layers, the topmost first, and (upper, work) where something can be written, as this kernel's overlayfs takes them."""
     options: list[tuple[str, str | Slot | tuple[Slot, ...] | None]] = []
     if b.in_userns:
         options.append(("userxattr", None))
-    if features.overlay_append and features.overlay_by_descriptor:
+    names = ("upperdir", "workdir")
+    if b.features.overlay_append and b.features.overlay_by_descriptor:
         options += [("lowerdir+", layer) for layer in layers]
-        options += [("upperdir", upper), ("workdir", work)]
+        options += list(zip(names, upper, strict=False))
     else:
-        options += [("lowerdir", tuple(layers)), ("upperdir", (upper,)), ("workdir", (work,))]
-    c.append(ops.MakeFilesystem(kind="overlay", options=tuple(options), into=into, origin="root"))
+        options += [("lowerdir", tuple(layers)), *((name, (place,)) for name, place in zip(names, upper, strict=False))]
+    return tuple(options)

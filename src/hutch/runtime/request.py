@@ -7,7 +7,7 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch.image.rootfs import Rootfs
+    from hutch.image.rootfs import ImageMount, Rootfs
 
 
 class Request(Record):
@@ -17,7 +17,7 @@ class Request(Record):
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory); with `reopen` it is one that another
     container has left, and stays. `inherited` are lower directories above the image's, the topmost first, each in a
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
-    `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
+    `images` are other images' files in it. `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
     container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
     of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
     owner the descriptors that reading, writing and `diff` need. `systemd_scope`: the path of
@@ -38,6 +38,7 @@ class Request(Record):
     upper_size: int = 0
     reopen: bool = False
     inherited: tuple[str, ...] = ()
+    images: tuple[ImageMount, ...] = ()
     idle: bool = False
     init: bool = False
     detach: bool = False
