@@ -1,12 +1,13 @@
-"""Malicious archives: what a layer must not do to the host that unpacks it."""
+"""Malicious archives: what a layer must not do to the host, whether it is read through an index or unpacked."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
-import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -14,15 +15,22 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 import hutch
-from hutch.image import store
+from hutch.image import collect, content as contents, layers as image_layers
+from hutch.image.content import Content, hash_file
+from hutch.image.erofs import writer
 from hutch.image.unpack import unpack
 from hutch.kernel import syscalls
+from hutch.kernel.features import features
+from tests import archives
+from tests.archives import Entry, busybox, directory, hard, layout, link, listing, member, sha256, tar
+from tests.conftest import descriptors
 from tests.security import attack
 
 pytestmark = pytest.mark.root
@@ -41,7 +49,7 @@ def outside():
 
 @pytest.fixture
 def data(monkeypatch, tmp_path):
-    """A store of layers of the test's own."""
+    """A store of the test's own."""
     place = tmp_path / "data"
     monkeypatch.setenv("HUTCH_DATA", str(place))
     return place
@@ -54,34 +62,23 @@ def deep_data(data):
     subprocess.run(["rm", "-rf", str(data)], check=True)
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"", mode: int = 0o644, **more: object) -> tuple[tarfile.TarInfo, bytes]:
-    """One member of an archive, its name as it is."""
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size, info.mode = kind, link, len(content), mode
-    for key, value in more.items():
-        setattr(info, key, value)
-    return info, content
+UNPACK = "from hutch.image import layers\nlayers.indexed = lambda *_: False\n"
 
 
-def tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """An archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for info, content in members:
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+@pytest.fixture(params=["index", "tree"])
+def way(request, monkeypatch) -> str:
+    """Both of a layer's forms: an index of its tar that the kernel mounts, and a directory."""
+    monkeypatch.setattr(image_layers, "_mountable", type(image_layers._mountable)())  # found out anew: it depends on the disk, too
+    if request.param == "tree":
+        monkeypatch.setattr(image_layers, "indexed", lambda *_: False)
+    elif not image_layers.indexed(features()):
+        pytest.skip("this kernel mounts no EROFS from a file")
+    return request.param
 
 
-def directory(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
-    return member(name, tarfile.DIRTYPE, mode=mode)
-
-
-def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    return member(name, tarfile.SYMTYPE, target)
-
-
-def hard(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    return member(name, tarfile.LNKTYPE, target)
+def kept(data: Path) -> list[str]:
+    """What a store holds of layers: their own files, and what is half written."""
+    return sorted(str(path.relative_to(data)) for name in ("layers", "ingest") for path in data.glob(f"{name}/*"))
 
 
 def unpacked(raw: bytes, into: Path) -> hutch.HutchError | None:
@@ -135,8 +132,36 @@ def escapes(o: str) -> dict[str, list[tuple[tarfile.TarInfo, bytes]]]:
 
 
 @pytest.mark.parametrize("name", list(escapes("/x")))
-def test_escapes(tmp_path, outside, name):
-    """`..`, absolute names, links of both kinds, whiteouts: everything lands below the layer's directory, or is refused."""
+def test_escapes(data, tmp_path, outside, way, name):
+    """`..`, absolute names, links of both kinds, whiteouts: everything lands inside the layer, where a container sees it, or is refused."""
+    path = image(data, tar(*busybox(), directory("var"), *escapes(str(outside))[name]), tmp_path)
+    try:
+        box = hutch.Container(path)
+    except hutch.ImageError:
+        assert kept(data) == []
+        return
+    with box:
+        found = box.run(["sh", "-c", 'grep -rs "the host\'s" / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev; cat /a /l /d/file /a/file; true'])
+        assert found.ok and "the host's" not in found.stdout and "root:" not in found.stdout
+        assert box.run(["sh", "-c", f"for n in /a /a/file /a/new /b /l /d/file {outside}/file; do echo changed > $n; done; rm -rf /a /b /l; true"]).ok
+
+
+@pytest.mark.parametrize("name", list(escapes("/x")))
+def test_both_ways_agree(tmp_path, outside, name):
+    """The same archive gives the same files by either way, or neither takes it."""
+    raw = tar(*escapes(str(outside))[name])
+    found: list[object] = []
+    for form, make in archives.FORMS.items():
+        try:
+            found.append(listing(make(raw, tmp_path / form)))
+        except hutch.ImageError:
+            found.append("refused")
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", list(escapes("/x")))
+def test_escapes_while_unpacking(tmp_path, outside, name):
+    """Nothing is written but below the layer's directory."""
     layer = tmp_path / "parent" / "layer"
     layer.parent.mkdir()
     unpacked(tar(*escapes(str(outside))[name]), layer)
@@ -155,33 +180,45 @@ def test_old_formats(tmp_path, outside):
                 unpacked(tar(*members, form=form), tmp_path / f"{form}-{number}")
 
 
-def test_marks_of_overlayfs_are_not_the_archives_to_set(tmp_path):
+@pytest.mark.parametrize("form", list(archives.FORMS))
+def test_marks_of_overlayfs_are_not_the_archives_to_set(tmp_path, form):
     """trusted.overlay.redirect or metacopy in a layer would show directories of other layers: they are left out."""
-    names = (
-        "trusted.overlay.redirect",
-        "trusted.overlay.metacopy",
-        "trusted.overlay.opaque",
-        "user.overlay.redirect",
-        "user.overlay.opaque",
-        "user.overlay.whiteout",
-    )
-    headers = {f"SCHILY.xattr.{name}": "y" for name in names}
-    assert (
-        unpacked(tar(member("d", tarfile.DIRTYPE, mode=0o755, pax_headers=headers), member("f", content=b"x", pax_headers=headers)), tmp_path / "layer") is None
-    )
-    for name in ("d", "f"):
-        assert not [key for key in os.listxattr(tmp_path / "layer" / name) if "overlay" in key]
+    names = [f"{space}.overlay.{mark}" for space in ("trusted", "user") for mark in ("redirect", "metacopy", "opaque", "whiteout", "origin", "protattr")]
+    headers = {f"SCHILY.xattr.{name}": "y" for name in [*names, "trusted.other", "system.posix_acl_access", "user.own"]}
+    raw = tar(member("d", tarfile.DIRTYPE, mode=0o755, pax_headers=headers), member("f", content=b"x", pax_headers=headers))
+    layer = archives.FORMS[form](raw, tmp_path)
+    if form == "tree":
+        found = [name for path in ("d", "f") for name in os.listxattr(f"{layer.lower}/{path}")]
+    else:
+        with archives.reader.Index(layer.index, layer.tar) as index:
+            found = [name.decode() for path in (b"d", b"f") for name in index.lookup(path).xattrs]
+    assert found == ["user.own"] * 2
 
 
-def test_whiteouts_do_what_they_say_and_no_more(tmp_path, outside):
+@pytest.mark.parametrize("form", list(archives.FORMS))
+def test_whiteouts_do_what_they_say_and_no_more(tmp_path, outside, form):
     """A whiteout becomes overlayfs's, an opaque mark too; odd names stay plain files or are refused."""
-    layer = tmp_path / "layer"
     members = [directory("d"), member("d/.wh.gone"), directory("o"), member("o/.wh..wh..opq"), member("d/.whx", content=b"x")]
-    assert unpacked(tar(*members), layer) is None
-    info = os.lstat(layer / "d/gone")
-    assert stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-    assert os.getxattr(layer / "o", "user.overlay.opaque") == b"y"
-    assert (layer / "d/.whx").read_text() == "x"
+    found = listing(archives.FORMS[form](tar(*members), tmp_path / "layer"))
+    assert set(found) == {"", "/d", "/d/gone", "/d/.whx", "/o"}
+    mode, _, _, device, _ = found["/d/gone"]
+    assert stat.S_ISCHR(int(mode, 8)) and device == (0, 0)
+    assert (found["/o"][3], found["/d"][3]) == (True, False)
+    assert found["/d/.whx"][3] == b"x"
+
+
+@pytest.mark.parametrize("userns", ["auto", "host"])
+def test_whiteouts_in_a_container(data, tmp_path, way, userns):
+    """They hide what is below, in the container and for the lookup of its users, and are seen as nothing themselves."""
+    passwd = member("etc/passwd", content=b"anna:x:1000:1000::/:/bin/sh\n")
+    low = [*busybox(), passwd, directory("d"), member("d/gone", content=b"x"), member("d/here"), directory("o"), member("o/gone"), member("file")]
+    top = [member("d/.wh.gone"), member("o/.wh..wh..opq"), member("o/new"), member(".wh.file"), member("etc/.wh.passwd")]
+    place = layout(tmp_path / "layout", tar(*low), tar(*top))
+    result = hutch.run(str(place), ["find", "/d", "/o", "/file", "/etc/passwd"], userns=userns)
+    assert result.stdout.split() == ["/d", "/d/here", "/o", "/o/new"]
+    assert hutch.run(str(place), ["sh", "-c", "echo new > /d/gone; cat /d/gone"], userns=userns).stdout == "new\n"
+    with pytest.raises(hutch.UsageError):
+        hutch.run(str(place), ["true"], user="anna")
 
 
 def image(data: Path, raw: bytes, tmp_path: Path, name: str = "image.tar") -> str:
@@ -191,19 +228,8 @@ def image(data: Path, raw: bytes, tmp_path: Path, name: str = "image.tar") -> st
     return str(path)
 
 
-def busybox() -> list[tuple[tarfile.TarInfo, bytes]]:
-    with open("/bin/busybox", "rb") as file:
-        content = file.read()
-    names = ("etc", "bin", "proc", "sys", "dev", "tmp")
-    return [
-        *map(directory, names),
-        member("bin/busybox", content=content, mode=0o755),
-        *(link(f"bin/{n}", "busybox") for n in ("sh", "cat", "ls", "id", "head")),
-    ]
-
-
 @pytest.mark.parametrize("userns", ["auto", "host"])
-def test_device_nodes_in_a_layer(tmp_path, data, userns):
+def test_device_nodes_in_a_layer(tmp_path, data, way, userns):
     """A node of the host's disk in a layer cannot be read in a container."""
     device = os.stat("/").st_dev
     nodes = [
@@ -215,7 +241,7 @@ def test_device_nodes_in_a_layer(tmp_path, data, userns):
     assert result.stdout == "end\n", result
 
 
-def test_set_uid_programs_are_out_of_everybodys_reach(data, tmp_path, ordinary_user):
+def test_set_uid_programs_are_out_of_everybodys_reach(data, tmp_path, ordinary_user, way):
     """CVE-2021-41091: a set-uid program in a layer, or in a container's upper directory, is one of the host's for its other users."""
     path = image(data, tar(*busybox(), member("suid", content=Path("/bin/busybox").read_bytes(), mode=0o4755)), tmp_path)
     for place in (tmp_path, *tmp_path.parents):
@@ -224,25 +250,34 @@ def test_set_uid_programs_are_out_of_everybodys_reach(data, tmp_path, ordinary_u
     become = ["setpriv", f"--reuid={ordinary_user.pw_uid}", f"--regid={ordinary_user.pw_gid}", "--clear-groups"]
 
     def reachable(where: Path) -> bool:
-        return subprocess.run([*become, "test", "-x", str(where)], check=False).returncode == 0
+        return subprocess.run([*become, "test", "-r", str(where)], check=False).returncode == 0
 
+    assert reachable(Path(path))
     with hutch.Container(path, upper="disk", userns="host") as box:
         assert box.run(["sh", "-c", "/bin/busybox cp /bin/busybox /own; /bin/busybox chmod 4755 /own"]).ok
-        layers = list(data.glob("layers/*/suid"))
+        programs = list(data.glob("layers/*/*/suid"))  # of the mounted index, while a container is on it
         own = list(data.glob(f"{box.id}/*/own"))
-        assert layers and own
-        assert not [p for p in (*layers, *own) if reachable(p)]
+        blobs = list(data.glob("content/*/*"))
+        assert len(programs) == 1 and programs[0].stat().st_mode & stat.S_ISUID and own and blobs
+        assert not [p for p in (*programs, *own, *blobs, *data.glob("layers/*/*")) if reachable(p)]
+    assert bool(list(data.glob("layers/*/*/suid"))) == (way == "tree")
 
 
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "truncated gzip": lambda raw: gzip.compress(raw)[:-200],
     "damaged gzip": lambda raw: (lambda z: z[:500] + b"\xff" * 200 + z[700:])(gzip.compress(raw)),
     "wrong checksum": lambda raw: gzip.compress(raw)[:-8] + b"\0" * 8,
+    "truncated zstd": lambda raw: zstandard.compress(raw)[:-200],
+    "zstd without its last byte": lambda raw: zstandard.compress(raw)[:-1],
+    "damaged zstd": lambda raw: (lambda z: z[:500] + b"\xff" * 200 + z[700:])(zstandard.ZstdCompressor(write_checksum=True).compress(raw)),
+    "wrong checksum of zstd": lambda raw: zstandard.ZstdCompressor(write_checksum=True).compress(raw)[:-4] + bytes(4),
+    "something behind gzip": lambda raw: gzip.compress(raw) + b"something else",
+    "something behind zstd": lambda raw: zstandard.compress(raw) + b"something else",
     "truncated tar": lambda raw: raw[: len(raw) // 2 + 100],
-    "truncated xz": lambda raw: __import__("lzma").compress(raw)[:-200],
-    "damaged xz": lambda raw: (lambda z: z[:60] + b"\xff" * 200 + z[260:])(__import__("lzma").compress(raw)),
-    "truncated bzip2": lambda raw: __import__("bz2").compress(raw)[:-200],
-    "damaged bzip2": lambda raw: (lambda z: z[:60] + b"\xff" * 200 + z[260:])(__import__("bz2").compress(raw)),
+    "truncated xz": lambda raw: lzma.compress(raw)[:-200],
+    "damaged xz": lambda raw: (lambda z: z[:60] + b"\xff" * 200 + z[260:])(lzma.compress(raw)),
+    "truncated bzip2": lambda raw: bz2.compress(raw)[:-200],
+    "damaged bzip2": lambda raw: (lambda z: z[:60] + b"\xff" * 200 + z[260:])(bz2.compress(raw)),
     "random behind gzip's mark": lambda raw: b"\x1f\x8b" + os.urandom(4000),
     "random behind zstd's mark": lambda raw: b"\x28\xb5\x2f\xfd" + os.urandom(4000),
     "random behind xz's mark": lambda raw: b"\xfd7zXZ\0" + os.urandom(4000),
@@ -253,13 +288,17 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_broken_archives(data, tmp_path, name):
+def test_broken_archives(data, tmp_path, way, name):
     """Whatever is broken in an archive is an ImageError, and leaves nothing in the store."""
     raw = tar(directory("etc"), member("etc/x", content=os.urandom(200_000)), member("y", content=os.urandom(100_000)))
     path = image(data, BROKEN[name](raw), tmp_path)
-    with pytest.raises(hutch.ImageError):
+    before = descriptors()
+    with pytest.raises(hutch.ImageError) as caught:
         hutch.run(path, ["true"])
-    assert not list(data.glob("layers/*")) and not list(data.glob("layers/.new*"))
+    assert path in caught.value.message
+    caught = None
+    assert kept(data) == [] and list(data.glob("content/*/*")) == []
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize(
@@ -288,24 +327,41 @@ def test_broken_archives(data, tmp_path, name):
     ids=lambda members: repr(members[-1][0].name[:12]),
 )
 def test_strange_members(tmp_path, members):
-    """Huge names, links to nothing or in circles, impossible owners and times: unpacked or refused with an ImageError."""
-    (tmp_path / "layer").mkdir()
+    """Huge names, links to nothing or in circles, impossible owners and times: taken or refused with an ImageError, by both ways alike."""
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         try:
             raw = tar(*members, form=form)
         except (ValueError, UnicodeError):
             continue
-        try:
-            store_error = None
-            unpack(io.BytesIO(raw), str(tmp_path / "layer"))
-        except hutch.HutchError as error:
-            store_error = error
-        except OSError as error:  # the store makes an ImageError of it
-            store_error = error
-        assert store_error is None or str(store_error)
+        found: list[object] = []
+        for kind, make in archives.FORMS.items():
+            try:
+                layer = make(raw, tmp_path / f"{kind}-{form}")
+            except hutch.ImageError as error:
+                assert str(error)
+                found.append("refused")
+            except OSError as error:  # the store makes an ImageError of it
+                assert kind == "tree"
+                found.append(f"refused: {error}")
+            else:
+                found.append(listing(layer))
+        assert found[0] == found[1] or str(found[1]).startswith("refused")
 
 
-def test_a_header_of_a_gigabyte(tmp_path):
+@pytest.mark.parametrize(
+    "members", [[member("a", mtime=1 << 62)], [member("d", tarfile.DIRTYPE, uid=1 << 40)], [member("d/x"), member("d", content=b"x"), member("d/y")]]
+)
+def test_strange_members_in_the_store(data, tmp_path, way, members):
+    """Whatever the disk says to it, too, is an ImageError."""
+    path = image(data, tar(*members, form=tarfile.GNU_FORMAT), tmp_path)
+    try:
+        assert hutch.run(path, ["true"]).outcome == "failed-to-start"
+    except hutch.ImageError as error:
+        assert path in error.message
+        assert kept(data) == []
+
+
+def test_a_header_of_a_gigabyte(tmp_path, way):
     """A pax header says how long it is, and tarfile reads all of it: some kilobytes of gzip must not take the owner's memory."""
     info = tarfile.TarInfo("././@PaxHeader")
     info.type, info.size = tarfile.XHDTYPE, 1 << 30
@@ -316,7 +372,7 @@ def test_a_header_of_a_gigabyte(tmp_path):
         for _ in range(1 << 4):
             file.write(b"1" * (1 << 20))
     program = (
-        "import resource, sys, hutch\n"
+        f"import resource, sys, hutch\n{UNPACK if way == 'tree' else ''}"
         "resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))\n"
         "try:\n    hutch.run(sys.argv[1], ['true'])\n"
         "except hutch.ImageError as error:\n    print('refused', error)\n"
@@ -331,14 +387,31 @@ def test_a_header_of_a_gigabyte(tmp_path):
     assert int(done.stdout.split()[-1]) < 160, "the header was read into memory"
 
 
-@pytest.fixture
-def small_disk():
-    """A file system of 8 MiB in a mount namespace's private place."""
-    place = Path(tempfile.mkdtemp(prefix="hutch-small-", dir="/var/tmp"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=2000,mode=755", "none", str(place)], check=True)
+@contextlib.contextmanager
+def disk(kind: str, size: str, inodes: int) -> Iterator[Path]:
+    """A file system of its own, in memory or in a file: the kernel mounts no index from the former."""
+    place = Path(tempfile.mkdtemp(prefix="hutch-disk-", dir="/var/tmp"))
+    file = Path(f"{place}.image")
+    if kind == "tmpfs":
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=755", "none", str(place)]
+    else:
+        subprocess.run(["truncate", "-s", size, str(file)], check=True)
+        if subprocess.run(["mkfs.ext4", "-q", "-N", str(inodes), str(file)], check=False).returncode:
+            pytest.skip("no ext4 here")
+        words = ["mount", "-o", "loop", str(file), str(place)]
+    if subprocess.run(words, check=False).returncode:
+        pytest.skip(f"no {kind} can be mounted here")
     yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    subprocess.run(["umount", str(place)], check=True)
     place.rmdir()
+    file.unlink(missing_ok=True)
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request):
+    """A file system of 8 MiB."""
+    with disk(request.param, "8m", 2000) as place:
+        yield place
 
 
 def bombs(path: Path) -> dict[str, Callable[[], None]]:
@@ -370,24 +443,48 @@ def bombs(path: Path) -> dict[str, Callable[[], None]]:
     return {"zeros": zeros, "inodes": inodes, "sparse": sparse}
 
 
+@pytest.mark.parametrize("reserve", [0, contents.RESERVE])
 @pytest.mark.parametrize("kind", ["zeros", "inodes", "sparse"])
-def test_tar_bombs(small_disk, monkeypatch, tmp_path, kind):
-    """A bomb fills the disk that it is unpacked to: a clear error, and all of the space given back."""
+def test_tar_bombs(small_disk, monkeypatch, tmp_path, way, kind, reserve):
+    """A bomb fills the disk that it is unpacked to, or all but the part of it that is never used: a clear error, and all of the space given back."""
     path = tmp_path / "bomb.tar"
     bombs(path)[kind]()
     monkeypatch.setenv("HUTCH_DATA", str(small_disk / "data"))
+    monkeypatch.setattr(contents, "RESERVE", reserve)
+    before = os.statvfs(small_disk)
     try:
         result = hutch.run(str(path), ["true"])
-        assert kind == "sparse" and result.outcome == "failed-to-start"  # holes take no space
-        return
     except hutch.ImageError as error:
-        assert "No space left" in str(error) or "layer" in str(error)
-    assert not list(small_disk.glob("data/layers/*")) and not list(small_disk.glob("data/layers/.*"))
-    free = os.statvfs(small_disk)
-    assert free.f_bfree > 0.98 * free.f_blocks and free.f_ffree > 1900
+        if kind == "sparse" and not reserve:
+            assert str(1 << 50) in error.message or "File too large" in error.message
+        else:
+            assert "No space left" in error.message or "disk is full" in error.message
+            assert "prune" in (error.hint or "")
+    else:
+        # holes take no space, and in an index nor do empty files
+        assert result.outcome == "failed-to-start" and not reserve and (kind == "sparse" or (kind, way) == ("inodes", "index"))
+        return
+    assert kept(small_disk / "data") == [] and not list(small_disk.glob("data/content/*/*"))
+    after = os.statvfs(small_disk)
+    assert after.f_bfree > before.f_bfree - 0.02 * before.f_blocks and after.f_ffree > before.f_ffree - 50
 
 
-def test_a_tree_deeper_than_recursion(deep_data, tmp_path):
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_stores_on_other_disks(monkeypatch, tmp_path, way, kind):
+    """Where the kernel mounts no index from, layers are unpacked; and what one disk cannot is not held against another."""
+    path = image(tmp_path, tar(*busybox()), tmp_path)
+    forms = []
+    with disk(kind, "160m", 2000) as place:
+        for data in (place / "data", tmp_path / "data", place / "again"):
+            monkeypatch.setenv("HUTCH_DATA", str(data))
+            assert hutch.run(path, ["true"]).ok
+            assert hutch.run(path, ["true"]).ok
+            forms.append("index" if list(data.glob("layers/*/index")) else "tree")
+    there = "tree" if kind == "tmpfs" else way
+    assert forms == [there, way, there]
+
+
+def test_a_tree_deeper_than_recursion(deep_data, tmp_path, way):
     """Links take a path deeper than any name: what fails after that must still be removed, without Python's recursion."""
     members = [directory("etc"), directory("d/" * 400)]
     here = "d/" * 400
@@ -397,54 +494,146 @@ def test_a_tree_deeper_than_recursion(deep_data, tmp_path):
     path = image(deep_data, tar(*members, member("a", b"Z")), tmp_path)
     with pytest.raises(hutch.ImageError):
         hutch.run(path, ["true"])
-    assert os.listdir(deep_data / "layers") == []
+    assert kept(deep_data) == []
     members += [directory("e"), link("e", "d"), member("d", content=b"in place of the tree")]
     path = image(deep_data, tar(*members), tmp_path, "replaced.tar")
-    assert hutch.run(path, ["true"]).outcome == "failed-to-start"  # unpacked: it only has no program
+    assert hutch.run(path, ["true"]).outcome == "failed-to-start"  # taken: it only has no program
 
 
-def test_unpacking_is_not_seen_half_done(data, tmp_path, monkeypatch):
-    """A crash while unpacking leaves nothing that looks whole, and the next one clears it away."""
-    base = data / "layers"
-    base.mkdir(parents=True)
+# Killed on the way
+
+
+def die(*_: object) -> None:
+    os._exit(9)
+
+
+def dying(original: Callable[..., object], count: int) -> Callable[..., object]:
+    """A function that ends the process when it is called the `count`-th time."""
+    calls = iter(range(count - 1))
+
+    def call(*arguments: object, **named: object) -> object:
+        if next(calls, None) is None:
+            die()
+        return original(*arguments, **named)
+
+    return call
+
+
+def after(original: Callable[..., object]) -> Callable[..., object]:
+    """A function that ends the process when it is done."""
+    return lambda *arguments, **named: die(original(*arguments, **named))
+
+
+def committing(what: bytes, *, done: bool = False) -> Callable[[pytest.MonkeyPatch], None]:
+    """The end comes when a blob gets its name, or has got it."""
+    original = contents.Ingest.commit
+
+    def commit(ingest: contents.Ingest, digest: str) -> None:
+        if done or digest != sha256(what):
+            original(ingest, digest)
+        if digest == sha256(what):
+            die()
+
+    return lambda patch: patch.setattr(contents.Ingest, "commit", commit)
+
+
+RAW = tar(*busybox(), member("big", content=os.urandom(3 << 20)))
+BLOB = gzip.compress(RAW, 1)
+# where, in which form, and what becomes of what is called there
+KILLED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "before the first byte is kept": ("index tree", lambda patch: patch.setattr(contents.Ingest, "write", die)),
+    "while the blob comes in": ("index tree", lambda patch: patch.setattr(contents.Ingest, "write", dying(contents.Ingest.write, 9))),
+    "before the index is made": ("index", lambda patch: patch.setattr(writer, "index", die)),
+    "after the index is made": ("index", lambda patch: patch.setattr(writer, "index", after(writer.index))),
+    "before the tar has its name": ("index", committing(RAW)),
+    "after the tar has its name": ("index", committing(RAW, done=True)),
+    "before the mount is tried": ("index", lambda patch: patch.setattr(image_layers, "_try_mount", die)),
+    "while a tree is unpacked": ("tree", lambda patch: patch.setattr(os, "symlink", dying(os.symlink, 3))),
+    "before the blob has its name": ("index tree", committing(BLOB)),
+    "after the blob has its name": ("index tree", committing(BLOB, done=True)),
+    "before anything is marked": ("index tree", lambda patch: patch.setattr(Content, "mark", die)),
+    "after something is marked": ("index tree", lambda patch: patch.setattr(Content, "mark", after(Content.mark))),
+    "before the first rename": ("index tree", lambda patch: patch.setattr(os, "rename", die)),
+    "after the first rename": ("index tree", lambda patch: patch.setattr(os, "rename", after(os.rename))),
+    "before the second rename": ("index tree", lambda patch: patch.setattr(os, "rename", dying(os.rename, 2))),
+    "before the third rename": ("index", lambda patch: patch.setattr(os, "rename", dying(os.rename, 3))),
+}
+
+
+def fetch(store: Content, asked: list[int]) -> image_layers.Layer:
+    """The layer, from somewhere that gives it in small pieces; `asked` is where that was asked to begin."""
+
+    def pieces(offset: int) -> Iterator[bytes]:
+        asked.append(offset)
+        for begin in range(offset, len(BLOB), 64 << 10):
+            yield BLOB[begin : begin + (64 << 10)]
+
+    return image_layers.fetch(store, sha256(BLOB), len(BLOB), sha256(RAW), pieces, features(), "x")
+
+
+@pytest.mark.parametrize(("way", "point"), [(way, point) for point, (ways, _) in KILLED.items() for way in ways.split()], indirect=["way"])
+def test_killed_on_the_way(data, tmp_path, monkeypatch, way, point):
+    """Nothing that is half done is seen, what was fetched is not fetched again, and what is left over goes with the next attempt."""
+    patch = KILLED[point][1]
     child = os.fork()
     if child == 0:
         try:
-            store.layer("key", lambda directory: os._exit(9))
+            patch(monkeypatch)
+            fetch(Content(), [])
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert [p.name for p in base.iterdir()] and not (base / "key").exists()
-    assert store.layer("key", lambda directory: None) == str(base / "key")
-    assert os.listdir(base) == ["key"]
+    # what is there under its name is whole
+    store = Content()
+    assert all(hash_file(store.path(digest)) == digest[7:] for digest, _ in store.blobs())
+    assert not list(collect.check(store, features(), repair=False))
+    expected = listing(archives.FORMS[way](RAW, tmp_path / "expected"))
+    found = image_layers.find(store, sha256(RAW), features())
+    if found is not None:
+        assert listing(found) == expected
+    there = store.has(sha256(BLOB))
+    # the next one goes on from there
+    asked: list[int] = []
+    assert listing(fetch(store, asked)) == expected
+    if point == "before the first byte is kept":
+        assert asked == [0]
+    elif point == "while the blob comes in":
+        assert len(asked) == 1 and 0 < asked[0] < len(BLOB)
+    else:
+        assert all(offset > 0 for offset in asked) and not (there and asked)
+    assert os.listdir(data / "ingest") == []
+
+
+def test_a_damaged_partial_blob_is_not_kept(data, way):
+    """What the disk made of the part that was there (a power failure) costs one attempt, and never gets a name."""
+    store = Content()
+    with store.claim(sha256(BLOB)) as claim:
+        claim.write(b"\0" * 100_000)
+    try:
+        fetch(store, [])
+    except hutch.ImageError:
+        assert kept(data) == []
+        asked: list[int] = []
+        fetch(store, asked)
+        assert asked == [0]
+    assert hash_file(store.path(sha256(BLOB))) == sha256(BLOB)[7:] and os.listdir(data / "ingest") == []
 
 
 # OCI layouts
 
 
-def layout(place: Path, blob: bytes, **changes: object) -> Path:
-    """An OCI layout of one layer, with some digests as the test wants them."""
-    blobs = place / "blobs/sha256"
-    blobs.mkdir(parents=True)
-
-    def put(raw: bytes, key: str) -> dict[str, object]:
-        digest = hashlib.sha256(raw).hexdigest()
-        (blobs / digest).write_bytes(raw)
-        return {"digest": changes.get(key, f"sha256:{digest}"), "size": len(raw)}
-
-    config = changes.get(
-        "config_json", {"architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine], "os": "linux", "config": changes.get("image", {})}
-    )
-    manifest = {"config": put(json.dumps(config).encode(), "config"), "layers": [put(blob, "layer")]}
-    (place / "index.json").write_text(json.dumps({"manifests": [put(json.dumps(manifest).encode(), "manifest")]}))
-    (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return place
-
-
 BAD = "0" * 64
 
 
-@pytest.mark.parametrize("which", ["manifest", "config", "layer"])
+def test_layouts_that_are_as_they_should_be(data, tmp_path, way):
+    """What the attacks below begin with can be run."""
+    raw = tar(*busybox())
+    assert hutch.run(str(layout(tmp_path / "plain", raw, image={"Env": ["A=b"]})), ["sh", "-c", "echo $A"]).stdout == "b\n"
+    for number, blob in enumerate((gzip.compress(raw), zstandard.compress(raw))):
+        assert hutch.run(str(layout(tmp_path / str(number), blob, plain=(raw,))), ["true"]).ok
+
+
+@pytest.mark.parametrize("which", ["manifest", "config", "layer", "diff_id"])
 @pytest.mark.parametrize(
     "digest",
     [
@@ -453,34 +642,50 @@ BAD = "0" * 64
     ],
     ids=repr,
 )  # fmt: skip
-def test_digests(data, tmp_path, which, digest):
+def test_digests(data, tmp_path, way, which, digest):
     """A digest is a file's name and a layer's place in the store: path tricks and lies in it are an ImageError."""
     place = layout(tmp_path / "layout", tar(*busybox()), **{which: digest})
     with pytest.raises(hutch.ImageError):
         hutch.run(str(place), ["id"])
-    assert not list(data.glob("layers/*"))
+    assert kept(data) == []
 
 
-def test_a_layer_that_is_not_what_it_is_called(data, tmp_path):
+def test_a_layer_that_is_not_what_it_is_called(data, tmp_path, way):
     """A layer whose bytes changed after the manifest was signed is not run, and not kept under that name."""
     place = layout(tmp_path / "layout", tar(*busybox()))
     other = tar(*busybox(), member("etc/backdoor", content=b"x"))
     index = json.loads((place / "index.json").read_text())
     manifest = json.loads((place / "blobs/sha256" / index["manifests"][0]["digest"][7:]).read_text())
-    blob = place / "blobs/sha256" / manifest["layers"][0]["digest"][7:]
+    digest = manifest["layers"][0]["digest"]
+    blob = place / "blobs/sha256" / digest[7:]
     good = blob.read_bytes()
-    for bad in (other, good + b"appended", good[:-1] + b"x", gzip.compress(good)):
+    same_size = other[: len(good)].ljust(len(good), b"\0")
+    for bad in (other, good + b"appended", good[:-1] + b"x", gzip.compress(good), same_size, good[:-512], b""):
         blob.write_bytes(bad)
         with pytest.raises(hutch.ImageError):
             hutch.run(str(place), ["id"])
-        assert not list(data.glob("layers/*"))
+        assert not list(data.glob("layers/*")) and not Content().has(digest)
     blob.write_bytes(good)
     assert hutch.run(str(place), ["id"]).ok
+    assert os.listdir(data / "ingest") == []
+    blob.write_bytes(other)  # what is in the store is what it was
+    assert hutch.run(str(place), ["ls", "/etc/backdoor"]).exit_code == 1
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_layer_whose_plain_tar_is_another(data, tmp_path, way, compressed):
+    """The blob is what the manifest says, and its content not what the configuration says: the image's identity would be a lie."""
+    raw, other = tar(*busybox()), tar(*busybox(), member("etc/backdoor", content=b"x"))
+    blob = gzip.compress(other) if compressed else other
+    with pytest.raises(hutch.ImageError, match="digest"):
+        hutch.run(str(layout(tmp_path / "lie", blob, plain=(raw,))), ["id"])
+    assert kept(data) == [] and not Content().has(sha256(raw)) and not Content().has(sha256(other))
+    assert hutch.run(str(layout(tmp_path / "truth", blob, plain=(other,))), ["id"]).ok
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "link to zeros", "link out"])
 @pytest.mark.parametrize("which", ["index", "layer"])
-def test_blobs_that_are_no_files(data, tmp_path, kind, which):
+def test_blobs_that_are_no_files(data, tmp_path, way, kind, which):
     """A fifo or a device for a blob must not be waited for: the caller is stuck otherwise, without a time limit that helps."""
     place = layout(tmp_path / "layout", tar(*busybox()))
     index = json.loads((place / "index.json").read_text())
@@ -494,7 +699,10 @@ def test_blobs_that_are_no_files(data, tmp_path, kind, which):
         blob.symlink_to(tmp_path / "fifo")
     else:
         blob.symlink_to("/dev/zero" if kind == "link to zeros" else "/etc/shadow")
-    program = "import sys, hutch\ntry:\n    hutch.run(sys.argv[1], ['id'])\nexcept hutch.ImageError as error:\n    print('refused', error)\n"
+    program = (
+        f"import sys, hutch\n{UNPACK if way == 'tree' else ''}"
+        "try:\n    hutch.run(sys.argv[1], ['id'])\nexcept hutch.ImageError as error:\n    print('refused', error)\n"
+    )
     try:
         done = subprocess.run([sys.executable, "-c", program, str(place)], capture_output=True, text=True, check=False, timeout=1.5, env=dict(os.environ))
     except subprocess.TimeoutExpired:
@@ -525,11 +733,12 @@ def test_strange_configurations(data, tmp_path, own):
 @pytest.mark.parametrize("config", [[], "x", 5, None, {"architecture": 5}, {"config": []}, {"config": "x"}], ids=repr)
 def test_configurations_of_other_types(data, tmp_path, config):
     """JSON, but no configuration."""
-    place = layout(tmp_path / "layout", tar(*busybox()), config_json=config)
-    try:
-        hutch.run(str(place), ["id"])
-    except hutch.HutchError:
-        pass
+    raw = tar(*busybox())
+    if isinstance(config, dict):
+        config = {"os": "linux", "architecture": archives.ARCHITECTURE, "rootfs": {"type": "layers", "diff_ids": [sha256(raw)]}, **config}
+    place = layout(tmp_path / "layout", raw, config_json=config)
+    with contextlib.suppress(hutch.ImageError):
+        assert hutch.run(str(place), ["id"]).ok and config == {**config, "config": []}
 
 
 @pytest.mark.parametrize(
@@ -556,24 +765,84 @@ def test_strange_indexes(data, tmp_path, text):
         hutch.run(str(place), ["id"])
 
 
+def saved(manifest: object, config: object, *more: Entry) -> bytes:
+    """An archive of `docker save`."""
+    return tar(member("manifest.json", content=json.dumps(manifest).encode()), member("config.json", content=json.dumps(config).encode()), *more)
+
+
+GOOD = tar(*busybox())
+SAVED = {"rootfs": {"diff_ids": [sha256(GOOD)]}, "architecture": archives.ARCHITECTURE, "os": "linux"}
+
+
+@pytest.mark.parametrize("blob", [GOOD, gzip.compress(GOOD)], ids=["plain", "gzip"])
+def test_saved_images_that_are_as_they_should_be(data, tmp_path, way, blob):
+    """Docker names a layer that several images have by a link, and may compress it."""
+    more = [directory("a"), member("a/layer.tar", content=blob), directory("b"), link("b/layer.tar", "../a/layer.tar")]
+    for path in ("a/layer.tar", "b/layer.tar"):
+        raw = saved([{"Config": "config.json", "Layers": [path], "RepoTags": None}], SAVED, *more)
+        assert hutch.run(image(data, raw, tmp_path), ["true"]).ok
+        assert hutch.run(image(data, gzip.compress(raw), tmp_path, "image.tgz"), ["true"]).ok
+    assert os.listdir(data / "ingest") == []
+
+
 @pytest.mark.parametrize(
     "manifest",
     [
-        [], {}, [5], [{"Config": 5, "Layers": []}], [{"Config": "../../etc/passwd", "Layers": []}],
+        [], {}, [5], [{"Config": 5, "Layers": []}], [{"Config": "../../etc/passwd", "Layers": []}], None, "x", 5, [[]], [None], {"Config": "config.json", "Layers": []},
         [{"Config": "config.json", "Layers": ["/etc/shadow"]}], [{"Config": "config.json", "Layers": ["link"]}], [{"Config": "config.json", "Layers": [5]}],
-        [{"Config": "config.json", "Layers": ["dir"]}], [{"Config": "config.json", "Layers": 5}],
+        [{"Config": "config.json", "Layers": ["dir"]}], [{"Config": "config.json", "Layers": 5}], [{"Config": "config.json", "Layers": ["circle"]}],
+        [{"Config": "config.json", "Layers": ["other.tar"]}], [{"Config": "config.json", "Layers": ["layer.tar", "layer.tar"]}], [{"Config": "config.json", "Layers": []}],
+        [{"Config": "config.json", "Layers": ["fifo"]}], [{"Config": "dir", "Layers": ["layer.tar"]}], [{"Config": "layer.tar", "Layers": ["layer.tar"]}],
+        [{"Config": "config.json", "Layers": ["layer.tar"], "RepoTags": 5}],
     ],
     ids=repr,
 )  # fmt: skip
-def test_saved_images(data, tmp_path, manifest):
+def test_saved_images(data, tmp_path, way, manifest):
     """`docker save` archives whose manifest names what is not in them, or is no manifest."""
-    config = {"rootfs": {"diff_ids": [f"sha256:{BAD}"]}}
-    raw = tar(
-        member("manifest.json", content=json.dumps(manifest).encode()), member("config.json", content=json.dumps(config).encode()), link("link", "/etc/shadow"), directory("dir"),
-    )  # fmt: skip
-    path = image(data, raw, tmp_path)
+    more = [
+        link("link", "/etc/shadow"), directory("dir"), link("circle", "circle"), member("fifo", tarfile.FIFOTYPE), member("layer.tar", content=GOOD),
+        member("other.tar", content=tar(*busybox(), member("etc/backdoor"))),
+    ]  # fmt: skip
+    path = image(data, saved(manifest, SAVED, *more), tmp_path)
     with pytest.raises(hutch.ImageError):
         hutch.run(path, ["id"])
+    assert kept(data) == []
+
+
+@pytest.mark.parametrize("what", ["truncated", "full disk"])
+def test_an_archive_that_cannot_be_inflated(data, tmp_path, monkeypatch, what):
+    """A compressed archive is copied first: what goes wrong there is an ImageError, and leaves no file open."""
+    place = layout(tmp_path / "layout", tar(*busybox()))
+    first = [directory("blobs"), *(member(name, content=(place / name).read_bytes()) for name in ("oci-layout", "index.json"))]
+    rest = [member(str(path.relative_to(place)), content=path.read_bytes()) for path in place.glob("blobs/*/*")]
+    packed = gzip.compress(tar(*first, *rest))
+    path = image(data, packed[:-2000] if what == "truncated" else packed, tmp_path, "image.tgz")
+    if what == "full disk":
+        real = os.write
+
+        def write(fd: int, raw: bytes) -> int:
+            if "/ingest/" in os.readlink(f"/proc/self/fd/{fd}"):
+                raise OSError(28, "No space left on device")
+            return real(fd, raw)
+
+        monkeypatch.setattr(os, "write", write)
+    before = descriptors()
+    with pytest.raises(hutch.ImageError, match="broken" if what == "truncated" else "No space left"):
+        hutch.run(path, ["true"])
+    assert descriptors() == before and kept(data) == [] and not list(data.glob("content/*/*"))
+
+
+def test_what_is_remembered_of_a_file(data, tmp_path, way):
+    """What a file holds is remembered by its identity: a changed one is read again, a damaged note is none."""
+    path = image(data, tar(*busybox(), member("etc/which", content=b"first")), tmp_path)
+    run = ["cat", "/etc/which"]
+    assert hutch.run(path, run).stdout == hutch.run(path, run).stdout == "first"
+    for note in list(data.glob("files/*")):
+        for text in ("", "rootfs", "rootfs sha256:12", f"image sha256:{BAD}", f"rootfs sha256:{BAD}", "rootfs ../../etc", "\xff", "\0" * 60):
+            note.write_bytes(text.encode("latin-1"))
+            assert hutch.run(path, run).stdout == "first", text
+    image(data, tar(*busybox(), member("etc/which", content=b"other")), tmp_path)
+    assert hutch.run(path, run).stdout == "other"
 
 
 def test_openat2_is_what_resolves():

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from hutch.cli.parse import Command
 
 PLACES = {
-    "run": "hutch.cli.run", "exec": "hutch.cli.execute", "healthcheck": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage", "kill": "hutch.cli.manage",
+    "run": "hutch.cli.run", "exec": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage", "kill": "hutch.cli.manage",
     "stop": "hutch.cli.manage", "rm": "hutch.cli.manage", "stats": "hutch.cli.manage", "plan": "hutch.cli.plan", "doctor": "hutch.cli.doctor",
     "completion": "hutch.cli.completion", "version": "hutch.cli.completion", "cp": "hutch.cli.copy",
+    "healthcheck": "hutch.cli.execute",
     **dict.fromkeys(
         ("pull", "push", "login", "logout", "images", "rmi", "tag", "history", "inspect", "save", "load", "import", "export", "commit", "diff"),
         "hutch.cli.images",
