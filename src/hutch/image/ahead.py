@@ -81,9 +81,10 @@ def reader(pieces: Iterator[bytes]) -> Callable[[int], bytes]:
     def read(size: int) -> bytes:
         nonlocal rest
         while not rest:
-            rest = next(pieces, b"")
-            if not rest:
+            found = next(pieces, None)
+            if found is None:
                 return b""
+            rest = found  # an empty piece is not the end
         out, rest = rest[:size], rest[size:]
         return out
 

@@ -132,18 +132,28 @@ class Content:
         """List a file, by its path below the root, as not yet safe from a power failure. Must come before its rename."""
         self._boot = self._boot or boot_id()
         directory = f"{self.root}/unsettled/{self._boot}"
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        os.close(os.open(f"{directory}/{name.replace('/', '|')}", NEW, 0o600))
+        for _ in range(100):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            try:
+                os.close(os.open(f"{directory}/{name.replace('/', '|')}", NEW, 0o600))
+                return
+            except FileNotFoundError:
+                continue  # somebody has just settled everything, and removed the directory
 
     def settle(self) -> None:
         """Wait until the disk has everything that was written (fdatasync(2))."""
         for directory in self._unsettled():
-            for name in os.listdir(directory):
+            listed = _listed(directory)
+            for name in listed:
                 _sync(f"{self.root}/{name.replace('|', '/')}")
-                os.unlink(f"{directory}/{name}")
             for place in ("content/sha256", "images", "layers"):
                 _sync(f"{self.root}/{place}")
-            os.rmdir(directory)
+            for name in listed:
+                _unlink(f"{directory}/{name}")
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass  # more has been written meanwhile, or somebody else has done the same
 
     def _unsettled(self) -> list[str]:
         return [f"{self.root}/unsettled/{boot}" for boot in sorted(os.listdir(f"{self.root}/unsettled"))]
@@ -156,9 +166,9 @@ class Content:
         for directory in left:
             if os.path.basename(directory) == boot:
                 continue
-            for name in os.listdir(directory):
+            for name in _listed(directory):
                 path = f"{self.root}/{name.replace('|', '/')}"
-                if not self.sound(path):
+                if not self.sound(name.replace("|", "/")):
                     _remove(path)
                 else:
                     _sync(path)
@@ -168,12 +178,13 @@ class Content:
             except OSError:
                 pass  # somebody else is at it
 
-    def sound(self, path: str) -> bool:
-        """Whether a file of the store is what its name says: a blob by its digest, a record by being one. A layer's index is
+    def sound(self, name: str) -> bool:
+        """Whether a file of the store, by its path in it, is what its name says: a blob by its digest, a record by being one. A layer's index is
         not: it is made anew from the tar."""
-        if "/content/" in path:
+        path = f"{self.root}/{name}"
+        if name.startswith("content/"):
             return os.path.exists(path) and hash_file(path) == os.path.basename(path)
-        if "/images/" in path:
+        if name.startswith("images/"):
             try:
                 with open(path, "rb") as file:
                     return file.read().endswith(b"}\n")
@@ -271,11 +282,27 @@ def hash_file(path: str) -> str:
     return machine.hexdigest()
 
 
-def _sync(path: str) -> None:
+def _listed(directory: str) -> list[str]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _sync(path: str) -> None:
+    if os.path.isdir(f"{path}/."):
+        for here, _, names in os.walk(path) if path.endswith("/tree") else ():
+            for name in names:
+                _sync_one(f"{here}/{name}")
+            _sync_one(here)
+    _sync_one(path)
+
+
+def _sync_one(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
-        return
+        return  # a link, a device, or gone
     try:
         os.fsync(fd)
     finally:

@@ -129,7 +129,7 @@ def descriptor(data: Any, what: str) -> Descriptor:
 def parse(data: bytes, what: str, media_type: str = "") -> Manifest | Index:
     """A manifest or an index, by its ``mediaType``, the registry's word for it, or its fields. Raises ImageError."""
     value = parse_json(data, what)
-    own = value.get("mediaType") or ""
+    own = _text(value.get("mediaType") or "", f"{what}: mediaType")
     if own and media_type in ACCEPTED and own != media_type:
         raise ImageError(f"{what}: says that it is {own}, and was delivered as {media_type}")
     kind = own or (media_type if media_type in ACCEPTED else "") or (OCI_INDEX if "manifests" in value else OCI_MANIFEST)

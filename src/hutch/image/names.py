@@ -6,9 +6,10 @@ import os
 import time
 
 from hutch import jsontext
+from hutch.errors import UsageError
 from hutch.image import reference as references
 from hutch.image.content import Content, digest_of
-from hutch.image.reference import Reference
+from hutch.image.reference import Reference, is_digest
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -45,8 +46,13 @@ def _read(path: str) -> Name | None:
     try:
         with open(path, encoding="utf-8") as file:
             data = jsontext.loads(file.read())
-        return Name(**data)
-    except (OSError, ValueError, TypeError):
+        name = Name(**data)
+        texts = (name.reference, name.digest, name.manifest, name.platform)
+        if not all(isinstance(text, str) for text in texts) or not is_digest(name.digest) or not is_digest(name.manifest):
+            return None
+        updated: object = name.updated
+        return name if isinstance(updated, int | float) and (name.parsed is not None or name.reference.startswith(NONE)) else None
+    except (OSError, ValueError, TypeError, UsageError):
         return None
 
 

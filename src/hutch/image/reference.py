@@ -35,8 +35,15 @@ class Reference(Record):
     @property
     def familiar(self) -> str:
         """As people write it: Docker Hub's host and ``library/`` left out."""
-        text = str(self).removeprefix(f"{DOCKER_HUB}/")
-        return text.removeprefix("library/") if text != str(self) else text
+        whole = str(self)
+        short = whole.removeprefix(f"{DOCKER_HUB}/")
+        for text in (short.removeprefix("library/"), short):
+            try:
+                if text != whole and parse(text, tag=bool(self.tag)) == self:
+                    return text
+            except UsageError:
+                continue
+        return whole
 
     @property
     def target(self) -> str:
@@ -68,7 +75,7 @@ def _host(text: str) -> bool:
     name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         name, port = text, ""
-    if (colon and not (port.isascii() and port.isdigit() and int(port) < 65536)) or not name:
+    if (colon and not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536)) or not name:
         return False
     if name.startswith("[") and name.endswith("]"):
         return bool(name[1:-1]) and not set(name[1:-1].lower()) - (HEX | {":"})
@@ -96,6 +103,8 @@ def parse(text: str, *, tag: bool = True) -> Reference:
         host, path = DOCKER_HUB, name
     if host in ("index.docker.io", "registry-1.docker.io"):
         host = DOCKER_HUB
+    if name == path and len(path) == 64 and not set(path) - HEX:
+        raise wrong("64 hexadecimal digits are an id, and no name")
     if host == DOCKER_HUB and "/" not in path:
         path = f"library/{path}"
     if not _host(host):

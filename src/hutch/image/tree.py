@@ -23,9 +23,10 @@ _TYPES = {
 class Node:
     """A file. `mode` with its type's bits; `offset` and `sparse` where its content lies in the archive (see `Member`);
     `children` of a directory; `links` counts the names of anything else. `opaque`: what lower layers have below it is hidden.
+    `hidden` are names in a directory that a whiteout of this layer hides in lower ones, whatever stands there now.
     """
 
-    __slots__ = ("children", "gid", "links", "mode", "mtime", "offset", "opaque", "place", "rdev", "size", "sparse", "target", "uid", "xattrs")
+    __slots__ = ("children", "gid", "hidden", "links", "mode", "mtime", "offset", "opaque", "rdev", "size", "sparse", "target", "uid", "xattrs")
 
     def __init__(self, mode: int, uid: int = 0, gid: int = 0, mtime: int = 0) -> None:
         self.mode, self.uid, self.gid, self.mtime = mode, uid, gid, mtime
@@ -37,7 +38,7 @@ class Node:
         self.xattrs: dict[bytes, bytes] = {}
         self.links = 1
         self.opaque = False
-        self.place = 0  # for whoever writes it
+        self.hidden: set[bytes] | None = None
 
     @property
     def whiteout(self) -> bool:
@@ -82,7 +83,7 @@ class Tree:
     def __init__(self) -> None:
         self.root = new_directory()
         self.count = 0
-        self._last: tuple[tuple[bytes, ...], dict[bytes, Node]] = ((), self._children(self.root, b"/"))
+        self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
     def data(self, piece: bytes) -> None:
         """Never called: the content stays where it is."""
@@ -96,16 +97,17 @@ class Tree:
             return
         above, name = parts[:-1], parts[-1]
         if self._last[0] != above:
-            self._last = (above, self._directory(above, member.name))
-        children = self._last[1]
+            self._last = (above, self._walk(above, member.name))
+        parent = self._last[1]
+        children = self._children(parent, member.name)
         if name.startswith(WHITEOUT):
-            self._whiteout(above, children, name)
+            self._whiteout(parent, children, name)
             return
         existing = children.get(name)
         if member.kind == DIRECTORY:
             if existing is None or existing.children is None:
                 node = new_directory()
-                node.opaque = existing is not None and existing.whiteout
+                node.opaque = (parent.hidden is not None and name in parent.hidden) or (existing is not None and existing.whiteout)
                 self._put(children, name, node)
             else:
                 node = existing
@@ -128,10 +130,10 @@ class Tree:
     def _put(self, children: dict[bytes, Node], name: bytes, node: Node) -> None:
         old = children.get(name)
         if old is not None:
+            self._last = ((), self.root)  # it may lie in what is dropped here, or behind it
             if old.children is None:
                 old.links -= 1
             else:
-                self._last = ((), self.root.children or {})  # it may lie in what is dropped here
                 _unlink_all(old)
         else:
             self.count += 1
@@ -147,23 +149,20 @@ class Tree:
             raise ImageError(f"layer: {show(name)} lies below something that is no directory")
         return node.children
 
-    def _directory(self, parts: tuple[bytes, ...], name: bytes) -> dict[bytes, Node]:
-        """The content of a directory, made with its parents where missing; links in the way are followed in the layer."""
-        return self._children(self._walk(parts, name), name)
-
     def _walk(self, parts: tuple[bytes, ...], name: bytes) -> Node:
+        """A directory, made with its parents where missing; links in the way are followed in the layer."""
         path: list[Node] = [self.root]
         left = list(reversed(parts))
         links = 0
         while left:
             part = left.pop()
+            children = self._children(path[-1], name)
             if part in (b"", b"."):
                 continue
             if part == b"..":
                 if len(path) > 1:
                     path.pop()
                 continue
-            children = self._children(path[-1], name)
             node = children.get(part)
             if node is None or node.whiteout:
                 made = new_directory()
@@ -193,17 +192,17 @@ class Tree:
             raise ImageError(f"layer: {show(member.name)} links to {show(member.link)}, which is a directory")
         return found
 
-    def _whiteout(self, above: tuple[bytes, ...], children: dict[bytes, Node], name: bytes) -> None:
+    def _whiteout(self, parent: Node, children: dict[bytes, Node], name: bytes) -> None:
         hidden = whiteout_of(name)
         if hidden == b"":
-            self._walk(above, name).opaque = True
+            parent.opaque = True
             return
         if name.startswith(AUFS) or hidden is None:
             return  # another union file system's own book-keeping
+        parent.hidden = (parent.hidden or set()) | {hidden}
         existing = children.get(hidden)
         if existing is None:
-            node = Node(stat.S_IFCHR)
-            self._put(children, hidden, node)
+            self._put(children, hidden, Node(stat.S_IFCHR))
         elif existing.children is not None:
             existing.opaque = True
 

@@ -40,6 +40,7 @@ class Unpacker:
         self._member: Member | None = None
         self._written = 0
         self._parent: tuple[str, int] = ("", -1)
+        self._hidden: set[tuple[int, int, str]] = set()  # names that whiteouts hide in lower layers, by their directory
 
     def __enter__(self) -> Self:
         return self
@@ -173,6 +174,7 @@ class Unpacker:
         if hidden is None or name.startswith(AUFS):
             return
         own = os.fsdecode(name[len(WHITEOUT) :])
+        self._hidden.add((*_identity(directory), own))
         try:
             info = os.stat(own, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -225,7 +227,7 @@ class Unpacker:
         return True
 
     def _make_directory(self, member: Member, directory: int, name: str, path: str) -> None:
-        opaque = self._is_whiteout(directory, name)
+        opaque = self._is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
         except FileExistsError:
@@ -329,6 +331,11 @@ class Unpacker:
                 os.setxattr(fd, name, value)
             except OSError:
                 continue
+
+
+def _identity(directory: int) -> tuple[int, int]:
+    info = os.fstat(directory)
+    return info.st_dev, info.st_ino
 
 
 def _set_opaque(fd: int) -> None:

@@ -37,6 +37,8 @@ from hutch.image.erofs.format import (
 )  # fmt: skip
 from hutch.record import Record
 
+MAX_READ = 256 << 20
+
 
 class File(Record):
     """A file of an index: stat(2)'s numbers, `mtime` in nanoseconds, and where the rest of its inode lies."""
@@ -185,6 +187,8 @@ class Index:
         end = file.size if length < 0 else min(file.size, offset + length)
         if not stat.S_ISREG(file.mode) or (file.layout != CHUNKED and file.size):
             raise ImageError("is no regular file")
+        if end - offset > MAX_READ:
+            raise ImageError(f"a file of {file.size} bytes is not read at once")
         out = []
         chunk = BLOCK << (file.union & CHUNK_BITS_MASK)
         table = (file.place + 7) // 8 * 8

@@ -20,6 +20,7 @@ from hutch.image.erofs.format import (
     DEVICE_OFFSET,
     DIRENT,
     DIRENT_SIZE,
+    HOLE,
     INCOMPAT_CHUNKED,
     INCOMPAT_DEVICES,
     INLINE,
@@ -49,6 +50,8 @@ MAX_CHUNKS = 1 << 22  # of one sparse file; the chunks grow where that is too fe
 MAX_CHUNK_BYTES = 256 << 20  # of all sparse files
 MAX_OWN = 512 << 20  # bytes of sparse files that lie so that they must be copied
 MAX_INDEX = 1 << 30
+WINDOW = 1 << 20
+MAX_BITS = 31  # of a chunk, in blocks
 MAX_FILE = 1 << 44  # more than any file system of this kernel's lets a file be
 _FILE_TYPES = {stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFSOCK: 6, stat.S_IFLNK: 7}
 _OPAQUE = {b"trusted.overlay.opaque": b"y", b"user.overlay.opaque": b"y"}  # for a mount by root, and for one in a user namespace
@@ -80,11 +83,13 @@ def index(root: Node, tar_size: int, read: Callable[[int, int], bytes], tag: byt
 
 class _Writer:
     def __init__(self, tar_size: int, read: Callable[[int, int], bytes]) -> None:
+        if tar_size >> BLOCK_BITS >= HOLE:
+            raise ImageError(f"layer: an archive of {tar_size} bytes")
         self.tar_size = tar_size
         self.read = read
         self.items: list[_Item] = []
         self.position = META
-        self.blocks: list[tuple[int, bytes]] = []  # full blocks behind the inodes: (number counted from their beginning, data)
+        self.blocks: list[tuple[int, bytes | bytearray]] = []  # full blocks behind the inodes: (number counted from their beginning, data)
         self.block_count = 0
         self.chunk_bytes = 0
         self.own_chunks: list[tuple[_Item, list[tuple[int, int]]]] = []
@@ -183,6 +188,8 @@ class _Writer:
                 if node.offset + node.size > self.tar_size:
                     raise ImageError("layer: the archive is broken: a file lies beyond its end")
                 bits = max((node.size - 1).bit_length() - BLOCK_BITS, 0)
+                if bits > MAX_BITS:
+                    raise ImageError(f"layer: a file of {node.size} bytes")
                 item.union = CHUNK_INDEXES | bits  # one chunk is enough for all of it
                 item.chunks = CHUNK.pack(0, TAR_DEVICE, node.offset >> BLOCK_BITS)
             else:
@@ -208,7 +215,10 @@ class _Writer:
         """The chunks of a sparse file: in the tar where the pieces lie on its blocks, else in blocks of the index's own."""
         node = item.node
         assert node.sparse is not None
-        bits, aligned = _chunk_bits(node)
+        if node.offset + sum(length for _, length in node.sparse) > self.tar_size:
+            raise ImageError("layer: the archive is broken: a file lies beyond its end")
+        pieces = _joined(node.sparse)
+        bits, aligned = _chunk_bits(node, pieces)
         chunk = BLOCK << bits
         count = (node.size + chunk - 1) // chunk
         self.chunk_bytes += CHUNK.size * count
@@ -218,28 +228,35 @@ class _Writer:
         item.union = CHUNK_INDEXES | bits
         stored = node.offset
         if aligned:
-            for offset, length in node.sparse:
+            for offset, length in pieces:
                 for i in range(offset // chunk, (offset + length + chunk - 1) // chunk):
                     CHUNK.pack_into(chunks, i * CHUNK.size, 0, TAR_DEVICE, (stored + i * chunk - offset) >> BLOCK_BITS)
                 stored += length
             item.chunks = bytes(chunks)
             return
         item.chunks = bytes(chunks)
-        touched = sorted({i for offset, length in node.sparse for i in range(offset // chunk, (offset + length - 1) // chunk + 1)})
+        touched = sorted({i for offset, length in pieces for i in range(offset // chunk, (offset + length - 1) // chunk + 1)})
         if (len(touched) << bits) + self.block_count > MAX_OWN >> BLOCK_BITS:
             raise ImageError("layer: a sparse file is too fragmented for an index")
-        place = {i: self.block_count + (n << bits) for n, i in enumerate(touched)}
-        self.block_count += len(touched) << bits
-        for offset, length in node.sparse:
+        order = {i: n for n, i in enumerate(touched)}
+        region = bytearray(len(touched) * chunk)
+        window, begin = b"", 0  # of the archive, read in large pieces: there may be half a million small ones
+        for offset, length in pieces:
             done = 0
             while done < length:
+                if not begin <= stored + done < begin + len(window):
+                    window, begin = self.read(stored + done, WINDOW), stored + done
+                    if not window:
+                        raise ImageError("layer: the archive is broken: a file lies beyond its end")
                 i, inside = divmod(offset + done, chunk)
-                size = min(length - done, chunk - inside, 1 << 20)
-                first, skip = divmod(inside, BLOCK)
-                self.blocks.append((place[i] + first, b"\0" * skip + self.read(stored + done, size)))
-                done += size
+                at = stored + done - begin
+                part = window[at : at + min(length - done, chunk - inside)]
+                region[order[i] * chunk + inside : order[i] * chunk + inside + len(part)] = part
+                done += len(part)
             stored += length
-        self.own_chunks.append((item, [(i, place[i]) for i in touched]))
+        self.own_chunks.append((item, [(i, self.block_count + (n << bits)) for i, n in order.items()]))
+        self.blocks.append((self.block_count, region))
+        self.block_count += len(touched) << bits
 
     def _assemble(self, begin: int, top: _Item, tag: bytes) -> bytes:
         total = begin + self.block_count
@@ -275,8 +292,7 @@ class _Writer:
                 out[at : at + len(item.tail)] = item.tail
         for block, data in self.blocks:
             at = (begin + block) << BLOCK_BITS
-            # pieces of one sparse file may meet in a block
-            out[at : at + len(data)] = data if not any(out[at : at + len(data)]) else _merged(out[at : at + len(data)], data)
+            out[at : at + len(data)] = data
         SUPER.pack_into(
             out, SUPER_OFFSET, MAGIC, 0, COMPAT_MTIME, BLOCK_BITS, 0, top.nid, len(self.items), 0, 0, total, 0, 0, bytes(16), bytes(16),
             INCOMPAT_CHUNKED | INCOMPAT_DEVICES, 0, 1, DEVICE_OFFSET // 128,
@@ -287,10 +303,6 @@ class _Writer:
 
 def _by_name(row: tuple[bytes, _Item]) -> bytes:
     return row[0]
-
-
-def _merged(old: bytearray, new: bytes) -> bytes:
-    return bytes(a | b for a, b in zip(old, new, strict=True))
 
 
 def _directory_block(rows: list[tuple[bytes, _Item]]) -> bytes:
@@ -319,13 +331,23 @@ def _attributes(node: Node) -> bytes:
     return bytes(out) if len(out) > XATTR_HEADER else b""
 
 
-def _chunk_bits(node: Node) -> tuple[int, bool]:
+def _joined(pieces: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """Pieces that touch each other as one: they lie one behind the other in the archive, too."""
+    out: list[tuple[int, int]] = []
+    for offset, length in pieces:
+        if out and sum(out[-1]) == offset:
+            out[-1] = (out[-1][0], out[-1][1] + length)
+        else:
+            out.append((offset, length))
+    return out
+
+
+def _chunk_bits(node: Node, pieces: list[tuple[int, int]]) -> tuple[int, bool]:
     """The size of a sparse file's chunks as a power of two of blocks, and whether they can lie in the tar."""
-    assert node.sparse is not None
     bits = 31
     stored = node.offset
     aligned = True
-    for offset, length in node.sparse:
+    for offset, length in pieces:
         # a chunk is read up to its end: a piece may end inside one only where the file ends
         for value in (offset, length if offset + length < node.size else 0):
             if value % BLOCK:

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 
 
 MAX_HEADER = 1 << 20
+MAX_GLOBALS, MAX_GLOBAL_XATTRS, MAX_GLOBAL_BYTES = 256, 16, 1 << 20
 MAX_MEMBERS = 10_000_000
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_FIELDS_OF_PAX = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid"))
 _ZERO = bytes(BLOCK)
 
 
@@ -59,15 +61,16 @@ class Reader:
         self._carry = b""
         self._ended = False
         self._count = 0
-        self._globals: list[tuple[bytes, bytes]] = []
+        self._globals: dict[bytes, bytes] = {}
+        self._need = 0  # bytes from the next header on, before it is worth looking again
         self._pax: list[tuple[bytes, bytes]] = []
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
         self._content_end = 0  # of the member whose content the sink wants
         self._sparse_map: Member | None = None  # waits for the map at the beginning of its content (pax sparse 1.0)
 
-    def feed(self, data: bytes) -> None:
-        """The next bytes of the archive. Raises ImageError."""
+    def feed(self, data: bytes, closing: bool = False) -> None:
+        """The next bytes of the archive; `closing`: none follow. Raises ImageError."""
         start = self._position - len(self._carry)
         self._position += len(data)
         if self._ended:
@@ -84,23 +87,28 @@ class Reader:
         length = len(data)
         while not self._ended:
             at = self._next - start
-            if at + BLOCK > length:
+            if at + max(BLOCK, self._need) > length and not (closing and at + BLOCK <= length):
                 if at < length:
                     self._carry = bytes(data[at:])
                 return
             used = self._step(data, at)
             if not used:
                 self._carry = bytes(data[at:])
+                self._need = 2 * len(self._carry)  # what is long is not read again with every piece
                 return
+            self._need = 0
             if self._content_end > start + at + used:
                 begin = at + used
                 self._sink.data(data[begin : self._content_end - start])
 
     def close(self) -> None:
         """The archive has ended. Raises ImageError if it may not yet: in a header, or in a member's content."""
+        if self._carry and not self._ended:
+            self.feed(b"", closing=True)
         if self._ended:
             return
-        if self._position < self._next or self._carry or self._pax or self._long_name or self._sparse_map:
+        left = (self._long_name, self._long_link, self._sparse_map)
+        if self._position < self._next or self._carry or self._pax or any(item is not None for item in left):
             raise broken("it ends too early")
 
     def _step(self, data: bytes, at: int) -> int:
@@ -151,9 +159,11 @@ class Reader:
         elif kind == b"K":
             self._long_link = body.rstrip(b"\0")
         elif kind == b"g":
-            self._globals += pax_records(body)
-            if sum(len(k) + len(v) for k, v in self._globals) > MAX_HEADER:
-                raise ImageError("layer: its global headers are too large")
+            self._globals.update(pax_records(body))
+            # they count for every member: what is many would be multiplied
+            size = sum(len(key) + len(value) for key, value in self._globals.items())
+            if size > MAX_GLOBAL_BYTES or len(self._globals) > MAX_GLOBALS or sum(1 for key in self._globals if key.startswith(XATTR)) > MAX_GLOBAL_XATTRS:
+                raise ImageError(f"layer: {len(self._globals)} records, {size} bytes, in its global headers, which are for every member")
         else:
             self._pax = pax_records(body)
         self._next += whole
@@ -172,22 +182,26 @@ class Reader:
         link = fields[8].split(b"\0", 1)[0] if self._long_link is None else self._long_link
         if found is None:
             raise ImageError(f"layer: {show(name)} is of an unknown type {kind!r}")
-        if found == REGULAR and name.endswith(b"/") and kind != b"S":
-            found = DIRECTORY  # before ustar, a slash said so
         member = Member(
             name, found, number(fields[1]) & 0o7777, number(fields[2]), number(fields[3]), number(fields[5]) * 1_000_000_000, size, link
         )  # fmt: skip
         if found in "cb":
             member.rdev = (number(fields[12]), number(fields[13]))
+            if not 0 <= member.rdev[0] < 1 << 12 or not 0 <= member.rdev[1] < 1 << 20:
+                raise ImageError(f"layer: {show(name)} is a device {member.rdev[0]}:{member.rdev[1]}, which Linux has no number for")
         self._long_name = self._long_link = None
         if self._pax or self._globals:
-            records = [*self._globals, *self._pax] if self._globals else self._pax
+            records = [*self._globals.items(), *self._pax] if self._globals else self._pax
             self._pax = []
             self._apply(member, records)
+        if found == REGULAR and member.name.endswith(b"/") and kind != b"S":
+            found = member.kind = DIRECTORY  # before ustar, a slash said so
         if found not in (REGULAR, DIRECTORY) or kind == b"5":
             member.size = member.stored = 0  # whatever the field says: nothing follows
         if found in (SYMLINK, HARDLINK) and (not member.link or len(member.link) > 4095 or b"\0" in member.link):
             raise ImageError(f"layer: {show(member.name)} is a link to {show(member.link)}")
+        if not -(1 << 63) <= member.mtime // 1_000_000_000 < 1 << 63:
+            raise ImageError(f"layer: {show(member.name)} is of a time that no clock shows")
         if not 0 <= member.uid < 2**32 - 1 or not 0 <= member.gid < 2**32 - 1:
             raise ImageError(f"layer: {show(member.name)} belongs to {member.uid}:{member.gid}, which is no user")
         return member
@@ -195,7 +209,12 @@ class Reader:
     def _apply(self, member: Member, records: list[tuple[bytes, bytes]]) -> None:
         sparse: dict[bytes, bytes] = {}
         pairs: list[int] = []
+        fields = dict(records)
         for key, value in records:
+            if value == b"" and key in _FIELDS_OF_PAX:
+                continue  # it takes back what was said before
+            if key in _FIELDS_OF_PAX and fields[key] != value:
+                continue  # the last one counts
             if key == b"path":
                 member.name = value
             elif key == b"linkpath":
@@ -209,7 +228,7 @@ class Reader:
             elif key == b"gid":
                 member.gid = decimal(value, "group")
             elif key.startswith(XATTR):
-                member.xattrs[key[len(XATTR) :]] = value
+                member.xattrs[key[len(XATTR) :].replace(b"%3D", b"=").replace(b"%25", b"%")] = value  # GNU tar's way to write those
             elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
                 pairs.append(decimal(value, "piece of a sparse file"))
             elif key.startswith(b"GNU.sparse."):
