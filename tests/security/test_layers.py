@@ -537,7 +537,7 @@ def committing(what: bytes, *, done: bool = False) -> Callable[[pytest.MonkeyPat
     return lambda patch: patch.setattr(contents.Ingest, "commit", commit)
 
 
-RAW = tar(*busybox(), member("big", content=os.urandom(3 << 20)))
+RAW = tar(directory("etc"), *(link(f"etc/{n}", "x") for n in range(5)), member("big", content=os.urandom(3 << 20)))
 BLOB = gzip.compress(RAW, 1)
 # where, in which form, and what becomes of what is called there
 KILLED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
@@ -770,16 +770,18 @@ def saved(manifest: object, config: object, *more: Entry) -> bytes:
     return tar(member("manifest.json", content=json.dumps(manifest).encode()), member("config.json", content=json.dumps(config).encode()), *more)
 
 
-GOOD = tar(*busybox())
-SAVED = {"rootfs": {"diff_ids": [sha256(GOOD)]}, "architecture": archives.ARCHITECTURE, "os": "linux"}
+def config_of(layer: bytes) -> dict[str, object]:
+    return {"rootfs": {"diff_ids": [sha256(layer)]}, "architecture": archives.ARCHITECTURE, "os": "linux"}
 
 
-@pytest.mark.parametrize("blob", [GOOD, gzip.compress(GOOD)], ids=["plain", "gzip"])
-def test_saved_images_that_are_as_they_should_be(data, tmp_path, way, blob):
+@pytest.mark.parametrize("compressed", [False, True])
+def test_saved_images_that_are_as_they_should_be(data, tmp_path, way, compressed):
     """Docker names a layer that several images have by a link, and may compress it."""
+    layer = tar(*busybox())
+    blob = gzip.compress(layer) if compressed else layer
     more = [directory("a"), member("a/layer.tar", content=blob), directory("b"), link("b/layer.tar", "../a/layer.tar")]
     for path in ("a/layer.tar", "b/layer.tar"):
-        raw = saved([{"Config": "config.json", "Layers": [path], "RepoTags": None}], SAVED, *more)
+        raw = saved([{"Config": "config.json", "Layers": [path], "RepoTags": None}], config_of(layer), *more)
         assert hutch.run(image(data, raw, tmp_path), ["true"]).ok
         assert hutch.run(image(data, gzip.compress(raw), tmp_path, "image.tgz"), ["true"]).ok
     assert os.listdir(data / "ingest") == []
@@ -799,11 +801,12 @@ def test_saved_images_that_are_as_they_should_be(data, tmp_path, way, blob):
 )  # fmt: skip
 def test_saved_images(data, tmp_path, way, manifest):
     """`docker save` archives whose manifest names what is not in them, or is no manifest."""
+    layer = tar(*busybox())
     more = [
-        link("link", "/etc/shadow"), directory("dir"), link("circle", "circle"), member("fifo", tarfile.FIFOTYPE), member("layer.tar", content=GOOD),
+        link("link", "/etc/shadow"), directory("dir"), link("circle", "circle"), member("fifo", tarfile.FIFOTYPE), member("layer.tar", content=layer),
         member("other.tar", content=tar(*busybox(), member("etc/backdoor"))),
     ]  # fmt: skip
-    path = image(data, saved(manifest, SAVED, *more), tmp_path)
+    path = image(data, saved(manifest, config_of(layer), *more), tmp_path)
     with pytest.raises(hutch.ImageError):
         hutch.run(path, ["id"])
     assert kept(data) == []

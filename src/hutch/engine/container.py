@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hutch.engine.prepare import Prepared
     from hutch.engine.process import Input
     from hutch.engine.settings import Settings
+    from hutch.image.rootfs import Rootfs
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
 
@@ -112,8 +113,8 @@ class Container:
     def __init__(self, image: str, **options: Unpack[Options]) -> None:
         self._begin(api_options.settings(image, (), options))
 
-    def _begin(self, settings: Settings, reopen: str = "") -> None:
-        self._spawn(prepare.prepare(settings, idle=True, reopen=reopen), settings)
+    def _begin(self, settings: Settings, reopen: str = "", rootfs: Rootfs | None = None) -> None:
+        self._spawn(prepare.prepare(settings, idle=True, reopen=reopen, rootfs=rootfs), settings)
         self._wait()
 
     def _spawn(self, prepared: Prepared, settings: Settings, lowers: Sequence[tuple[int, str]] = ()) -> None:
@@ -171,10 +172,10 @@ class Container:
         return box
 
     @classmethod
-    def reopen(cls, settings: Settings, upper: str) -> Self:
+    def reopen(cls, settings: Settings, upper: str, rootfs: Rootfs) -> Self:
         """A container on what another one has left in its upper directory (on disk), which stays when this one ends."""
         box = cls.__new__(cls)
-        box._begin(settings, upper)
+        box._begin(settings, upper, rootfs)
         return box
 
     def __enter__(self) -> Self:

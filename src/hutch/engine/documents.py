@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hutch.engine import images, state
 from hutch.errors import ImageError, StateError
+from hutch.image import reference as references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def inspect(name: str, kind: str = "") -> dict[str, Any]:
 def image(name: str) -> dict[str, Any]:
     """An image."""
     found = images.get(name)
-    repository = found.reference.partition("@")[0].rpartition(":")[0] or found.reference.partition("@")[0]
     named = not found.reference.startswith("<none>")
+    repository = references.parse(found.reference, tag=False).repository if named else ""
     config = found.config
     return {
         "Id": found.id,

@@ -77,7 +77,7 @@ def _image(content: Content, image: Stored) -> Image:
         reference=image.name,
         id=image.id,
         digest=image.digest,
-        created=image.config.created,
+        created=_shown(image.config.created),
         updated=image.updated,
         platform=image.config.platform,
         size=size,
@@ -219,6 +219,12 @@ def prune(*, unused: bool = False) -> Collected:
     return collect.collect(content, features(), used)
 
 
+def _shown(value: object) -> str:
+    """A text of an image's maker, with nothing in it that a terminal would obey."""
+    text = str(value or "")
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def history(name: str) -> list[Layer]:
     """How an image was made, the newest first. Raises ImageError."""
     content = Content()
@@ -234,7 +240,7 @@ def history(name: str) -> list[Layer]:
         if not row.get("empty_layer"):
             diff_id, blob = left.pop(0)
             size = content.size(diff_id) or blob.size
-        texts = {key: str(row.get(key) or "") for key in ("created", "created_by", "comment")}
+        texts = {key: _shown(row.get(key)) for key in ("created", "created_by", "comment")}
         out.append(Layer(**texts, size=size, digest=diff_id))
     return out[::-1]
 

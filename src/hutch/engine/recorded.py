@@ -8,7 +8,9 @@ from hutch.engine import prepare
 from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
+from hutch.image import resolve
 from hutch.kernel import proc, syscalls
+from hutch.kernel.features import features
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -40,7 +42,9 @@ def settings_of(data: dict[str, Any]) -> Settings:
 def prepared_of(running: Running) -> Prepared:
     """What `prepare` gave when the container was made, as far as a command in it needs it."""
     s = settings_of(running.data["settings"]).replace(pull="never")
-    found = prepare.prepare(s, idle=bool(running.data.get("idle")))
+    manifest = str(running.data.get("manifest") or "")  # the name may stand for another image by now, or for none
+    rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
+    found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs)
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))
 

@@ -113,7 +113,7 @@ class Target:
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
                 ulimits=(), sysctls={}, time_offsets={}, readonly=False,
             )  # fmt: skip
-            self._box = Container.reopen(plain, self._upper)
+            self._box = Container.reopen(plain, self._upper, self.rootfs)
             self._root = self._box._execution.descriptors["container-root"]
         return self._root
 

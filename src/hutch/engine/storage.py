@@ -40,7 +40,9 @@ def usage() -> list[Usage]:
     wanted = set().union(*(reached[name.manifest] for name in known)) if known else set()
     active = set().union(*(collect.reach(content, digest) for digest in used)) if used else set()
     images = sum(sizes.get(digest, 0) for digest in wanted)
-    rest = sum(size for digest, size in sizes.items() if digest not in wanted | active) + collect.disk_usage(f"{content.root}/ingest")
+    rest = sum(size for digest, size in sizes.items() if digest not in wanted | active) + sum(
+        collect.disk_usage(f"{content.root}/ingest/{name}") for name in os.listdir(f"{content.root}/ingest")
+    )
     uppers = [(running, collect.disk_usage(str(running.data["upper"]))) for running in found if running.data.get("upper")]
     every = [(volume, collect.disk_usage(volume.path), any(True for _ in volumes.users(volume.name))) for volume in volumes.every()]
     return [

@@ -101,9 +101,12 @@ class TarPlace:
         tree = Tree()
         parser = Reader(tree)
         size = os.fstat(fd).st_size
-        for offset in range(0, size, 1 << 20):
-            parser.feed(os.pread(fd, 1 << 20, offset))
-        parser.close()
+        try:
+            for offset in range(0, size, 1 << 20):
+                parser.feed(os.pread(fd, 1 << 20, offset))
+            parser.close()
+        except ImageError as error:
+            raise ImageError(f"{what}: {error.message}", "an OCI layout or an archive of `docker save` is expected") from None
         self.root = tree.root
 
     def find(self, name: str) -> Node | None:

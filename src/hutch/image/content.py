@@ -99,10 +99,13 @@ class Content:
 
     def new(self) -> Ingest:
         """A blob whose digest is not known yet."""
-        path = f"{self.root}/ingest/new-{os.getpid()}-{os.urandom(6).hex()}"
-        fd = os.open(path, NEW | os.O_EXCL, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return Ingest(self, fd, path)
+        while True:
+            path = f"{self.root}/ingest/new-{os.getpid()}-{os.urandom(6).hex()}"
+            fd = os.open(path, NEW | os.O_EXCL, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return Ingest(self, fd, path)
+            os.close(fd)  # it was collected before it was locked
 
     def claim(self, digest: str, waiting: Callable[[], None] = lambda: None) -> Ingest | None:
         """The right to fetch a blob, with what an earlier attempt left of it; None when it is there.
@@ -143,9 +146,8 @@ class Content:
     def settle(self) -> None:
         """Wait until the disk has everything that was written (fdatasync(2))."""
         for directory in self._unsettled():
-            listed = _listed(directory)
-            for name in listed:
-                _sync(f"{self.root}/{name.replace('|', '/')}")
+            # what is listed and not there yet is still to be renamed: it stays on the list
+            listed = [name for name in _listed(directory) if _sync(f"{self.root}/{name.replace('|', '/')}")]
             for place in ("content/sha256", "images", "layers"):
                 _sync(f"{self.root}/{place}")
             for name in listed:
@@ -289,24 +291,26 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
-def _sync(path: str) -> None:
-    if os.path.isdir(f"{path}/."):
-        for here, _, names in os.walk(path) if path.endswith("/tree") else ():
+def _sync(path: str) -> bool:
+    """Wait until the disk has a file, or a layer's tree with all that is in it; whether it is there."""
+    if path.endswith("/tree") and os.path.isdir(path):
+        for here, _, names in os.walk(path):
             for name in names:
                 _sync_one(f"{here}/{name}")
             _sync_one(here)
-    _sync_one(path)
+    return _sync_one(path)
 
 
-def _sync_one(path: str) -> None:
+def _sync_one(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
-        return  # a link, a device, or gone
+        return False  # a link, a device, or gone
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+    return True
 
 
 def _unlink(path: str) -> None:

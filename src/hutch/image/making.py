@@ -63,7 +63,12 @@ def make(
     ids = [*(base.config.diff_ids if base is not None else ()), *diff_ids]
     data.update(created=moment, config=own, rootfs={"type": "layers", "diff_ids": ids})
     line = {key: value for key, value in entry.items() if value}
-    data["history"] = [*(data.get("history") or []), *[line] * len(diff_ids)]
+    known = data.get("history")
+    rows = [row for row in known if isinstance(row, dict)] if isinstance(known, list) else []
+    below_count = len(base.config.diff_ids) if base is not None else 0
+    if sum(1 for row in rows if not row.get("empty_layer")) != below_count:
+        rows = [{"created_by": ""} for _ in range(below_count)]  # it does not fit its layers
+    data["history"] = [*rows, *[line] * len(diff_ids)]
     if author:
         data["author"] = author
     for name in ("container", "container_config", "id", "parent"):

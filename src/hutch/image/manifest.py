@@ -29,6 +29,7 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "
 
 MANIFEST_LIMIT = 4 << 20  # what registries accept at the least (distribution-spec, "Pushing Manifests")
 CONFIG_LIMIT = 8 << 20
+DEPTH = 64  # of a document's lists and objects
 MAX_LAYERS = 500  # overlayfs's own limit
 
 
@@ -85,6 +86,8 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises ImageError."""
     try:
         value = jsontext.loads(data.decode("utf-8"))
+        if _depth(value) > DEPTH:
+            raise ValueError("nested too deeply")
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{what}: is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -92,8 +95,16 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= DEPTH:
+        level = [item for outer in level if isinstance(outer, dict | list) for item in (outer.values() if isinstance(outer, dict) else outer)]
+        depth += 1
+    return depth
+
+
 def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or "\0" in value or len(value) > 65536:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 255:
         raise ImageError(f"{what} is no text")
     return value
 
@@ -119,7 +130,7 @@ def descriptor(data: Any, what: str) -> Descriptor:
     name = ""
     if isinstance(platform, dict):
         parts = [platform.get("os") or "linux", platform.get("architecture") or "", platform.get("variant") or ""]
-        name = "/".join(str(part) for part in parts if part)
+        name = _text("/".join(str(part) for part in parts if part), f"{what}.platform")
     return Descriptor(
         media_type=_text(data.get("mediaType", ""), f"{what}.mediaType"), digest=digest, size=size, platform=name,
         annotations=_texts(data.get("annotations"), f"{what}.annotations"), artifact_type=str(data.get("artifactType") or ""),
@@ -223,6 +234,11 @@ def check_platform(config: Config, platform: str, what: str) -> None:
         raise ImageError(f"{what}: is for {config.platform}, and {platform} is wanted")
 
 
+def _is_argument(item: object) -> bool:
+    """Whether it can be given to a program: without a NUL, and without half a character (a surrogate)."""
+    return isinstance(item, str) and "\0" not in item and (item.isascii() or item.encode("utf-8", "ignore").decode() == item)
+
+
 def image_config(value: dict[str, Any], what: str) -> ImageConfig:
     """The part that says how to run it. Raises ImageError."""
     own = value.get("config") or {}
@@ -239,7 +255,7 @@ def image_config(value: dict[str, Any], what: str) -> ImageConfig:
         found = own.get(name) or []
         if isinstance(found, dict):
             found = list(found)
-        if not isinstance(found, list) or any(not isinstance(item, str) or "\0" in item for item in found):
+        if not isinstance(found, list) or not all(_is_argument(item) for item in found):
             raise ImageError(f"{what}: config.{name} is no list of texts")
         return tuple(found)
 

@@ -6,7 +6,7 @@ import os
 
 from hutch.errors import ImageError
 from hutch.image import compress, lease, manifest as manifests, names
-from hutch.image.content import Content
+from hutch.image.content import Content, digest_of
 from hutch.image.manifest import OCI_INDEX, OCI_LAYER, Descriptor, Index, Manifest
 from hutch.image.pull import Progress
 from hutch.image.reference import Reference
@@ -15,13 +15,13 @@ from hutch.image.registry.client import Registry, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hutch.image.names import Name
     from hutch.image.registry.credentials import Credentials
 
 
-def compressed(content: Content, manifest: Manifest) -> Manifest:
+def compressed(content: Content, manifest: Manifest, hold: Callable[..., None]) -> Manifest:
     """The image as it travels: layers that the store has plain (made here, or loaded) are compressed, and stored so."""
     import hashlib
 
@@ -36,6 +36,7 @@ def compressed(content: Content, manifest: Manifest) -> Manifest:
                 machine.update(piece)
                 ingest.write(piece)
             digest, size = f"sha256:{machine.hexdigest()}", ingest.size
+            hold(digest)
             if not content.has(digest):
                 ingest.commit(digest)
         found.append(layer.replace(media_type=f"{OCI_LAYER}+gzip", digest=digest, size=size))
@@ -54,12 +55,12 @@ def push(content: Content, name: Name, target: Reference, given: Credentials | N
         parsed = manifests.parse(data, what)
         if not isinstance(parsed, Manifest):
             raise ImageError(f"{what}: its record is damaged", "pull it again")
-        sent = compressed(content, parsed)
+        sent = compressed(content, parsed, held.add)
         digest = name.manifest
         if sent != parsed:
             data = sent.encode()
+            held.add(digest_of(data))
             digest = content.put(data)
-            held.add(digest, *(layer.digest for layer in sent.layers))
             names.put(content, name.reference, digest, digest, name.platform)
         near = _neighbours(content, target)
         for blob in (sent.config, *{layer.digest: layer for layer in sent.layers}.values()):

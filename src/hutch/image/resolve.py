@@ -71,6 +71,14 @@ def _of_name(name: str, features: Features) -> Rootfs:
     return _of_record(content, record, name, features)
 
 
+def of_manifest(digest: str, name: str, features: Features) -> Rootfs:
+    """An image by its manifest's digest, whatever its name stands for by now. Raises ImageError."""
+    from hutch.image.content import Content
+    from hutch.image.names import NONE, Name
+
+    return _of_record(Content(), Name(reference=NONE, digest=digest, manifest=digest, platform="", updated=0.0), name, features)
+
+
 def _of_record(content: Content, record: Name, name: str, features: Features) -> Rootfs:
     from hutch.image import stored
 

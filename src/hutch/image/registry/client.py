@@ -16,7 +16,7 @@ from hutch.image.content import digest_of
 from hutch.image.manifest import ACCEPTED, MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse
 from hutch.image.reference import Reference, is_digest
 from hutch.image.registry import credentials as stored_credentials
-from hutch.image.registry.http import AGAIN, ATTEMPTS, Broken, Response, Session, sleep, wait
+from hutch.image.registry.http import AGAIN, ATTEMPTS, Broken, Response, Session, sleep, split, wait
 from hutch.image.registry.settings import Endpoint, is_loopback
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Registry:
 
     def _token(self, asked: dict[str, str], scope: str, who: Credentials | None) -> str:
         realm = asked.get("realm", "")
-        parts = urlsplit(realm)
+        parts = split(realm)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise RegistryError(f"{self.access.host}: names {realm[:80]!r} as the place for tokens")
         plain = parts.scheme == "http" and self.access.scheme == "https" and not is_loopback(parts.netloc)
@@ -226,7 +226,7 @@ class Registry:
         except (Broken, RegistryError):
             text = ""
         status = response.status
-        who = stored_credentials.find(self.access.host, self.path) if status in (401, 403) else None
+        who = self.access.credentials(self.path) if status in (401, 403) else None
         if status == 401:
             return self._refused(who, status)
         if status == 403:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import time
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from hutch.errors import RegistryError
 from hutch.image.registry.settings import Endpoint
@@ -67,6 +67,14 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def split(url: str) -> SplitResult:
+    """The parts of an address that somebody else gave; one that is none has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
+
+
 class Session:
     """Requests to one registry, and to where it redirects, over connections that are kept. For one thread at a time."""
 
@@ -112,7 +120,10 @@ class Session:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         for fresh in (False, True):
-            connection = self._connect(parts.scheme, parts.netloc)
+            try:
+                connection = self._connect(parts.scheme, parts.netloc)
+            except (http.client.InvalidURL, ValueError):
+                raise RegistryError(f"{parts.netloc[:80]!r} is no host") from None
             reused = connection.sock is not None
             try:
                 connection.request(method, target, body=body, headers={"User-Agent": "hutch", **headers})
@@ -137,8 +148,12 @@ class Session:
                 return response
             for _ in response.pieces(BODY_LIMIT):
                 pass
-            target = urljoin(url, place)
-            here, there = urlsplit(url), urlsplit(target)
+            here = urlsplit(url)
+            try:
+                target = urljoin(url, place)
+            except ValueError:
+                target = place
+            there = split(target)
             if there.scheme not in ("http", "https") or not there.netloc:
                 raise RegistryError(f"{here.netloc}: redirects to {target[:80]!r}, which is no place")
             if here.scheme == "https" and there.scheme == "http" and self.endpoint.verify:
@@ -153,7 +168,7 @@ def wait(attempt: int, response: Response | None = None) -> float:
     """How long to wait before the next attempt, in seconds: what the server asks for, or twice as long as the last time."""
     if response is not None:
         asked = response.headers.get("retry-after", "")
-        if asked.isdigit():
+        if asked.isascii() and asked.isdigit():
             return min(float(asked), LONGEST_WAIT)
     return min(FIRST_WAIT * float(2**attempt) * (0.75 + os.urandom(1)[0] / 512), LONGEST_WAIT)
 
