@@ -18,7 +18,7 @@ def kind(head: bytes) -> str:
     for name, magic in (("gzip", b"\x1f\x8b"), ("zstd", b"\x28\xb5\x2f\xfd"), ("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh")):
         if head.startswith(magic):
             return name
-    return ""
+    return "zstd" if head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50 else ""
 
 
 class Source:
@@ -120,21 +120,69 @@ def _zstd(source: Source, what: str) -> Iterator[bytes]:
         import zstandard
     except ImportError:
         raise ImageError(f"{what}: is zstd-compressed, and the zstandard package is missing", "pip install zstandard") from None
-    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(source, read_size=PIECE, read_across_frames=True)  # type: ignore[arg-type]
+    frames = _Frames(source.read)
+    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(frames, read_size=PIECE, read_across_frames=True)  # type: ignore[arg-type]
     while piece := reader.read(PIECE):
         yield piece
+    if not frames.whole:
+        raise broken(what, "it ends too early")
+
+
+class _Frames:
+    """Where zstd's frames end (RFC 8878, section 3.1): its library does not say whether the last one was whole."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._held = b""
+        self._skip = 0
+        self._in_frame = self._last = self._checksum = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was read so far ends where a frame does."""
+        return not (self._held or self._skip or self._in_frame)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, looked at on the way."""
+        data = self._read(size)
+        self._look(data)
+        return data
+
+    def _look(self, data: bytes) -> None:
+        data = self._held + data
+        at = 0
+        while True:
+            step = min(self._skip, len(data) - at)
+            at, self._skip = at + step, self._skip - step
+            need = 3 if self._in_frame else 8 if data[at + 1 : at + 4] == b"\x2a\x4d\x18" else 5
+            if self._skip or len(data) - at < need:
+                break
+            if self._in_frame:
+                header = int.from_bytes(data[at : at + 3], "little")
+                size = 1 if header >> 1 & 3 == 1 else header >> 3  # a run is stored as one byte
+                self._in_frame = not header & 1
+                self._skip = 3 + size + (4 if header & 1 and self._checksum else 0)
+            elif data[at + 1 : at + 4] == b"\x2a\x4d\x18":  # one that is to be skipped
+                self._skip = 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+            else:
+                flags = data[at + 4]
+                single = bool(flags & 0x20)
+                size = (1 if single else 0, 2, 4, 8)[flags >> 6] + (0, 1, 2, 4)[flags & 3] + (0 if single else 1)
+                self._in_frame, self._checksum = True, bool(flags & 4)
+                self._skip = 5 + size
+        self._held = data[at:]
 
 
 def _lzma(source: Source, what: str) -> Iterator[bytes]:
     import lzma
 
-    yield from _standard(source, what, lambda: lzma.LZMADecompressor(memlimit=256 << 20))
+    yield from _standard(source, what, lambda: lzma.LZMADecompressor(memlimit=256 << 20), b"\xfd7zXZ\0")
 
 
 def _bz2(source: Source, what: str) -> Iterator[bytes]:
     import bz2
 
-    yield from _standard(source, what, bz2.BZ2Decompressor)
+    yield from _standard(source, what, bz2.BZ2Decompressor, b"BZh")
 
 
 def _standard(source: Source, what: str, new: Callable[[], Any], magic: bytes = b"") -> Iterator[bytes]:

@@ -46,6 +46,10 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+class DiskError(ImageError):
+    """The disk cannot take more: nothing is wrong with what was to be written."""
+
+
 class Content:
     """The blobs below a data directory. Opening it verifies what an earlier boot left unsettled."""
 
@@ -128,6 +132,8 @@ class Content:
                 same = False
             if same and not os.path.exists(final):
                 return Ingest(self, fd, path)
+            if same and not os.fstat(fd).st_size:
+                _unlink(path)  # it is ours, and the blob is there already
             os.close(fd)  # whoever had it has finished meanwhile
         return None
 
@@ -171,7 +177,7 @@ class Content:
             for name in _listed(directory):
                 path = f"{self.root}/{name.replace('|', '/')}"
                 if not self.sound(name.replace("|", "/")):
-                    _remove(path)
+                    self._drop(path)
                 else:
                     _sync(path)
                 _unlink(f"{directory}/{name}")
@@ -179,6 +185,15 @@ class Content:
                 os.rmdir(directory)
             except OSError:
                 pass  # somebody else is at it
+
+    def _drop(self, path: str) -> None:
+        """Take a file or a tree out of the store, and remove it as far as this process may."""
+        going = f"{self.root}/ingest/going-{os.urandom(6).hex()}"
+        try:
+            os.rename(path, going)  # nobody takes it for whole, whatever of it stays
+        except FileNotFoundError:
+            return
+        _remove(going)
 
     def sound(self, name: str) -> bool:
         """Whether a file of the store, by its path in it, is what its name says: a blob by its digest, a record by being one. A layer's index is
@@ -208,7 +223,7 @@ class Content:
         info = os.statvfs(self.root)
         free = info.f_bavail * info.f_frsize
         if free < size + RESERVE:
-            raise ImageError(f"{self.root}: the disk is full ({free >> 20} MiB are free)", "`hutch system prune` removes what nothing needs")
+            raise DiskError(f"{self.root}: the disk is full ({free >> 20} MiB are free)", "`hutch system prune` removes what nothing needs")
 
 
 class Ingest:
@@ -241,7 +256,7 @@ class Ingest:
                 view = view[os.write(self.fd, view) :]
         except OSError as error:
             hint = "`hutch system prune` removes what nothing needs" if error.errno in (28, 122) else None
-            raise ImageError(f"write into {self._content.root}: {error.strerror}", hint) from None
+            raise DiskError(f"write into {self._content.root}: {error.strerror}", hint) from None
         self.size += len(data)
 
     def drop(self) -> None:
@@ -298,6 +313,7 @@ def _sync(path: str) -> bool:
             for name in names:
                 _sync_one(f"{here}/{name}")
             _sync_one(here)
+        _sync_one(os.path.dirname(path))
     return _sync_one(path)
 
 

@@ -14,7 +14,7 @@ import os
 from hutch.errors import ImageError
 from hutch.image import compress
 from hutch.image.ahead import Ahead, reader
-from hutch.image.content import Content, Ingest, file_name
+from hutch.image.content import Content, DiskError, Ingest, file_name
 from hutch.image.rootfs import Layer
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import Tree
@@ -86,12 +86,13 @@ def fetch(
                     layer = found
                 else:
                     layer = build(content, diff_id, raw, features, what)
-            except ImageError:
+            except ImageError as error:
                 # if the bytes are not what they should be, then that is the reason
                 if not blob.failed:
                     for _ in raw:
                         pass
-                    claim.drop()
+                    if not isinstance(error, DiskError):
+                        claim.drop()
                 raise
         claim.commit(digest)
     return layer if layer is not None else ensure(content, diff_id, digest, features, what)
@@ -263,7 +264,7 @@ def _tree(content: Content, diff_id: str, pieces: Iterator[bytes], features: Fea
         raise _about(what, error) from None
     except OSError as error:
         hint = "`hutch system prune` removes what nothing needs" if error.errno in (28, 122) else None
-        raise ImageError(f"unpack into {content.root}: {error.strerror}", hint) from None
+        raise DiskError(f"unpack into {content.root}: {error.strerror}", hint) from None
     finally:
         mapped.remove_tree(fresh, features)
         os.close(lock)

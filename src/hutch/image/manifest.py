@@ -192,10 +192,11 @@ def choose(index: Index, platform: str, what: str) -> Descriptor:
     Entries without a platform serve any, attestations (``unknown/unknown``) none.
     """
     wanted = platform.split("/")
-    for entry in index.manifests:
-        has = entry.platform.split("/")
-        if entry.platform and (has == wanted or (has[:2] == wanted[:2] and len(wanted) == 2)):
-            return entry
+    for exactly in (True, False):
+        for entry in index.manifests:
+            has = entry.platform.split("/")
+            if entry.platform and (has == wanted if exactly else has[:2] == wanted[:2] and len(wanted) == 2):
+                return entry
     for entry in index.manifests:
         if not entry.platform and entry.media_type in (*ACCEPTED, ""):
             return entry
@@ -230,7 +231,7 @@ def parse_config(data: bytes, what: str) -> Config:
 def check_platform(config: Config, platform: str, what: str) -> None:
     """Whether a configuration is for a platform, whatever its index said. Raises ImageError."""
     wanted, has = platform.split("/"), config.platform.split("/")
-    if len(has) > 1 and has[:2] != wanted[:2]:
+    if has[0] != wanted[0] or (len(has) > 1 and has[1] != wanted[1]):
         raise ImageError(f"{what}: is for {config.platform}, and {platform} is wanted")
 
 

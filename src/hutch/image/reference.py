@@ -103,7 +103,7 @@ def parse(text: str, *, tag: bool = True) -> Reference:
         host, path = DOCKER_HUB, name
     if host in ("index.docker.io", "registry-1.docker.io"):
         host = DOCKER_HUB
-    if name == path and len(path) == 64 and not set(path) - HEX:
+    if len(text) == 64 and not set(text) - HEX:
         raise wrong("64 hexadecimal digits are an id, and no name")
     if host == DOCKER_HUB and "/" not in path:
         path = f"library/{path}"
