@@ -12,7 +12,7 @@ from hutch import jsontext
 from hutch.errors import ImageError
 from hutch.image import compress, layers, manifest as manifests
 from hutch.image.ahead import reader
-from hutch.image.content import NEW, Content, digest_of
+from hutch.image.content import NEW, Content, DiskError, digest_of
 from hutch.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Config, Descriptor, Index, Manifest
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import Node, Tree
@@ -189,6 +189,16 @@ class _Plain:
         self._copy = self._own = -1
 
     def __enter__(self) -> int:
+        try:
+            return self._open()
+        except OSError as error:
+            self.__exit__()
+            raise DiskError(f"write into {self._content.root}: {error.strerror}", "`hutch system prune` removes what nothing needs") from None
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _open(self) -> int:
         if isinstance(self._source, str):
             self._own = open_file(self._source, self._what)
         fd = self._own if self._own >= 0 else int(self._source)
@@ -342,8 +352,14 @@ def store_plain(content: Content, pieces: Iterator[bytes], what: str, expected: 
 
 def import_tar(content: Content, pieces: Iterator[bytes], what: str, features: Features) -> str:
     """A root file system's tar as a layer: its digest. Raises ImageError."""
-    diff_id = store_plain(content, pieces, what)
-    layers.ensure(content, diff_id, diff_id, features, what)
+    known: list[bool] = []
+    diff_id = store_plain(content, pieces, what, hold=lambda digest: known.append(content.has(digest)))
+    try:
+        layers.ensure(content, diff_id, diff_id, features, what)
+    except ImageError:
+        if not known[0]:
+            os.unlink(content.path(diff_id))  # a tar that makes no layer is of no use to anybody
+        raise
     return diff_id
 
 

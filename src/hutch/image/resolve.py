@@ -133,7 +133,11 @@ def _remember(content: Content, path: str, what: str, features: Features) -> str
 def _usable(content: Content, known: str, features: Features) -> bool:
     from hutch.image import layers
 
+    from hutch.image.reference import is_digest
+
     kind, _, digest = known.partition(" ")
+    if kind not in ("rootfs", "image") or not is_digest(digest):
+        return False
     return content.has(digest) or (kind == "rootfs" and layers.find(content, digest, features) is not None)
 
 
