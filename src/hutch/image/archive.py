@@ -12,7 +12,7 @@ from hutch import jsontext
 from hutch.errors import ImageError
 from hutch.image import compress, layers, manifest as manifests
 from hutch.image.ahead import reader
-from hutch.image.content import NEW, Content, DiskError, digest_of
+from hutch.image.content import Content, Ingest, digest_of
 from hutch.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Config, Descriptor, Index, Manifest
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import Node, Tree
@@ -186,14 +186,12 @@ class _Plain:
 
     def __init__(self, content: Content, source: str | int, what: str) -> None:
         self._content, self._source, self._what = content, source, what
-        self._copy = self._own = -1
+        self._copy: Ingest | None = None
+        self._own = -1
 
     def __enter__(self) -> int:
         try:
             return self._open()
-        except OSError as error:
-            self.__exit__()
-            raise DiskError(f"write into {self._content.root}: {error.strerror}", "`hutch system prune` removes what nothing needs") from None
         except BaseException:
             self.__exit__()
             raise
@@ -205,20 +203,16 @@ class _Plain:
         seekable = stat.S_ISREG(os.fstat(fd).st_mode)
         if seekable and not compress.kind(os.pread(fd, 6, 0)):
             return fd
-        path = f"{self._content.root}/ingest/new-{os.getpid()}-{os.urandom(6).hex()}"
-        self._copy = os.open(path, NEW | os.O_EXCL, 0o600)
-        os.unlink(path)
+        self._copy = self._content.new()
         for piece in compress.plain(lambda size: os.read(fd, size), self._what):
-            self._content.room(len(piece))
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._copy, view) :]
-        return self._copy
+            self._copy.write(piece)
+        return self._copy.fd
 
     def __exit__(self, *_: object) -> None:
-        for fd in (self._copy, self._own):
-            if fd >= 0:
-                os.close(fd)
+        if self._copy is not None:
+            self._copy.close()
+        if self._own >= 0:
+            os.close(self._own)
 
 
 def open_file(path: str, what: str) -> int:
@@ -407,9 +401,9 @@ def remembered(content: Content, path: str) -> tuple[str, str]:
     """(where it is remembered what a file holds, what it held): by the file's identity, which changes with its content."""
     info = os.stat(path)
     identity = f"{path}|{info.st_dev}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}"
-    place = f"{content.root}/files/{digest_of(identity.encode())[7:]}"
+    place = f"{content.root}/files/{digest_of(os.fsencode(identity))[7:]}"
     try:
         with open(place, encoding="ascii") as file:
             return place, file.read()
-    except OSError:
+    except (OSError, ValueError):  # not there, or a disk's garbage: it is found out again
         return place, ""

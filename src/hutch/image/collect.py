@@ -78,7 +78,8 @@ def collect(content: Content, features: Features, containers: Iterable[str] = ()
                 os.unlink(content.path(digest))
                 blobs += 1
                 size += info.st_blocks * 512
-        _clean_ingest(content, features)
+        sweep(content, features, partial=True)
+        _forget_files(content)
     return Collected(blobs=blobs, layers=layers, bytes=size)
 
 
@@ -99,9 +100,12 @@ def _remove_layer(place: str, features: Features) -> bool:
         os.close(fd)
 
 
-def _clean_ingest(content: Content, features: Features) -> None:
-    """What dead processes had begun to write. Blobs that were half fetched go too: nobody has asked for the rest."""
+def sweep(content: Content, features: Features, *, partial: bool = False) -> None:
+    """Remove what dead processes had begun to write; with `partial`, also the blobs that were half fetched, which the next
+    pull would go on with."""
     for name in os.listdir(f"{content.root}/ingest"):
+        if name.startswith("sha") and not partial:
+            continue
         path = f"{content.root}/ingest/{name}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -117,8 +121,11 @@ def _clean_ingest(content: Content, features: Features) -> None:
             pass  # somebody writes it
         finally:
             os.close(fd)
+
+
+def _forget_files(content: Content) -> None:
     for name in os.listdir(f"{content.root}/files"):
-        with open(f"{content.root}/files/{name}", encoding="ascii") as file:
+        with open(f"{content.root}/files/{name}", encoding="latin-1") as file:
             digest = file.read().partition(" ")[2]
         if not content.has(digest) and not os.path.isdir(f"{content.root}/layers/{digest.replace(':', '-')}"):
             os.unlink(f"{content.root}/files/{name}")

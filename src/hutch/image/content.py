@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 NEW = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+PRUNE = "`hutch system prune` removes what nothing needs"
 RESERVE = 64 << 20  # bytes of the disk that are never filled
 
 
@@ -48,6 +50,11 @@ def boot_id() -> str:
 
 class DiskError(ImageError):
     """The disk cannot take more: nothing is wrong with what was to be written."""
+
+
+def full(error: OSError) -> str | None:
+    """The hint for an error of writing into the store: what helps when the disk, or the user's share of it, is full."""
+    return PRUNE if error.errno in (28, 122) else None
 
 
 class Content:
@@ -103,13 +110,31 @@ class Content:
 
     def new(self) -> Ingest:
         """A blob whose digest is not known yet."""
-        while True:
-            path = f"{self.root}/ingest/new-{os.getpid()}-{os.urandom(6).hex()}"
-            fd = os.open(path, NEW | os.O_EXCL, 0o600)
+        return Ingest(self, *self._own("new", lambda path: os.open(path, NEW | os.O_EXCL, 0o600)))
+
+    def new_directory(self) -> tuple[int, str]:
+        """(descriptor, path) of a directory that is this process's own as long as the descriptor is open."""
+
+        def make(path: str) -> int:
+            os.mkdir(path, 0o700)
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+        return self._own("tree", make)
+
+    def _own(self, kind: str, make: Callable[[str], int]) -> tuple[int, str]:
+        for _ in range(100):
+            path = f"{self.root}/ingest/{kind}-{os.getpid()}-{os.urandom(6).hex()}"
+            try:
+                fd = make(path)
+            except FileNotFoundError:
+                continue  # it was swept before it was opened
+            except OSError as error:
+                raise DiskError(f"write into {self.root}: {error.strerror}", full(error)) from None
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
-                return Ingest(self, fd, path)
-            os.close(fd)  # it was collected before it was locked
+                return fd, path
+            os.close(fd)  # it was swept before it was locked
+        raise ImageError(f"write into {self.root}: what is made there disappears", "is something else removing files there?")
 
     def claim(self, digest: str, waiting: Callable[[], None] = lambda: None) -> Ingest | None:
         """The right to fetch a blob, with what an earlier attempt left of it; None when it is there.
@@ -142,7 +167,10 @@ class Content:
         self._boot = self._boot or boot_id()
         directory = f"{self.root}/unsettled/{self._boot}"
         for _ in range(100):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                pass
             try:
                 os.close(os.open(f"{directory}/{name.replace('/', '|')}", NEW, 0o600))
                 return
@@ -171,7 +199,18 @@ class Content:
         if not left:
             return
         boot = boot_id()
-        for directory in left:
+        if all(os.path.basename(directory) == boot for directory in left):
+            return
+        lock = os.open(f"{self.root}/unsettled", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # a second process that took away what the first had found bad could take what has come in its place
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._verify(boot)
+        finally:
+            os.close(lock)
+
+    def _verify(self, boot: str) -> None:
+        for directory in self._unsettled():
             if os.path.basename(directory) == boot:
                 continue
             for name in _listed(directory):
@@ -200,7 +239,10 @@ class Content:
         not: it is made anew from the tar."""
         path = f"{self.root}/{name}"
         if name.startswith("content/"):
-            return os.path.exists(path) and hash_file(path) == os.path.basename(path)
+            try:
+                return hash_file(path) == os.path.basename(path)
+            except FileNotFoundError:
+                return False
         if name.startswith("images/"):
             try:
                 with open(path, "rb") as file:
@@ -223,7 +265,7 @@ class Content:
         info = os.statvfs(self.root)
         free = info.f_bavail * info.f_frsize
         if free < size + RESERVE:
-            raise DiskError(f"{self.root}: the disk is full ({free >> 20} MiB are free)", "`hutch system prune` removes what nothing needs")
+            raise DiskError(f"{self.root}: the disk is full ({free >> 20} MiB are free)", PRUNE)
 
 
 class Ingest:
@@ -255,8 +297,7 @@ class Ingest:
             while view:
                 view = view[os.write(self.fd, view) :]
         except OSError as error:
-            hint = "`hutch system prune` removes what nothing needs" if error.errno in (28, 122) else None
-            raise DiskError(f"write into {self._content.root}: {error.strerror}", hint) from None
+            raise DiskError(f"write into {self._content.root}: {error.strerror}", full(error)) from None
         self.size += len(data)
 
     def drop(self) -> None:

@@ -7,14 +7,13 @@ tar and an index of it: nothing is unpacked. Elsewhere it is a directory. ``laye
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 
 from hutch.errors import ImageError
 from hutch.image import compress
 from hutch.image.ahead import Ahead, reader
-from hutch.image.content import Content, DiskError, Ingest, file_name
+from hutch.image.content import Content, DiskError, Ingest, file_name, full
 from hutch.image.rootfs import Layer
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import Tree
@@ -25,12 +24,16 @@ if TYPE_CHECKING:
 
     from hutch.kernel.features import Features
 
-_mountable: list[bool] = []
+_mountable: dict[int, bool] = {}  # by the device of the data directory: it depends on its file system, too
 
 
-def indexed(features: Features) -> bool:
-    """Whether this kernel and this user mount an EROFS image from a file."""
-    return features.privileged and features.kernel >= (6, 12) and (not _mountable or _mountable[0])
+def indexed(content: Content, features: Features) -> bool:
+    """Whether this kernel and this user mount an EROFS image from a file there; as far as is known before it was tried."""
+    return features.privileged and features.kernel >= (6, 12) and _mountable.get(_device(content), True)
+
+
+def _device(content: Content) -> int:
+    return os.stat(content.root).st_dev
 
 
 def directory(content: Content, diff_id: str) -> str:
@@ -41,7 +44,7 @@ def directory(content: Content, diff_id: str) -> str:
 def find(content: Content, diff_id: str, features: Features) -> Layer | None:
     """A layer that is there and can be used by this kernel and this user."""
     place = directory(content, diff_id)
-    if indexed(features) and os.path.exists(f"{place}/index"):
+    if indexed(content, features) and os.path.exists(f"{place}/index"):
         tar = content.path(diff_id)
         if os.path.exists(tar):
             return Layer(lower=f"{place}/mount", lock=f"{place}/lock", index=f"{place}/index", tar=tar)
@@ -72,6 +75,9 @@ def fetch(
     verified before it can be used: the blob's size and digest, and the plain tar's. Raises ImageError; what was fetched
     stays, so that the next attempt goes on from there.
     """
+    from hutch.image import collect
+
+    collect.sweep(content, features)
     claim = content.claim(digest, waiting)
     if claim is None:
         return ensure(content, diff_id, digest, features, what)
@@ -139,8 +145,11 @@ class _Blob:
 def build(content: Content, diff_id: str, raw: Iterator[bytes], features: Features, what: str) -> Layer:
     """A layer from the bytes of its blob, compressed or plain, which are read to their end. Nothing of it can be seen before
     its digest is verified."""
+    from hutch.image import collect
+
+    collect.sweep(content, features)
     with Ahead(compress.plain(reader(raw), what)) as pieces:
-        if not indexed(features):
+        if not indexed(content, features):
             return _tree(content, diff_id, pieces, features, what)
         layer = _index(content, diff_id, pieces, features, what)
     if layer is None:  # the kernel would not mount it
@@ -218,18 +227,19 @@ def index_bytes(content: Content, diff_id: str) -> bytes:
 
 def _try_mount(content: Content, image: bytes, tar: str) -> bool:
     """Whether this kernel mounts an index from a file, tried once by this process, without a place in the file system."""
-    if _mountable:
-        return _mountable[0]
+    device = _device(content)
+    if device in _mountable:
+        return _mountable[device]
     from hutch.kernel import syscalls
 
     with content.new() as file:
         file.write(image)
         try:
             os.close(syscalls.make_filesystem("erofs", (("source", f"/proc/self/fd/{file.fd}"), ("device", tar), ("ro", None))))
-            _mountable[:] = [True]
+            _mountable[device] = True
         except OSError:
-            _mountable[:] = [False]
-    return _mountable[0]
+            _mountable[device] = False
+    return _mountable[device]
 
 
 def _tree(content: Content, diff_id: str, pieces: Iterator[bytes], features: Features, what: str) -> Layer:
@@ -237,10 +247,7 @@ def _tree(content: Content, diff_id: str, pieces: Iterator[bytes], features: Fea
 
     machine = hashlib.new(diff_id.partition(":")[0])
     place = directory(content, diff_id)
-    fresh = f"{content.root}/ingest/tree-{os.getpid()}-{os.urandom(6).hex()}"
-    os.mkdir(fresh, 0o700)
-    lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock, fresh = content.new_directory()
     try:
         os.mkdir(f"{fresh}/tree", 0o755)
 
@@ -263,8 +270,7 @@ def _tree(content: Content, diff_id: str, pieces: Iterator[bytes], features: Fea
     except ImageError as error:
         raise _about(what, error) from None
     except OSError as error:
-        hint = "`hutch system prune` removes what nothing needs" if error.errno in (28, 122) else None
-        raise DiskError(f"unpack into {content.root}: {error.strerror}", hint) from None
+        raise DiskError(f"unpack into {content.root}: {error.strerror}", full(error)) from None
     finally:
         mapped.remove_tree(fresh, features)
         os.close(lock)

@@ -132,7 +132,6 @@ def _remember(content: Content, path: str, what: str, features: Features) -> str
 
 def _usable(content: Content, known: str, features: Features) -> bool:
     from hutch.image import layers
-
     from hutch.image.reference import is_digest
 
     kind, _, digest = known.partition(" ")

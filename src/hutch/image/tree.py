@@ -14,6 +14,9 @@ from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARD
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 MAX_LINKS = 40  # followed in one path, as the kernel does
+MAX_STEPS = 4096  # parts of all their targets
+MAX_IMPLIED = 1 << 18  # directories that no member describes: a path of a kilobyte names five hundred
+MAX_ATTRIBUTES = 128 << 20  # bytes of all files' extended attributes
 
 _TYPES = {
     REGULAR: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK, CHARACTER: stat.S_IFCHR, BLOCKDEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO,
@@ -83,6 +86,7 @@ class Tree:
     def __init__(self) -> None:
         self.root = new_directory()
         self.count = 0
+        self._implied = self._attributes = 0
         self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
     def data(self, piece: bytes) -> None:
@@ -143,6 +147,10 @@ class Tree:
         node.mode = stat.S_IFMT(node.mode) | member.mode
         node.uid, node.gid, node.mtime = member.uid, member.gid, member.mtime
         node.xattrs = xattrs_of(member) if member.xattrs else {}
+        if node.xattrs:
+            self._attributes += sum([len(name) + len(value) for name, value in node.xattrs.items()])
+            if self._attributes > MAX_ATTRIBUTES:
+                raise ImageError(f"layer: more than {MAX_ATTRIBUTES >> 20} MiB of extended attributes")
 
     def _children(self, node: Node, name: bytes) -> dict[bytes, Node]:
         if node.children is None:
@@ -153,7 +161,7 @@ class Tree:
         """A directory, made with its parents where missing; links in the way are followed in the layer."""
         path: list[Node] = [self.root]
         left = list(reversed(parts))
-        links = 0
+        links = steps = 0
         while left:
             part = left.pop()
             children = self._children(path[-1], name)
@@ -165,19 +173,22 @@ class Tree:
                 continue
             node = children.get(part)
             if node is None or node.whiteout:
+                self._implied += 1
+                if self._implied > MAX_IMPLIED:
+                    raise ImageError(f"layer: more than {MAX_IMPLIED} directories that are not described")
                 made = new_directory()
                 made.opaque = node is not None
                 self._put(children, part, made)
                 node = made
             elif stat.S_ISLNK(node.mode):
+                target = node.target.split(b"/")
                 links += 1
-                if links > MAX_LINKS:
+                steps += len(target)
+                if links > MAX_LINKS or steps > MAX_STEPS:
                     raise ImageError(f"layer: {show(name)} leads through too many links")
-                if node.target.startswith(b"/"):
+                if not target[0]:
                     path = [self.root]
-                left += reversed(node.target.split(b"/"))
-                if len(left) > 4096:
-                    raise ImageError(f"layer: {show(name)} leads through too many links")
+                left += reversed(target)
                 continue
             path.append(node)
         return path[-1]
@@ -199,7 +210,9 @@ class Tree:
             return
         if name.startswith(AUFS) or hidden is None:
             return  # another union file system's own book-keeping
-        parent.hidden = (parent.hidden or set()) | {hidden}
+        if parent.hidden is None:
+            parent.hidden = set()
+        parent.hidden.add(hidden)
         existing = children.get(hidden)
         if existing is None:
             self._put(children, hidden, Node(stat.S_IFCHR))

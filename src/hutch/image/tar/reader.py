@@ -60,7 +60,7 @@ class Reader:
         self._next = 0  # of the next header
         self._carry = b""
         self._ended = False
-        self._count = 0
+        self._count = self._pieces = 0
         self._globals: dict[bytes, bytes] = {}
         self._need = 0  # bytes from the next header on, before it is worth looking again
         self._pax: list[tuple[bytes, bytes]] = []
@@ -259,6 +259,10 @@ class Reader:
             self._next = content
             self._content_end = 0
             return used
+        if member.sparse:
+            self._pieces += len(member.sparse)
+            if self._pieces > MAX_SPARSE:
+                raise ImageError(f"layer: its sparse files are of more than {MAX_SPARSE} pieces")
         member.offset = content
         self._next = content + _padded(member.stored)
         self._content_end = content + member.stored if self._sink.wants and member.kind == REGULAR else 0
