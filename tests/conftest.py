@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,18 +152,26 @@ def system_python() -> str:
     pytest.skip("no interpreter that an ordinary user may run")
 
 
+@pytest.fixture(scope="session")
+def public_source() -> Iterator[Path]:
+    """Hutch's modules where every user can read them (the checkout may lie where others cannot go), compiled."""
+    place = Path(tempfile.mkdtemp(prefix="hutch-src-", dir="/var/tmp"))
+    shutil.copytree(SRC, place / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([system_python(), "-m", "compileall", "-q", str(place / "src")], check=True)
+    subprocess.run(["chmod", "-R", "a+rX", str(place)], check=True)
+    yield place / "src"
+    shutil.rmtree(place)
+
+
 @pytest.fixture
-def as_user(ordinary_user, tmp_path_factory):
+def as_user(ordinary_user, public_source):
     """Run Python as the ordinary user: ``as_user("-m", "hutch.cli", "run", …)``."""
     state = Path(tempfile.mkdtemp(prefix="hutch-user-", dir="/var/tmp"))
     os.chown(state, ordinary_user.pw_uid, ordinary_user.pw_gid)
-    source = state / "src"  # the checkout may lie where this user cannot go
-    shutil.copytree(SRC, source, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["chmod", "-R", "a+rX", str(source)], check=True)
 
     def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
         options.setdefault("timeout", 60)
-        environment = {"HOME": ordinary_user.pw_dir, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(source),
+        environment = {"HOME": ordinary_user.pw_dir, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(public_source),
                        "HUTCH_STATE": f"{state}/state", "HUTCH_DATA": f"{state}/data", **options.pop("env", {})}  # fmt: skip
         words = ["setpriv", f"--reuid={ordinary_user.pw_uid}", f"--regid={ordinary_user.pw_gid}", "--init-groups", system_python(), *arguments]
         return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd="/", **options)

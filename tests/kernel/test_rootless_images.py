@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import directory, hard, link, member, tar
-from tests.conftest import SRC, system_python
+from tests.conftest import system_python
 from tests.registry import base, make, serving
 
 pytestmark = pytest.mark.root  # to become that user
@@ -148,13 +148,11 @@ def user(as_user, ordinary_user) -> Iterator[User]:
 
 
 @pytest.fixture
-def single() -> Iterator[User]:
+def single(public_source) -> Iterator[User]:
     """A user without subordinate ids."""
     place = Path(tempfile.mkdtemp(prefix="hutch-single-", dir="/var/tmp"))
-    shutil.copytree(SRC, place / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["chmod", "-R", "a+rX", str(place / "src")], check=True)
     os.chown(place, STRANGER, STRANGER)
-    environment = {"HOME": str(place), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": f"{place}/src", "HUTCH_STATE": f"{place}/state", "HUTCH_DATA": f"{place}/data"}  # fmt: skip
+    environment = {"HOME": str(place), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(public_source), "HUTCH_STATE": f"{place}/state", "HUTCH_DATA": f"{place}/data"}  # fmt: skip
     words = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", system_python()]
 
     def run(*arguments: str, **options) -> subprocess.CompletedProcess:

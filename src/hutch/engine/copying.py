@@ -4,29 +4,105 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 
+from hutch.engine.files import Files
 from hutch.errors import HutchError, UsageError
-from hutch.image import changes
+from hutch.image import changes, mapped
 from hutch.image.tar.header import DIRECTORY, REGULAR, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
 from hutch.image.tar.writer import Writer
 from hutch.kernel import syscalls
+from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
-    from hutch.engine.files import Files
     from hutch.engine.snapshots import Target
 
 IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
-def _kind(container: Target, path: str) -> int:
+class Place(Record):
+    """A container's files: a descriptor of its root directory, its root's ids, and what maps the owners of its files."""
+
+    root: int
+    name: str
+    uid: int = 0
+    gid: int = 0
+    uids: tuple[tuple[int, int, int], ...] = ()
+    gids: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def files(self) -> Files:
+        """They."""
+        return Files(self.root, self.uid, self.gid)
+
+
+def copy_in(container: Target, source: str, target: str) -> None:
+    """A file or a tree of the host into a container. Raises HutchError, UsageError."""
+    _do(container, "put", source, target)
+
+
+def copy_out(container: Target, source: str, target: str) -> None:
+    """A file or a tree of a container to the host. Raises HutchError, UsageError."""
+    _do(container, "get", source, target)
+
+
+def archive_out(container: Target, source: str, out: Callable[[bytes], object]) -> None:
+    """A file or a tree of a container as a tar, under its own name. Raises HutchError."""
+    _do(container, "pack", source, out=out)
+
+
+def archive_in(container: Target, stream: BinaryIO, target: str) -> None:
+    """Unpack a tar below a directory of a container. Raises HutchError, ImageError."""
+    _do(container, "unpack", target, stream=stream)
+
+
+def _do(container: Target, verb: str, *paths: str, stream: BinaryIO | None = None, out: Callable[[bytes], object] = lambda _: None) -> None:
+    compiled = container.prepared.compiled
+    if container.features.privileged:
+        uids, gids = container.ids()
+        place = Place(root=container.root, name=container.name, uid=compiled.root_uid, gid=compiled.root_gid, uids=uids, gids=gids)
+        _guarded(place, verb, paths, stream, out)
+        return
+    # a container's root reads and writes whatever belongs to it: its user can do so only as root of a user namespace
+    place = Place(root=container.root, name=container.name)
+    with mapped.Helper(container.features, "hutch.engine.copying:inside", (place, verb, paths), (container.root,)) as helper:
+        helper.send(iter(lambda: stream.read(1 << 20), b"") if stream is not None else ())
+        helper.receive(out)
+        helper.finish(f"cp {container.name}")
+
+
+def inside(place: Place, verb: str, paths: tuple[str, ...]) -> None:
+    """Do a copy in this process, with its standard input and output as the archive."""
+    _guarded(place, verb, paths, sys.stdin.buffer, sys.stdout.buffer.write)
+
+
+def _guarded(place: Place, verb: str, paths: tuple[str, ...], stream: BinaryIO | None, out: Callable[[bytes], object]) -> None:
+    try:
+        if verb == "put":
+            _put(place, *paths)
+        elif verb == "get":
+            _get(place, *paths)
+        elif verb == "pack":
+            _pack(place, paths[0], out)
+        elif stream is not None:
+            _unpack(place, paths[0], stream)
+    except RecursionError:
+        raise HutchError(f"cp {place.name}: the tree is nested too deeply") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HutchError(f"cp {place.name}: {error.filename or ''}: {error.strerror}") from None
+
+
+def _kind(place: Place, path: str) -> int:
     """The type bits of what stands at a path in the container, links followed; 0 for nothing."""
     try:
-        fd = syscalls.openat2(container.root, path.lstrip("/") or ".", os.O_PATH, 0, IN_ROOT)
+        fd = syscalls.openat2(place.root, path.lstrip("/") or ".", os.O_PATH, 0, IN_ROOT)
     except OSError:
         return 0
     try:
@@ -35,15 +111,14 @@ def _kind(container: Target, path: str) -> int:
         os.close(fd)
 
 
-def copy_in(container: Target, source: str, target: str) -> None:
-    """A file or a tree of the host into a container. Raises HutchError, UsageError."""
+def _put(place: Place, source: str, target: str) -> None:
     try:
         mode = os.stat(source).st_mode
     except OSError as error:
         raise UsageError(f"cp {source}: {error.strerror}") from None
     content = source.endswith("/.") or source == "."
     name = os.path.basename(os.path.normpath(source))
-    there = _kind(container, target)
+    there = _kind(place, target)
     if stat.S_ISDIR(there):
         if not content:
             target = f"{target.rstrip('/')}/{name if name not in ('.', '..') else os.path.basename(os.path.realpath(source))}"
@@ -53,56 +128,44 @@ def copy_in(container: Target, source: str, target: str) -> None:
         raise UsageError(f"cp {source}: there is no directory {target} in the container")
     elif not there:
         parent = target.rstrip("/").rpartition("/")[0] or "/"
-        if not stat.S_ISDIR(_kind(container, parent)):
+        if not stat.S_ISDIR(_kind(place, parent)):
             raise UsageError(f"cp {source}: there is no directory {parent} in the container")
-    _guarded(container, "cp", lambda: container.files().put(os.path.realpath(source) if not stat.S_ISDIR(mode) else source.rstrip("/.") or source, target))
+    place.files.put(os.path.realpath(source) if not stat.S_ISDIR(mode) else source.rstrip("/.") or source, target)
 
 
-def copy_out(container: Target, source: str, target: str) -> None:
-    """A file or a tree of a container to the host. Raises HutchError, UsageError."""
-    kind = _kind(container, source)
+def _get(place: Place, source: str, target: str) -> None:
+    kind = _kind(place, source)
     if not kind:
-        raise HutchError(f"cp {container.name}:{source}: does not exist in the container")
+        raise HutchError(f"cp {place.name}:{source}: does not exist in the container")
     content = source.endswith("/.") or source in (".", "/")
     if os.path.isdir(target):
         if not content:
             target = os.path.join(target, os.path.basename(source.rstrip("/")))
     elif os.path.lexists(target) and stat.S_ISDIR(kind):
-        raise UsageError(f"cp {container.name}:{source}: is a directory, and {target} is none")
+        raise UsageError(f"cp {place.name}:{source}: is a directory, and {target} is none")
     elif not os.path.isdir(os.path.dirname(target.rstrip("/")) or ".") or (target.endswith("/") and not stat.S_ISDIR(kind)):
-        raise UsageError(f"cp {container.name}:{source}: there is no directory {target if target.endswith('/') else os.path.dirname(target)}")
-    _guarded(container, "cp", lambda: container.files().get(source, target))
+        raise UsageError(f"cp {place.name}:{source}: there is no directory {target if target.endswith('/') else os.path.dirname(target)}")
+    place.files.get(source, target)
 
 
-def _guarded(container: Target, what: str, action: Callable[[], None]) -> None:
+def _pack(place: Place, source: str, out: Callable[[bytes], object]) -> None:
     try:
-        action()
-    except RecursionError:
-        raise HutchError(f"{what} {container.name}: the tree is nested too deeply") from None
+        fd = syscalls.openat2(place.root, source.lstrip("/") or ".", os.O_RDONLY | os.O_NONBLOCK, 0, IN_ROOT)
     except OSError as error:
-        raise HutchError(f"{what} {container.name}: {error.filename or ''}: {error.strerror}") from None
-
-
-def archive_out(container: Target, source: str, out: Callable[[bytes], object]) -> None:
-    """A file or a tree of a container as a tar, under its own name. Raises HutchError."""
-    try:
-        fd = syscalls.openat2(container.root, source.lstrip("/") or ".", os.O_RDONLY | os.O_NONBLOCK, 0, IN_ROOT)
-    except OSError as error:
-        raise HutchError(f"cp {container.name}:{source}: {error.strerror}") from None
+        raise HutchError(f"cp {place.name}:{source}: {error.strerror}") from None
     try:
         info = os.fstat(fd)
         name = os.fsencode(os.path.basename(source.rstrip("/.")))
-        uids, gids = container.ids()
         if stat.S_ISDIR(info.st_mode):
-            changes.write(fd, changes.Scope(uids=uids, gids=gids, whiteouts=False, top=name), out)
+            changes.write(fd, changes.Scope(uids=place.uids, gids=place.gids, whiteouts=False, top=name), out)
         elif stat.S_ISREG(info.st_mode):
             writer = Writer(out)
-            owner = (changes.mapped(info.st_uid, uids), changes.mapped(info.st_gid, gids))
+            owner = (changes.mapped(info.st_uid, place.uids), changes.mapped(info.st_gid, place.gids))
             member = Member(name, REGULAR, stat.S_IMODE(info.st_mode), *owner, info.st_mtime_ns, info.st_size)
             writer.add(member, changes.pieces(fd, info.st_size))
             writer.close()
         else:
-            raise HutchError(f"cp {container.name}:{source}: is neither a file nor a directory")
+            raise HutchError(f"cp {place.name}:{source}: is neither a file nor a directory")
     finally:
         os.close(fd)
 
@@ -142,11 +205,10 @@ class _Into:
         self._member, self._data = None, []
 
 
-def archive_in(container: Target, stream: BinaryIO, target: str) -> None:
-    """Unpack a tar below a directory of a container. Raises HutchError, ImageError."""
-    if not stat.S_ISDIR(_kind(container, target)):
+def _unpack(place: Place, target: str, stream: BinaryIO) -> None:
+    if not stat.S_ISDIR(_kind(place, target)):
         raise UsageError(f"cp -: there is no directory {target} in the container")
-    sink = _Into(container.files(), target)
+    sink = _Into(place.files, target)
     reader = Reader(sink)
     while piece := stream.read(1 << 20):
         reader.feed(piece)

@@ -7,6 +7,7 @@ process; what it changed lies in its upper directory, on disk for those that out
 from __future__ import annotations
 
 import os
+import sys
 
 from hutch.engine import recorded
 from hutch.engine.container import Container
@@ -195,6 +196,8 @@ def diff(container: Container | Running) -> list[Change]:
     with Target(container) as target:
         base, disk = target.base()
         own = frozenset(GENERATED) | target.points
+        if not target.features.privileged:
+            return _diff_mapped(target, base, own, disk)
         if not target._earlier:
             return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
         uppers = target.uppers()
@@ -203,6 +206,22 @@ def diff(container: Container | Running) -> list[Change]:
         finally:
             for upper in uppers:
                 os.close(upper)
+
+
+def _diff_mapped(target: Target, base: int, own: frozenset[str], disk: bool) -> list[Change]:
+    """`diff` by root of a user namespace: what belongs to subordinate ids may be closed to everybody else."""
+    found: list[bytes] = []
+    with mapped.Helper(target.features, "hutch.engine.snapshots:diff_here", (base, target.rootfs, own, disk), (base,)) as helper:
+        helper.receive(found.append)
+        helper.finish(f"container {target.name}")
+    lines = os.fsdecode(b"".join(found)).split("\0")[:-1]
+    return [Change(kind=kind, path=path) for kind, _, path in (line.partition(" ") for line in lines)]
+
+
+def diff_here(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> None:
+    """Print what a container changed, as "KIND PATH" with a NUL behind each."""
+    for change in sorted(changes_of(base, rootfs, own, disk), key=lambda change: change.path):
+        sys.stdout.buffer.write(os.fsencode(f"{change.kind} {change.path}\0"))
 
 
 def commit(
@@ -260,7 +279,7 @@ def export(container: Container | Running, out: Callable[[bytes], object]) -> No
 
 
 def _write(root: int, target: Target, scope: changes.Scope, out: Callable[[bytes], object]) -> None:
-    if mapped.ranges(target.features):
+    if not target.features.privileged:
         mapped.write_tree(root, scope, out, target.features, f"container {target.name}")
     else:
         try:

@@ -176,7 +176,10 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
             undo.kill(f"{path}/cgroup.procs")
             undo.remove_cgroup(path)
     if data.get("upper") and _is_id(identity):
-        remove_tree(f"{data_root()}/{identity}")
+        from hutch.image import mapped
+        from hutch.kernel.features import features
+
+        mapped.remove_tree(f"{data_root()}/{identity}", features())
     remove_tree(directory)
 
 

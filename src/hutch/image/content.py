@@ -348,23 +348,21 @@ def _listed(directory: str) -> list[str]:
 
 
 def _sync(path: str) -> bool:
-    """Wait until the disk has a file, or a layer's tree with all that is in it; whether it is there."""
-    if path.endswith("/tree") and os.path.isdir(path):
-        for here, _, names in os.walk(path):
-            for name in names:
-                _sync_one(f"{here}/{name}")
-            _sync_one(here)
-        _sync_one(os.path.dirname(path))
-    return _sync_one(path)
-
-
-def _sync_one(path: str) -> bool:
+    """Wait until the disk has a file or a directory, or a layer's tree with all that is in it; whether it is there."""
+    tree = path.endswith("/tree")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return False  # a link, a device, or gone
+        os.lstat(path)
+        fd = os.open(os.path.dirname(path) if tree else path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
     try:
-        os.fsync(fd)
+        if tree:
+            from hutch.kernel import syscalls
+
+            # not one by one: a layer's files may be devices, or unreadable for everybody but a container
+            syscalls.syncfs(fd)
+        else:
+            os.fsync(fd)
     finally:
         os.close(fd)
     return True

@@ -7,6 +7,7 @@ following what already stands there. The rules for what replaces what are those 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -202,8 +203,7 @@ class Unpacker:
         self._clear(directory, name)
         if member.kind == SYMLINK:
             os.symlink(os.fsdecode(member.link), name, dir_fd=directory)
-            if self.owners:
-                os.chown(name, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
+            self._chown(member, name, directory)
             os.utime(name, ns=(member.mtime, member.mtime), dir_fd=directory, follow_symlinks=False)
         elif member.kind == FIFO:
             os.mkfifo(name, member.mode, dir_fd=directory)
@@ -245,10 +245,25 @@ class Unpacker:
         self._modes.append((path, member.mode, member.mtime))
 
     def _own(self, member: Member, directory: int, name: str) -> None:
-        if self.owners:
-            os.chown(name, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
+        self._chown(member, name, directory)
         os.chmod(name, member.mode, dir_fd=directory)
         os.utime(name, ns=(member.mtime, member.mtime), dir_fd=directory)
+
+    def _chown(self, member: Member, file: str | int, directory: int | None = None) -> None:
+        if not self.owners:
+            return
+        try:
+            if directory is None:
+                os.chown(file, member.uid, member.gid)
+            else:
+                os.chown(file, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ImageError(
+                f"layer: {show(member.name)} belongs to {member.uid}:{member.gid}, which is no id of this user's containers",
+                "more subordinate ids (/etc/subuid, /etc/subgid) reach further",
+            ) from None
 
     def _hard_link(self, member: Member, directory: int, name: str) -> None:
         parts = path_of(member.link)
@@ -322,8 +337,7 @@ class Unpacker:
             os.close(fd)
 
     def _attributes(self, fd: int, member: Member) -> None:
-        if self.owners:
-            os.fchown(fd, member.uid, member.gid)
+        self._chown(member, fd)
         for name, value in xattrs_of(member).items() if member.xattrs else ():
             if name.startswith(b"security.") and not self.owners:
                 continue

@@ -230,6 +230,11 @@ def seccomp_filter(program: bytes, flags: int = 0) -> int:
     return syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(Program(len(program) // 8, program)))
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): wait until the disk has all of the file system that a descriptor is on."""
+    syscall("syncfs", fd)
+
+
 def sethostname(name: str) -> None:
     """sethostname(2)."""
     raw = os.fsencode(name)
