@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from hutch.engine import images, storage
-from hutch.errors import RegistryError
+from hutch import run as hutch_run
+from hutch.engine import images, prepare, storage
+from hutch.engine.settings import VolumeMount
+from hutch.errors import RegistryError, StartError
 from hutch.image.content import Content
 from tests.archives import directory, member, tar
 from tests.conformance.engines import Engine, Room, docker_daemon, docker_fixture, podman_fixture, podman_store, room_fixture  # noqa: F401
@@ -398,10 +400,22 @@ def test_a_mirror_is_asked_instead_and_the_name_stays(server, hutch, store):
 def test_a_mirror_that_is_down_or_lacks_the_image_costs_nothing_but_time(server, second, hutch, store, down):
     name = server.put(simple("upstream"), "upstream:1")
     settings(store, f'[registry."{server.host}"]\nmirrors = ["http://{"127.0.0.1:1" if down else second.host}"]\n')
-    begun = time.monotonic()
     hutch("pull", name)
-    assert time.monotonic() - begun < 8
     assert (len(second.asked()) == 0) == down
+
+
+def test_a_mirror_that_lacks_a_blob_or_has_a_damaged_one_is_left_for_the_registry(server, second, hutch, store, hutch_cli):
+    image = big("holes")
+    name = server.put(image, "holes:1")
+    second.put(image, "holes:1")
+    *_, lacking, damaged = [layer["digest"] for layer in json.loads(image.raw)["layers"]]
+    for digest, content in ((lacking, None), (damaged, b"x" * len(image.blobs[damaged]))):
+        place = next(second.storage.glob(f"docker/registry/v2/blobs/sha256/*/{digest[7:]}/data"))
+        place.unlink() if content is None else place.write_bytes(content)
+    settings(store, f'[registry."{server.host}"]\nmirrors = ["http://{second.host}"]\n')
+    mark = server.mark()
+    hutch("pull", name)
+    assert images.get(name).digest == image.digest and {lacking, damaged} <= set(server.fetched(mark))
 
 
 @pytest.mark.parametrize(
@@ -886,6 +900,19 @@ def test_files_are_copied_both_ways(box, hutch, hutch_cli, tmp_path):
     refused(hutch_cli("cp", "/etc/hostname", "/tmp/x"), "CONTAINER:PATH")
 
 
+def test_copies_into_one_that_has_ended_wait_for_each_other(server, hutch):
+    """Two overlays on one upper directory would spoil it."""
+    hutch("run", "-q", "-d", "--name", "crowded", server.put(simple("copies"), "copies:1"), "true")
+    ended(hutch, "crowded")
+    try:
+        copies = [subprocess.Popen([*HUTCH, "cp", "/etc/hostname", f"crowded:/data/{n}"], stderr=subprocess.PIPE) for n in range(6)]
+        assert [(copy.communicate()[1], copy.returncode) for copy in copies] == [(b"", 0)] * 6
+        rows = hutch("diff", "crowded").split("\n")
+        assert {f"A /data/{n}" for n in range(6)} <= set(rows)
+    finally:
+        hutch("rm", "-f", "crowded")
+
+
 def test_a_volume_begins_as_the_image_and_outlives_its_containers(server, hutch, hutch_cli):
     name = server.put(simple("volumes"), "volume:1")
     hutch("volume", "create", "--label", "a=b", "kept")
@@ -926,3 +953,27 @@ def test_a_link_in_a_volume_leads_no_subpath_out_of_it(server, hutch, hutch_cli)
     for link in ("out", "etc"):
         done = hutch_cli("run", "--mount", f"type=volume,source=linked,target=/x,volume-subpath={link}", name, "ls", "/x")
         assert "hostname" not in done.stdout and "var" not in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_subpath_that_becomes_a_link_after_it_was_checked_leads_nowhere(server, hutch, monkeypatch):
+    """Who has the volume, too, may write in it at any moment: the kernel resolves the path inside it when it is mounted."""
+    name = server.put(simple("volumes"), "volume:1")
+    hutch("run", "-q", "-v", "raced:/v", name, "mkdir", "-p", "/v/a/b")
+    volume = Path(json.loads(hutch("volume", "inspect", "raced"))[0]["Mountpoint"])
+    original = prepare._template
+
+    def swapped(*arguments, **options):
+        found = original(*arguments, **options)
+        (volume / "a/b").rmdir()
+        (volume / "a/b").symlink_to("/etc")
+        return found
+
+    monkeypatch.setattr(prepare, "_template", swapped)
+    refused = hutch_run(name, ["ls", "/x"], mounts=[VolumeMount(name="raced", target="/x", subpath="a/b")])
+    assert isinstance(refused.error, StartError) and "a/b" in refused.error.message
+    (volume / "etc").mkdir()
+    (volume / "etc/own").touch()
+    (volume / "a/b").unlink()
+    (volume / "a/b").mkdir()
+    found = hutch_run(name, ["ls", "/x"], mounts=[VolumeMount(name="raced", target="/x", subpath="a/b")])
+    assert found.stdout == "own\n"

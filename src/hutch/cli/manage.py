@@ -142,9 +142,14 @@ def _each(rest: list[str], what: str, action) -> int:  # type: ignore[no-untyped
     return code
 
 
+def _patience(text: str | None) -> float | None:
+    """Seconds; 0 kills at once, and -1 waits for ever, as for Docker."""
+    return float(text) if text in ("0", "-1") else seconds(text, "time")
+
+
 def stop(values: dict[str, Any], rest: list[str]) -> int:
     """Ask containers to end; kill those that do not in time."""
-    given = seconds(values.get("time"), "time")
+    given = _patience(values.get("time"))
 
     def one(running: Running) -> None:
         asked = running.data.get("stop_signal") or "TERM"
@@ -154,11 +159,14 @@ def stop(values: dict[str, Any], rest: list[str]) -> int:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             patience = running.data["settings"].get("stop_timeout") or 10 if given is None else given
-            if not poll.poll(patience * 1000):
+            if not poll.poll(patience * 1000 if patience >= 0 else None):
                 syscalls.pidfd_send_signal(pidfd, 9)
                 poll.poll(10_000)
         finally:
             os.close(pidfd)
+        deadline = time.monotonic() + 5
+        while state.locked(f"{running.directory}/{state.RECORD}") and time.monotonic() < deadline:
+            time.sleep(0.002)  # its executor still writes down how it ended
 
     return _each(rest, "stop", one)
 

@@ -160,6 +160,7 @@ def _template(
         reopen=bool(reopen),
         inherited=inherited,
         images=images,
+        beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
         idle=idle,
         init=s.init,

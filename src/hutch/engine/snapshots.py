@@ -6,6 +6,7 @@ process; what it changed lies in its upper directory, on disk for those that out
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 
@@ -91,12 +92,12 @@ class Target:
 
     def close(self) -> None:
         """Let go of it."""
-        for fd in self._opened:
-            os.close(fd)
-        self._opened.clear()
         if self._box is not None:
             self._box.close()
             self._box = None
+        for fd in self._opened:
+            os.close(fd)
+        self._opened.clear()
 
     @property
     def rootfs(self) -> Rootfs:
@@ -107,6 +108,7 @@ class Target:
     def root(self) -> int:
         """A descriptor of its root directory; of one that has ended, of a container that is on its upper directory now."""
         if self._root < 0:
+            self._hold_upper()
             plain = self.prepared.settings.replace(
                 name="", network="none", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(), volumes=(),
                 images=(), devices=(), memory=None,
@@ -117,6 +119,14 @@ class Target:
             self._box = Container.reopen(plain, self._upper, self.rootfs)
             self._root = self._box._execution.descriptors["container-root"]
         return self._root
+
+    def _hold_upper(self) -> None:
+        """Two overlays on one upper directory would spoil it (overlayfs.rst, "Sharing and copying layers"): others wait."""
+        fd = os.open(self._upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._opened.append(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not os.fstat(fd).st_nlink or not os.path.isdir(f"{self._upper}/upper-0"):
+            raise StateError(f"container {self.name}: was removed meanwhile")
 
     def files(self) -> Files:
         """Its files."""

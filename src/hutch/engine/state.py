@@ -176,11 +176,25 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
             undo.kill(f"{path}/cgroup.procs")
             undo.remove_cgroup(path)
     if data.get("upper") and _is_id(identity):
-        from hutch.image import mapped
-        from hutch.kernel.features import features
-
-        mapped.remove_tree(f"{data_root()}/{identity}", features())
+        _remove_upper(f"{data_root()}/{identity}")
     remove_tree(directory)
+
+
+def _remove_upper(path: str) -> None:
+    import fcntl
+
+    from hutch.image import mapped
+    from hutch.kernel.features import features
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # a copy or a commit of what it has left may be going on
+        mapped.remove_tree(path, features())
+    finally:
+        os.close(fd)
 
 
 def _kill_orphan(data: dict[str, Any]) -> None:

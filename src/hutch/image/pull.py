@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from hutch.errors import HutchError, ImageError, RegistryError
 from hutch.image import layers, lease, manifest as manifests, names
-from hutch.image.content import Content
+from hutch.image.content import Content, DiskError
 from hutch.image.manifest import Index, Manifest
 from hutch.image.reference import Reference
 from hutch.image.registry import settings
 from hutch.image.registry.client import Registry, connect
+from hutch.image.registry.http import ATTEMPTS
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -39,22 +40,27 @@ def pull(content: Content, reference: Reference, features: Features, platform: s
 
     Raises RegistryError and ImageError. Stop it by closing the iterator: what was fetched stays for the next time.
     """
-    problem: RegistryError | None = None
-    for endpoint in settings.endpoints(reference.host):
-        with connect(reference, endpoint, given=given) as registry:
+    problem: ImageError | None = None
+    *mirrors, _ = endpoints = settings.endpoints(reference.host)
+    for number, endpoint in enumerate(endpoints):
+        # nobody waits for a mirror to come back: the next one has the same
+        attempts = 1 if number < len(mirrors) else ATTEMPTS
+        with connect(reference, endpoint, given=given, attempts=attempts) as registry:
             try:
-                data, media_type, digest = registry.manifest(reference.target)
-            except RegistryError as error:
-                problem = problem if problem is not None and error.status == 404 else error
-                continue
-            yield from _pull(content, registry, reference, features, platform, (data, media_type, digest))
-            return
-    raise problem or RegistryError(f"image {reference.familiar}: no registry is configured for it")
+                yield from _pull(content, registry, reference, features, platform)
+                return
+            except DiskError:
+                raise
+            except ImageError as error:
+                missing = isinstance(error, RegistryError) and error.status == 404
+                problem = problem if problem is not None and missing else error
+    assert problem is not None
+    raise problem
 
 
-def _pull(content: Content, registry: Registry, reference: Reference, features: Features, platform: str, top: tuple[bytes, str, str]) -> Iterator[Progress]:
+def _pull(content: Content, registry: Registry, reference: Reference, features: Features, platform: str) -> Iterator[Progress]:
     what = f"image {reference.familiar}"
-    data, media_type, digest = top
+    data, media_type, digest = registry.manifest(reference.target)
     with lease.Lease(content) as held:
         held.add(digest)
         parsed: Manifest | Index = manifests.parse(data, what, media_type)

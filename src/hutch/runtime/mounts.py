@@ -6,7 +6,7 @@ from hutch.errors import ConfigError
 from hutch.oci.config import Device, IdMapping, Mount
 from hutch.plan import ops
 from hutch.plan.ops import Slot, slot
-from hutch.runtime.builder import Builder
+from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
 from hutch.runtime.options import MountOptions, parse
 from hutch.runtime.rootfs import BASE, ROOT, USERNS
 
@@ -192,10 +192,15 @@ def _bind(b: Builder, origin: str, mount: Mount, options: MountOptions, target: 
     idmap = _idmap_slot(b, origin, mount, options)
     lane = b.lane_for_trees()
     # What is asked of every mount below goes with the clone; what is asked of the top one alone follows, if they differ.
+    inside = next((directory for directory, path in b.request.beneath if path == source), "")
+    base = slot(f"bind-{origin[7:-1]}-top") if inside else None
+    if base is not None:
+        lane.append(ops.Open(path=inside, flags=O_PATH | O_DIRECTORY, into=base, origin=origin))
     everywhere = bool(options.recursive_attributes or options.recursive_clear or options.idmap == "ridmap")
     lane.append(
         ops.OpenTree(
-            path=source,
+            path=source[len(inside) + 1 :] if inside else source,
+            base=base,
             recursive=options.recursive,
             set_attributes=options.recursive_attributes if everywhere else options.attributes,
             clear_attributes=options.recursive_clear if everywhere else options.clear,

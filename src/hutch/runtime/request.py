@@ -17,11 +17,12 @@ class Request(Record):
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory); with `reopen` it is one that another
     container has left, and stays. `inherited` are lower directories above the image's, the topmost first, each in a
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
-    `images` are other images' files in it. `idle`: no program, PID 1 only holds the namespaces. `init`: PID 1 reaps, the program is its child. `state` is the
-    container's directory of record, removed at the end unless it is detached and `remove` is false; "" leaves none. `record` is the text
-    of its file of record. `accounting`: a cgroup also where no limit asks for one, so that its numbers can be read. `files`: hand the
-    owner the descriptors that reading, writing and `diff` need. `systemd_scope`: the path of
-    the systemd scope that takes a cgroup's place.
+    `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
+    pairs, each source resolved inside its directory when it is mounted. `idle`: no program, PID 1 only holds the namespaces.
+    `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
+    is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
+    where no limit asks for one, so that its numbers can be read. `files`: hand the owner the descriptors that reading,
+    writing and `diff` need. `systemd_scope`: the path of the systemd scope that takes a cgroup's place.
 
     `oci`: as an OCI runtime's callers expect it, beyond what the specification says: every v1 controller is joined, the
     working directory is made, HOME is looked up, the standard streams become the user's. `await_start`: the plan ends where
@@ -39,6 +40,7 @@ class Request(Record):
     reopen: bool = False
     inherited: tuple[str, ...] = ()
     images: tuple[ImageMount, ...] = ()
+    beneath: tuple[tuple[str, str], ...] = ()
     idle: bool = False
     init: bool = False
     detach: bool = False

@@ -30,10 +30,11 @@ CHUNK = 16 << 20  # of an upload
 
 
 class Access:
-    """What is known of a registry by all who speak to it: its scheme, and the proofs of who we are, by scope."""
+    """What is known of a registry by all who speak to it: its scheme, and the proofs of who we are, by scope. `attempts` is how
+    often a request is tried that may succeed later."""
 
-    def __init__(self, endpoint: Endpoint, host: str, given: Credentials | None = None) -> None:
-        self.endpoint, self.host = endpoint, host
+    def __init__(self, endpoint: Endpoint, host: str, given: Credentials | None = None, attempts: int = ATTEMPTS) -> None:
+        self.endpoint, self.host, self.attempts = endpoint, host, attempts
         self.scheme = endpoint.schemes[0] if len(endpoint.schemes) == 1 else ""
         self.lock = threading.Lock()
         self.proofs: dict[str, str] = {}
@@ -167,22 +168,24 @@ class Registry:
         if not self.access.scheme:
             self._find_scheme()
         url = rest if "://" in rest else self._url(rest)
-        tried = 0
-        for attempt in range(ATTEMPTS):
+        tried = attempt = 0
+        while True:
             own = urlsplit(url).netloc == self.access.endpoint.host
             self._sent = self.access.proofs.get(self._scope, "") if own else ""
             proof = {"Authorization": self._sent} if self._sent else {}
-            last = attempt == ATTEMPTS - 1
+            last = attempt >= self.access.attempts - 1
             try:
                 response = self._session.follow(method, url, {**(headers or {}), **proof}, body)
                 if response.status in AGAIN and again and not last and not self._session.stopped:
                     response.read()
                     sleep(self._session, wait(attempt, response))
+                    attempt += 1
                     continue
             except Broken as error:
                 if last or not again or self._session.stopped:
                     raise RegistryError(f"registry {self.access.host}: {error}", _reach(self.access.endpoint, str(error))) from None
                 sleep(self._session, wait(attempt))
+                attempt += 1
                 continue
             if response.status == 401 and own and tried < 2:
                 try:
@@ -195,18 +198,17 @@ class Registry:
             if response.status in accept:
                 return response
             raise self._wrong(response, method, url)
-        raise RegistryError(f"registry {self.access.host}: gives no answer after {ATTEMPTS} attempts")
 
     def _retried(self, session: Session, ask: Callable[[], Response], what: str) -> Response:
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self.access.attempts):
             try:
                 response = ask()
-                if response.status not in AGAIN or attempt == ATTEMPTS - 1:
+                if response.status not in AGAIN or attempt == self.access.attempts - 1:
                     return response
                 response.read()
                 sleep(session, wait(attempt, response))
             except Broken as error:
-                if attempt == ATTEMPTS - 1:
+                if attempt == self.access.attempts - 1:
                     raise RegistryError(f"registry {self.access.host}: {what}: {error}") from None
                 sleep(session, wait(attempt))
         raise AssertionError
@@ -255,7 +257,7 @@ class Registry:
                 break
             except Broken as error:
                 failures += 1
-                if failures == ATTEMPTS:
+                if failures >= self.access.attempts:
                     raise RegistryError(f"registry {self.access.host}: {error}") from None
                 sleep(self._session, wait(failures))
         digest = digest_of(data)
@@ -302,7 +304,7 @@ class Registry:
             except Broken as error:
                 self._session.close()
                 failures += 1
-                if failures >= ATTEMPTS or self._session.stopped:
+                if failures >= self.access.attempts or self._session.stopped:
                     raise RegistryError(f"registry {self.access.host}: {error}, {failures} times", "what was fetched is kept: try again") from None
                 sleep(self._session, wait(failures))
 
@@ -389,10 +391,10 @@ class Registry:
             except (RegistryError, Broken) as error:
                 status = error.status if isinstance(error, RegistryError) else 0
                 failures += 1
-                if failures >= ATTEMPTS or (status and status not in AGAIN) or self._session.stopped:
+                if failures >= self.access.attempts or (status and status not in AGAIN) or self._session.stopped:
                     raise
                 sleep(self._session, wait(failures))
-            if failures >= ATTEMPTS:
+            if failures >= self.access.attempts:
                 raise RegistryError(f"registry {self.access.host}: takes no chunk of {digest} from {offset} on")
             response = self.request("GET", place, accept=(204, 202, 200))
             response.read()
@@ -489,6 +491,8 @@ def _quoted(text: str, position: int) -> tuple[str, int]:
     return "".join(out), position + 1
 
 
-def connect(reference: Reference, endpoint: Endpoint, actions: str = "pull", given: Credentials | None = None) -> Registry:
+def connect(
+    reference: Reference, endpoint: Endpoint, actions: str = "pull", given: Credentials | None = None, attempts: int = ATTEMPTS
+) -> Registry:  # fmt: skip
     """A repository on one of its registry's servers."""
-    return Registry(Access(endpoint, reference.host, given), reference.path, actions)
+    return Registry(Access(endpoint, reference.host, given, attempts), reference.path, actions)

@@ -44,12 +44,13 @@ class Response:
         left = limit
         while True:
             try:
-                piece = self._raw.read(PIECE)
+                piece = self._raw.read1(PIECE)  # what has come is kept if the rest does not
             except (http.client.HTTPException, OSError, ValueError) as error:
                 raise Broken(_reason(error)) from None
             if not piece:
                 if self._raw.length:  # fewer bytes than were announced
                     raise Broken("the connection was cut")
+                self._raw.close()  # which read1() leaves to others; the connection can be used again
                 return
             left -= len(piece)
             if left < 0:
