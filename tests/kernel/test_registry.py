@@ -975,5 +975,6 @@ def test_a_subpath_that_becomes_a_link_after_it_was_checked_leads_nowhere(server
     (volume / "etc/own").touch()
     (volume / "a/b").unlink()
     (volume / "a/b").mkdir()
+    prepare._templates.clear()
     found = hutch_run(name, ["ls", "/x"], mounts=[VolumeMount(name="raced", target="/x", subpath="a/b")])
     assert found.stdout == "own\n"
