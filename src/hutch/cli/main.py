@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -87,6 +88,7 @@ def complain(error: HutchError) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The command line's entry: an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    gc.set_threshold(100_000, 20, 20)  # a layer's tree is many objects and no garbage: looking through them costs a sixth of reading it
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             if len(words) > 1 and words[0] == "help":

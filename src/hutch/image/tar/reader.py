@@ -62,6 +62,7 @@ class Reader:
         self._ended = False
         self._count = self._pieces = 0
         self._globals: dict[bytes, bytes] = {}
+        self._numbers: dict[bytes, int] = {}  # modes, owners and times, of which archives have few
         self._need = 0  # bytes from the next header on, before it is worth looking again
         self._pax: list[tuple[bytes, bytes]] = []
         self._long_name: bytes | None = None
@@ -182,9 +183,14 @@ class Reader:
         link = fields[8].split(b"\0", 1)[0] if self._long_link is None else self._long_link
         if found is None:
             raise ImageError(f"layer: {show(name)} is of an unknown type {kind!r}")
-        member = Member(
-            name, found, number(fields[1]) & 0o7777, number(fields[2]), number(fields[3]), number(fields[5]) * 1_000_000_000, size, link
-        )  # fmt: skip
+        known = self._numbers
+        try:
+            member = Member(name, found, known[fields[1]] & 0o7777, known[fields[2]], known[fields[3]], known[fields[5]] * 1_000_000_000, size, link)
+        except KeyError:
+            if len(known) > 10_000:
+                known.clear()
+            mode, uid, gid, mtime = (known.setdefault(field, number(field)) for field in (fields[1], fields[2], fields[3], fields[5]))
+            member = Member(name, found, mode & 0o7777, uid, gid, mtime * 1_000_000_000, size, link)
         if found in "cb":
             member.rdev = (number(fields[12]), number(fields[13]))
             if not 0 <= member.rdev[0] < 1 << 12 or not 0 <= member.rdev[1] < 1 << 20:
