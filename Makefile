@@ -2,7 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup test test-v2 check demo bench clean
+.PHONY: setup test test-v2 check demo bench fuzz clean
 setup: ; @scripts/setup
 check: setup
 	@$(VENV)/bin/ruff check src tests benchmarks docs && $(VENV)/bin/ruff format --check -q src tests benchmarks docs
@@ -12,4 +12,5 @@ test: ; @scripts/setup test; scripts/test
 test-v2: setup ; @scripts/test-v2
 demo: setup ; @scripts/demo
 bench: setup ; @scripts/setup peers; $(PYTHON) benchmarks/bench.py
+fuzz: setup ; @for t in tar unpack erofs inflate documents; do echo "== $$t"; $(PYTHON) -m tests.fuzz $$t -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
 clean: ; rm -rf build dist .cache src/hutch/executor/executor
