@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from hutch.cli.manage import ago, table
+from hutch.cli.manage import ago, scaled, table
 from hutch.cli.progress import show
 from hutch.cli.template import Template
 from hutch.engine import images as nouns
@@ -34,12 +34,7 @@ def some(rest: list[str], command: str, what: str) -> list[str]:
 
 def size(number: int) -> str:
     """As Docker writes it: decimal units, three digits."""
-    value = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}GB"
+    return scaled(number, 1000, ("B", "kB", "MB", "GB"), 3)
 
 
 def pull(values: dict[str, Any], rest: list[str]) -> int:

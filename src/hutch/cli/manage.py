@@ -41,12 +41,17 @@ def amount(value: int | None) -> str:
     """``1.5MiB``; "-" for unknown."""
     if value is None:
         return "-"
+    return scaled(value, 1024, ("B", "KiB", "MiB", "GiB"), 4)
+
+
+def scaled(value: int, step: int, units: tuple[str, ...], digits: int) -> str:
+    """A number in the largest of some units that it reaches, each `step` times the one before."""
     number = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024 or unit == "GiB":
-            return f"{number:.4g}{unit}"
-        number /= 1024
-    return f"{number:.4g}GiB"
+    for unit in units[:-1]:
+        if number < step:
+            return f"{number:.{digits}g}{unit}"
+        number /= step
+    return f"{number:.{digits}g}{units[-1]}"
 
 
 def ps(values: dict[str, Any], rest: list[str]) -> int:

@@ -36,8 +36,7 @@ class Response:
 
     def read(self, limit: int = BODY_LIMIT) -> bytes:
         """The whole body. Raises RegistryError for one that is larger, Broken for one that is cut."""
-        data = b"".join(self.pieces(limit))
-        return data
+        return b"".join(self.pieces(limit))
 
     def pieces(self, limit: int = 1 << 62) -> Iterator[bytes]:
         """The body as it comes."""
