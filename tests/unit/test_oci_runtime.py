@@ -15,7 +15,7 @@ from hutch.cli.oci import control, inspect, main
 from hutch.cli.oci.flags import COMMANDS, PLACES
 from hutch.errors import ConfigError, StateError, UsageError
 from hutch.executor.messages import DETAIL
-from hutch.kernel import netlink
+from hutch.kernel.netlink import codec as netlink
 from hutch.oci.config import Config, DeviceRule, Memory, Process, Resources, Root
 from hutch.oci.decode import decode_config
 from hutch.runtime import lifecycle
