@@ -1,0 +1,174 @@
+"""A network that is a bridge of the host's: the bridge, its addresses, and its rules.
+
+The rules are a table for each network. They let its containers out (masqueraded), and answers in; nobody else's packets
+are forwarded to them, whether they come from another network or from outside. What the host's other tables refuse stays
+refused: an `accept` in one table is no more than the absence of a `drop` there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hutch.errors import HutchError
+from hutch.kernel.netlink import route
+from hutch.kernel.netlink.socket import NetlinkError
+from hutch.network import nft
+from hutch.network.nft import ACCEPT, COUNTER, DROP, match, meta, payload, prefix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.kernel.netlink.route import Route
+    from hutch.network.nft import Rule
+    from hutch.network.spec import Network
+
+EEXIST, ENODEV = 17, 19
+FORWARD, SOURCE_NAT = 0, 100  # priorities (nft(8), "Base chain priorities")
+FORWARDING = "hutch-forwarding"  # the table that stands for having made this host a router
+SYSCTL = "/proc/sys/net"
+
+
+def table_name(network: Network) -> str:
+    """Of a network's tables."""
+    return f"hutch-{network.id[:8]}"
+
+
+def ensure(socket: Route, network: Network) -> int:
+    """Make what is missing of a network; its bridge's index. Anybody else may do the same at the same time. Raises HutchError."""
+    link = socket.link(network.bridge)
+    if link is None or not link.up:
+        try:
+            _make(socket, network)
+        except NetlinkError as error:
+            raise HutchError(f"network {network.name}: bridge {network.bridge}: {error.strerror}") from None
+        link = socket.link(network.bridge)
+    if link is None:
+        raise HutchError(f"network {network.name}: bridge {network.bridge}: has just been removed")
+    if link.kind != "bridge":
+        raise HutchError(f"network {network.name}: {network.bridge} is an interface of another kind ({link.kind or 'hardware'})")
+    return link.index
+
+
+def _make(socket: Route, network: Network) -> None:
+    _tolerating(socket, route.bridge(network.bridge, mtu=network.mtu, address=_bridge_mac(network)))
+    link = socket.link(network.bridge)
+    if link is None:
+        return
+    _sysctl(f"ipv6/conf/{network.bridge}/accept_ra", "0")  # the host takes no advice from its containers
+    if not any(":" in subnet.subnet for subnet in network.subnets):
+        _sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "1")
+    for subnet in network.subnets:
+        length = int(subnet.subnet.partition("/")[2])
+        _tolerating(socket, route.new_address(link.index, subnet.gateway, length))
+    nft.run(rules(network))
+    if not network.internal:
+        allow_forwarding(ipv6=any(":" in subnet.subnet for subnet in network.subnets))
+    socket.do(route.set_link(link.index, up=True, alias=f"hutch network {network.name}"[:255]))  # last: who sees it up sees it whole
+
+
+def _bridge_mac(network: Network) -> str:
+    # fixed: a bridge without one takes the lowest of its ports', and changes it as they come and go
+    return "02:" + ":".join(network.id[i : i + 2] for i in range(0, 10, 2))
+
+
+def _tolerating(socket: Route, request: tuple[int, int, bytes]) -> None:
+    try:
+        socket.do(request)
+    except NetlinkError as error:
+        if error.errno != EEXIST:
+            raise
+
+
+def rules(network: Network) -> list[Rule]:
+    """The network's table, made anew in one transaction."""
+    name, bridge = table_name(network), network.bridge
+    inside = match(meta("iifname"), bridge)
+    to_it = match(meta("oifname"), bridge)
+    own = nft.table("inet", name)
+    commands = [{"add": own}, {"delete": own}, {"add": own}]
+    commands.append({"add": nft.chain("inet", name, "forward", "filter", "forward", FORWARD)})
+    added = [
+        nft.rule("inet", name, "forward", inside, to_it, ACCEPT, comment="between its containers, where br_netfilter asks"),
+        nft.rule("inet", name, "forward", to_it, match({"ct": {"key": "state"}}, ["established", "related"], "in"), ACCEPT, comment="answers"),
+        nft.rule("inet", name, "forward", to_it, COUNTER, DROP, comment="nobody else comes in"),
+    ]
+    if network.internal:
+        added.append(nft.rule("inet", name, "forward", inside, COUNTER, DROP, comment="and nobody gets out"))
+    else:
+        commands.append({"add": nft.chain("inet", name, "postrouting", "nat", "postrouting", SOURCE_NAT)})
+        for subnet in network.subnets:
+            protocol = "ip6" if ":" in subnet.subnet else "ip"
+            from_it = match(payload(protocol, "saddr"), prefix(subnet.subnet))
+            added.append(nft.rule("inet", name, "postrouting", from_it, match(meta("oifname"), bridge, "!="), {"masquerade": None}, comment="the way out"))
+    return commands + [{"add": item} for item in added]
+
+
+def _sysctl(name: str, value: str) -> str:
+    """Set one; what it was ("" where the kernel has none such)."""
+    path = f"{SYSCTL}/{name}"
+    try:
+        with open(path, encoding="ascii") as file:
+            before = file.read().strip()
+        if before != value:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(value)
+    except OSError:
+        return ""
+    return before
+
+
+def allow_forwarding(*, ipv6: bool) -> None:
+    """Let this host forward packets, if it does not; then those of Hutch's networks alone, so that it is no router for others."""
+    if _sysctl("ipv4/ip_forward", "1") == "0":
+        _guard("ip")
+    if ipv6 and _read("ipv6/conf/all/forwarding") == "0":
+        # a router takes no advice from other routers: where this host has taken it so far, it goes on (ip-sysctl.rst, accept_ra)
+        for name in os.listdir(f"{SYSCTL}/ipv6/conf"):
+            if name not in ("all", "default") and not name.startswith("hutch-") and _read(f"ipv6/conf/{name}/accept_ra") == "1":
+                _sysctl(f"ipv6/conf/{name}/accept_ra", "2")
+        if _sysctl("ipv6/conf/all/forwarding", "1") == "0":
+            _guard("ip6")
+
+
+def _read(name: str) -> str:
+    try:
+        with open(f"{SYSCTL}/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _guard(family: str) -> None:
+    others = [match(meta("iifname"), "hutch-*", "!="), match(meta("oifname"), "hutch-*", "!=")]
+    commands = [
+        {"add": nft.table(family, FORWARDING)},
+        {"add": nft.chain(family, FORWARDING, "forward", "filter", "forward", FORWARD)},
+        {"flush": {"chain": {"family": family, "table": FORWARDING, "name": "forward"}}},
+        {"add": nft.rule(family, FORWARDING, "forward", *others, COUNTER, DROP, comment="this host was no router before")},
+    ]
+    nft.run(commands)
+
+
+def remove(socket: Route, network: Network) -> None:
+    """Remove what `ensure` has made, as far as it is there."""
+    try:
+        socket.do(route.del_link(name=network.bridge))
+    except NetlinkError as error:
+        if error.errno != ENODEV:
+            raise HutchError(f"network {network.name}: remove bridge {network.bridge}: {error.strerror}") from None
+    for family in ("inet", "netdev"):
+        drop_table(family, table_name(network))
+
+
+def drop_table(family: str, name: str) -> None:
+    """Remove a table, if it is there."""
+    own = nft.table(family, name)
+    nft.run([{"add": own}, {"delete": own}])
+
+
+def stop_forwarding() -> None:
+    """Undo `allow_forwarding`, where it has changed anything: for when the last network goes."""
+    found = {(item["table"]["family"], item["table"]["name"]) for item in nft.run([{"list": {"tables": None}}]) if "table" in item}
+    for family, name in (("ip", "ipv4/ip_forward"), ("ip6", "ipv6/conf/all/forwarding")):
+        if (family, FORWARDING) in found:
+            _sysctl(name, "0")
+            drop_table(family, FORWARDING)
