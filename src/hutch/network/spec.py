@@ -67,7 +67,7 @@ def parse_subnet(text: str, gateway: str = "", range_: str = "") -> Subnet:
         raise UsageError(f"subnet {text!r}: {error}") from None
     if found.num_addresses < 4:
         raise UsageError(f"subnet {text}: has no room for a gateway and a container")
-    if found.is_multicast or found.is_loopback or found.is_unspecified or (found.version == 6 and found.is_link_local):
+    if not found.prefixlen or found.is_multicast or found.is_loopback or found.is_unspecified or (found.version == 6 and found.is_link_local):
         raise UsageError(f"subnet {text}: is of addresses that no network can have")
     first = str(found.network_address + 1)
     try:
