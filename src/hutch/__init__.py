@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
-    from hutch.engine import images as images, volumes as volumes
+    from hutch.engine import images as images, networks as networks, volumes as volumes
     from hutch.engine.container import Container as Container, run as run, start as start
     from hutch.engine.files import Change as Change
     from hutch.engine.process import Process as Process
@@ -53,11 +53,11 @@ _PLACES = {
     ),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
-__all__ = [*_WHERE, "aio", "images", "volumes", "__version__"]  # noqa: PLE0604
+__all__ = [*_WHERE, "aio", "images", "networks", "volumes", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    if name in ("images", "volumes"):
+    if name in ("images", "networks", "volumes"):
         from importlib import import_module
 
         return import_module(f"hutch.engine.{name}")

@@ -301,6 +301,9 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "privileged": ("--privileged", {"privileged": True}),
     "sysctl": ("--sysctl net.core.somaxconn=5", {"sysctls": {"net.core.somaxconn": "5"}}),
     "network": ("--network host", {"network": "host"}),
+    "ip": ("--network web --ip 10.0.0.2", {"network": "web", "ip": "10.0.0.2"}),
+    "ip6": ("--network web --ip6 fd00::2", {"network": "web", "ip6": "fd00::2"}),
+    "mac_address": ("--network web --mac-address 02:00:00:00:00:01", {"network": "web", "mac_address": "02:00:00:00:00:01"}),
     "pid": ("--pid host", {"pid": "host"}),
     "ipc": ("--ipc host", {"ipc": "host"}),
     "uts": ("--uts host", {"uts": "host"}),
@@ -507,7 +510,8 @@ def test_command_of():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "bridge"}, "network: expected none or host, got 'bridge'"),
+        ({"network": "host", "ip": "10.0.0.2"}, "ip, mac-address: need a network to be on"),
+        ({"mac_address": "02:00:00:00:00:01"}, "ip, mac-address: need a network to be on"),
         ({"pid": "container:x"}, "pid: expected private or host"),
         ({"userns": "keep-id"}, "userns: expected"),
         ({"upper": "ram"}, "upper: expected"),

@@ -101,6 +101,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.MakeUserNamespace(uid_map="0 1 2", gid_map="0 3 4", into=slot("u")), ("0 1 2", "0 3 4", "<u>")),
     (ops.HostWritePid(path="/x/tasks"), ("/x/tasks",)),
     (ops.HoldLayer(path="/l/mount", lock="/l/lock", index="/l/index", tar="/c/tar"), ("/l/mount", "/l/index", "/c/tar", "unmount")),
+    (ops.HoldShared(lock="/n/lock", what="network web", own=((12, b"ab"),), last=((0, b"cd"),), reset="/proc/sys/x"), ("network web", "last one")),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),
 )
 CLASSES = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation) and kind is not ops.Operation}
@@ -173,7 +174,7 @@ def test_codes_are_the_executors():
 def test_codes_are_distinct_and_fit_their_lane():
     assert len({kind.code for kind in CLASSES}) == len(CLASSES)
     for kind in CLASSES:
-        lane = "both" if kind.code < 20 else "host" if kind.code < 40 else "container"
+        lane = "both" if kind.code < 20 else "host" if kind.code < 40 or kind.code >= 100 else "container"
         assert kind.lanes == lane, kind
 
 

@@ -67,6 +67,23 @@ _COMMANDS = (
         flags=(_flag("-f --force", "no error for one that does not exist"),)),
     Command(name="volume prune", summary="Remove volumes that no container uses.", usage="[FLAGS]",
         flags=(_flag("-a --all", "those with a name, too"), _FILTER, _flag("--force", "for scripts that say it: nothing is asked"))),
+    Command(name="network create", summary="Make a network, and print its id.", usage="[FLAGS] NAME",
+        flags=(
+            _flag("--subnet", "its addresses (CIDR); one of IPv4 and one of IPv6 at most", "SUBNET", "list"),
+            _flag("--gateway", "the host's own address in a subnet (default: the first)", "ADDRESS", "list"),
+            _flag("--ip-range", "containers get addresses of this part of a subnet", "CIDR", "list"),
+            _flag("--ipv6", "IPv6 addresses of its own, too"), _flag("--internal", "nothing leads out of it"),
+            _flag("-d --driver", "bridge", "DRIVER", values="bridge"),
+            _flag("-o --opt", "com.docker.network.driver.mtu=BYTES", "KEY=VALUE", "list"), _flag("--label", "a label", "KEY=VALUE", "list"),
+        ),
+        details="Containers of a network reach each other and, unless it is internal, what the host reaches. No other network's\n"
+        "containers reach them, and nobody outside does."),
+    Command(name="network ls", summary="List the networks.", usage="[FLAGS]", flags=(_QUIET, _FORMAT, _FILTER)),
+    Command(name="network inspect", summary="Show all that is known of networks, as JSON.", usage="NAME..."),
+    Command(name="network rm", summary="Remove networks that no container is on.", usage="[-f] NAME...",
+        flags=(_flag("-f --force", "no error for one that does not exist"),)),
+    Command(name="network prune", summary="Remove networks that no container is on.", usage="[FLAGS]",
+        flags=(_flag("-f --force", "for scripts that say it: nothing is asked"),)),
     Command(name="system df", summary="Show what takes room on the disk.", usage="[FLAGS]", flags=(_FORMAT,)),
     Command(name="system prune", summary="Remove what nothing needs: layers, blobs, half-made files.", usage="[FLAGS]",
         flags=(

@@ -22,10 +22,11 @@ PLACES = {
         "hutch.cli.images",
     ),
     **dict.fromkeys(("volume create", "volume ls", "volume inspect", "volume rm", "volume prune"), "hutch.cli.volumes"),
+    **dict.fromkeys(("network create", "network ls", "network inspect", "network rm", "network prune"), "hutch.cli.networks"),
     **dict.fromkeys(("system df", "system prune", "system fsck"), "hutch.cli.system"),
 }  # fmt: skip
 FUNCTIONS = {"exec": "execute", "import": "import_"}
-GROUPS = ("volume", "system", "image", "container")
+GROUPS = ("volume", "network", "system", "image", "container")
 # Docker's longer names for what has a short one
 ALIASES = {
     "image ls": "images", "image rm": "rmi", "image pull": "pull", "image push": "push", "image tag": "tag", "image history": "history",
@@ -33,6 +34,7 @@ ALIASES = {
     "container ls": "ps", "container run": "run", "container exec": "exec", "container rm": "rm", "container kill": "kill",
     "container stop": "stop", "container logs": "logs", "container stats": "stats", "container cp": "cp", "container commit": "commit",
     "container diff": "diff", "container export": "export", "container inspect": "inspect", "volume list": "volume ls", "volume remove": "volume rm",
+    "network list": "network ls", "network remove": "network rm",
 }  # fmt: skip
 
 

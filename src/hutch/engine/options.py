@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         mounts: Iterable[Bind | Tmpfs | VolumeMount | ImageSource | str]
         tmpfs: Iterable[str] | str
         network: str
+        ip: str
+        ip6: str
+        mac_address: str
         readonly: bool
         capabilities: Iterable[str]
         cap_add: Iterable[str]

@@ -6,7 +6,7 @@ import os
 
 from hutch import jsontext
 from hutch.engine import settings as settings_module, state
-from hutch.engine.identity import CREATED, PLACEHOLDER, personalise
+from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, personalise
 from hutch.engine.settings import ImageSource, Settings, VolumeMount
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
@@ -18,7 +18,13 @@ from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
 from hutch.record import Record
 from hutch.runtime.compile import compile_container
+from hutch.runtime.lifecycle import JOIN_NETWORKS
 from hutch.runtime.request import Compiled, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.engine.networks import Joining
+    from hutch.plan.ops import HoldShared
 
 
 class Prepared(Record):
@@ -35,6 +41,7 @@ class Prepared(Record):
     args: tuple[str, ...]
     user: User
     home: str
+    joining: Joining | None = None
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
@@ -58,15 +65,16 @@ def prepare(
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         settings_module.check(s)
         s = _with_volumes(s, rootfs, detach and not remove)
+    joining = _joining(s)
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
-    key = (repr(s), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen, inherited)
+    key = (repr(s), repr(joining), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joining))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
@@ -120,7 +128,7 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
 
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
-    reopen: str, inherited: tuple[str, ...],
+    reopen: str, inherited: tuple[str, ...], joining: Joining | None = None,
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -159,6 +167,7 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
+        networks=_holds(joining),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
@@ -166,7 +175,7 @@ def _template(
         init=s.init,
         detach=detach,
         remove=remove,
-        hosts="".join(_host_line(item) for item in s.extra_hosts),
+        hosts=(f"{ADDRESS}\t{hostname}\n" if joining and hostname else "") + "".join(_host_line(item) for item in s.extra_hosts),
         resolv_conf=_resolv_conf(s),
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
@@ -188,7 +197,24 @@ def _template(
         args=process.args,
         user=user,
         home=home,
+        joining=joining,
     )
+
+
+def _joining(s: Settings) -> Joining | None:
+    if s.network in settings_module.NETWORKS:
+        return None
+    from hutch.engine import networks
+
+    return networks.joining(s.network, s.ip, s.ip6, s.mac_address)
+
+
+def _holds(joining: Joining | None) -> tuple[HoldShared, ...]:
+    if joining is None:
+        return ()
+    from hutch.engine import networks
+
+    return networks.holds(joining, PLACEHOLDER)
 
 
 def _with_record(plan: Plan, text: str) -> Plan:
@@ -218,17 +244,36 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
-    """Start the executor on a prepared container."""
-    return Execution(
-        prepared.compiled.plan,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        extra=extra,
-        encoded=prepared.encoded,
-        replace=(PLACEHOLDER, prepared.id),
-        on_call=lambda request, pid, _: answer(prepared, request, pid),
-    )
+    """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
+    encoded, place = prepared.encoded, None
+    if prepared.joining is not None:
+        from hutch.engine.networks import Place
+
+        place = Place(prepared.joining, prepared.id)
+        extra = (*extra, *place.fds)  # nobody takes them over: the executor has them open to its end, and that is all
+        encoded = encoded.replace(ADDRESS.encode(), place.address.ljust(len(ADDRESS)).encode())
+
+    def on_call(request: str, pid: int, _: int) -> None:
+        if request == JOIN_NETWORKS and place is not None:
+            place.attach(pid, found.descriptors["netlink"])
+        else:
+            answer(prepared, request, pid)
+
+    try:
+        found = Execution(
+            prepared.compiled.plan,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            extra=extra,
+            encoded=encoded,
+            replace=(PLACEHOLDER, prepared.id),
+            on_call=on_call,
+        )
+    finally:
+        if place is not None:
+            place.close()
+    return found
 
 
 def plan_of(prepared: Prepared) -> Plan:
@@ -270,11 +315,16 @@ def _host_line(item: str) -> str:
 
 
 def _resolv_conf(s: Settings) -> str | None:
-    """The host's resolver settings on the host's network; none where there is no network to ask over."""
-    if s.network != "host":
+    """The host's resolver settings, less what only the host itself can ask; none where there is no network to ask over."""
+    if s.network == "none":
         return ""
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-            return file.read(65536)
+            text = file.read(65536)
     except OSError:
         return None
+    if s.network == "host":
+        return text
+    # the host's loopback is not the container's
+    kept = [line for line in text.split("\n") if not line.startswith("nameserver") or not line.split()[1:] or not line.split()[1].startswith(("127.", "::1"))]
+    return "\n".join(kept)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 USERNS = ("auto", "host", "private", "single")
-NETWORKS = ("none", "host")
+NETWORKS = ("none", "host")  # every other word is a network's name
 
 
 class Bind(Record):
@@ -112,6 +112,9 @@ class Settings(Record):
     no_new_privileges: bool = True
     privileged: bool = False
     network: str = "none"
+    ip: str = ""
+    ip6: str = ""
+    mac_address: str = ""
     pid: str = "private"
     ipc: str = "private"
     uts: str = "private"
@@ -137,7 +140,8 @@ def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
 
 def check(s: Settings) -> None:
     """Find what makes no sense before anything is touched. Raises UsageError."""
-    _one_of(s.network, NETWORKS, "network")
+    if s.network in NETWORKS and (s.ip or s.ip6 or s.mac_address):
+        raise UsageError("ip, mac-address: need a network to be on", "--network NAME")
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):
         _one_of(getattr(s, name), ("private", "host"), name)

@@ -110,8 +110,8 @@ class Target:
         if self._root < 0:
             self._hold_upper()
             plain = self.prepared.settings.replace(
-                name="", network="none", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(), volumes=(),
-                images=(), devices=(), memory=None,
+                name="", network="none", ip="", ip6="", mac_address="", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
+                volumes=(), images=(), devices=(), memory=None,
                 memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
                 ulimits=(), sysctls={}, time_offsets={}, readonly=False,

@@ -228,7 +228,17 @@ def keeps_uppers() -> bool:
     """Whether the data directory lies where overlayfs takes an upper directory: not on another overlay, nor on a network."""
     from hutch.kernel.features import features
 
-    mount = features().mount_at(os.path.realpath(data_root()))
+    place = os.path.realpath(data_root())
+    if features().privileged:
+        # the container's root, who is somebody else in a user namespace, has to come through (a home of 0700 lets nobody)
+        above = place
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        while above != "/":
+            if not os.stat(above).st_mode & 0o001 and above != place:
+                return False
+            above = os.path.dirname(above)
+    mount = features().mount_at(place)
     return mount is not None and mount.kind not in ("overlay", "nfs", "nfs4", "cifs", "9p", "virtiofs", "vfat", "fuse")
 
 

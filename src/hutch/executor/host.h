@@ -286,6 +286,57 @@ static long host_hold_layer(struct op *op, int undo)
     return r;
 }
 
+/* A datagram to the kernel, which takes it before send returns; its answer is there by then. */
+static long netlink(i64 protocol, const char *data, word size)
+{
+    static u8 answer[4096];
+    long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, protocol), n;
+    i32 error = 0;
+    if (fd < 0) return fd;
+    n = sys(__NR_sendto, fd, data, size, 0, 0, 0);
+    if (n >= 0) n = sys(__NR_recvfrom, fd, answer, sizeof answer, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    close_(fd);
+    if (n < 20) return n < 0 ? n : -EBADMSG;
+    if (answer[4] == 2 /* NLMSG_ERROR */ && answer[5] == 0) memcpy(&error, answer + 16, 4);
+    return error;
+}
+
+/* What several containers use: the lock is held, shared, by every user, and getting it exclusively means to be the last. */
+static long host_hold_shared(struct op *op, int undo)
+{
+    const char *lock = str(op, 0), *reset = str(op, 0), *data;
+    long fd, r = 0;
+    int last = 0;
+    word size;
+    if (op->index >= sizeof held / sizeof *held) return -E2BIG;
+    if (!undo) {
+        fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0) return fd;
+        while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
+        if (r < 0) return close_(fd), r;
+        held[op->index] = (i32)fd + 1;
+        return 0;
+    }
+    if ((fd = held[op->index] - 1) < 0) return 0;
+    for (int round = 0; round < 2; round++) {
+        i64 count = num(op);
+        if (round == 1) last = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0;
+        for (; count > 0 && !op->broken; count--) {
+            i64 protocol = num(op);
+            data = str(op, &size);
+            if (round == 0 || last) r = netlink(protocol, data, size);
+        }
+    }
+    if (last && *reset && r == 0) {
+        long file = openat_(AT_FDCWD, reset, O_WRONLY | O_CLOEXEC, 0);
+        write_all(file, "0", 1);
+        close_(file);
+    }
+    held[op->index] = 0;
+    close_(fd);
+    return 0;
+}
+
 static long op_join(struct op *op)
 {
     long fd = slot(op);

@@ -34,6 +34,8 @@ def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
             kill(path)
         elif isinstance(operation, ops.HoldLayer) and operation.index:
             release(operation.lock, path)
+        elif isinstance(operation, ops.HoldShared):
+            let_go(operation, replace)
 
 
 def _ours(plan: Plan, replace: tuple[str, str]) -> bool:
@@ -109,6 +111,34 @@ def release(lock: str, place: str) -> bool:
         return True
     except OSError:
         return False
+    finally:
+        os.close(fd)
+
+
+def let_go(operation: ops.HoldShared, replace: tuple[str, str] = ("", "")) -> None:
+    """The inverse of holding something that is shared, for an executor that was killed: its own lock has gone with it."""
+    import fcntl
+
+    from hutch.kernel.netlink.socket import Socket
+
+    old, new = (part.encode() for part in replace)
+
+    def send(datagrams: tuple[tuple[int, bytes], ...]) -> bool:
+        done = True
+        for protocol, data in datagrams:
+            with Socket(protocol) as socket:
+                done = socket.batch(data.replace(old, new) if old else data, 1)[0] is None
+        return done
+
+    send(operation.own)
+    fd = os.open(operation.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if send(operation.last) and operation.reset:
+            with open(operation.reset, "w", encoding="ascii") as file:
+                file.write("0")
+    except OSError:
+        pass  # others hold it
     finally:
         os.close(fd)
 

@@ -103,7 +103,8 @@ def generated_files(b: Builder) -> list[tuple[str, str]]:
     if name:
         files.append(("hostname", f"{name}\n"))
         hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        files.append(("hosts", f"{hosts}127.0.1.1\t{name}\n{request.hosts}"))
+        own = "" if request.networks else f"127.0.1.1\t{name}\n"  # on a network the name is its address there
+        files.append(("hosts", f"{hosts}{own}{request.hosts}"))
     if request.resolv_conf is not None:
         files.append(("resolv.conf", request.resolv_conf))
     return files

@@ -12,7 +12,7 @@ from hutch.runtime.process import AGENT, notifies
 
 COMMANDS, REPORT = slot("start-commands"), slot("start-report")
 NETLINK = slot("netlink")
-RUNTIME_HOOKS, NET_DEVICES = "run the hooks of createRuntime", "move the network devices"  # what the owner is asked for
+RUNTIME_HOOKS, NET_DEVICES, JOIN_NETWORKS = "run the hooks of createRuntime", "move the network devices", "connect the network"  # what the owner is asked for
 HOOKS_BARRIER = 4
 O_RDWR, O_PATH_DIRECTORY = 2, 0o10200000
 MEMORY_MODES = {
@@ -60,9 +60,13 @@ def before_pivot(b: Builder) -> None:
     config, c = b.config, b.container
     hooks = config.hooks
     calls = []
+    if config.linux.net_devices or b.request.networks:
+        origin = "linux.netDevices" if config.linux.net_devices else "network"
+        b.prepare += [*b.request.networks, ops.Export(value=NETLINK, origin=origin)]
+        c.append(ops.Netlink(into=NETLINK, origin=origin))
+    if b.request.networks:
+        calls.append(ops.CallOwner(request=JOIN_NETWORKS, origin="network"))
     if config.linux.net_devices:
-        b.prepare.append(ops.Export(value=NETLINK, origin="linux.netDevices"))
-        c.append(ops.Netlink(into=NETLINK, origin="linux.netDevices"))
         calls.append(ops.CallOwner(request=NET_DEVICES, origin="linux.netDevices"))
     if hooks is not None and (hooks.prestart or hooks.create_runtime):
         calls.append(ops.CallOwner(request=RUNTIME_HOOKS, origin="hooks.createRuntime" if hooks.create_runtime else "hooks.prestart"))

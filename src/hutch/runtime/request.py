@@ -8,6 +8,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.image.rootfs import ImageMount, Rootfs
+    from hutch.plan.ops import HoldShared
 
 
 class Request(Record):
@@ -18,7 +19,8 @@ class Request(Record):
     container has left, and stays. `inherited` are lower directories above the image's, the topmost first, each in a
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
-    pairs, each source resolved inside its directory when it is mounted. `idle`: no program, PID 1 only holds the namespaces.
+    pairs, each source resolved inside its directory when it is mounted. `networks` is what the container holds of networks that
+    its owner connects it to. `idle`: no program, PID 1 only holds the namespaces.
     `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
     is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
     where no limit asks for one, so that its numbers can be read. `files`: hand the owner the descriptors that reading,
@@ -41,6 +43,7 @@ class Request(Record):
     inherited: tuple[str, ...] = ()
     images: tuple[ImageMount, ...] = ()
     beneath: tuple[tuple[str, str], ...] = ()
+    networks: tuple[HoldShared, ...] = ()
     idle: bool = False
     init: bool = False
     detach: bool = False

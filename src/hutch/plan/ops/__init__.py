@@ -32,6 +32,7 @@ from hutch.plan.ops.host import (
     ExitFile as ExitFile,
     Export as Export,
     HoldLayer as HoldLayer,
+    HoldShared as HoldShared,
     HostDirectory as HostDirectory,
     HostRecord as HostRecord,
     HostWrite as HostWrite,

@@ -159,6 +159,34 @@ class DeviceProgram(Operation):
         return f"attach an eBPF device filter of {len(self.program) // 8} instructions to {self.cgroup}: {self.summary}"
 
 
+class HoldShared(Operation):
+    """Hold something of the host's that several containers use, by a shared lock on a file, made if it is missing.
+
+    The inverse sends netlink datagrams, as (protocol, bytes): `own`, and when nobody else holds the lock, `last`. Where the
+    last of them was done, and `reset` names a file (of /proc/sys), a 0 is written there. What has gone already is no error.
+    """
+
+    code = 100
+    lanes = "host"
+    lock: str
+    what: str
+    own: tuple[tuple[int, bytes], ...] = ()
+    last: tuple[tuple[int, bytes], ...] = ()
+    reset: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        yield self.lock
+        yield self.reset
+        for datagrams in (self.own, self.last):
+            yield len(datagrams)
+            for protocol, data in datagrams:
+                yield protocol
+                yield data
+
+    def describe(self) -> str:
+        return f"hold {self.what} (undo: let go, and remove it as the last one)"
+
+
 class ReadAtExit(Operation):
     """Nothing now; when the container has ended, the file's content goes to the owner under `tag`."""
 

@@ -1,0 +1,106 @@
+"""`hutch network`."""
+
+from __future__ import annotations
+
+from hutch import jsontext
+from hutch.cli.images import some
+from hutch.cli.manage import table
+from hutch.cli.request import integer, pairs
+from hutch.cli.template import Template
+from hutch.engine import networks
+from hutch.errors import StateError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hutch.network.spec import Network
+
+MTU = "com.docker.network.driver.mtu"
+
+
+def create(values: dict[str, Any], rest: list[str]) -> int:
+    """Make a network, and print its id."""
+    if len(rest) != 1:
+        raise UsageError("network create: expected one name", "`hutch network create web`")
+    if values.get("driver", "bridge") != "bridge":
+        raise UsageError(f"driver: {values['driver']!r} is not known", "bridge is")
+    options = dict(pairs(values.get("opt", ()), "opt"))
+    mtu = integer(options.pop(MTU, None), "mtu") or 0
+    if options:
+        raise UsageError(f"opt: {next(iter(options))!r} is not known", f"{MTU} is")
+    labels = dict(pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"))
+    found = networks.create(
+        rest[0], subnets=values.get("subnet", ()), gateways=values.get("gateway", ()), ranges=values.get("ip_range", ()),
+        ipv6=values.get("ipv6", False), internal=values.get("internal", False), mtu=mtu, labels=labels,
+    )  # fmt: skip
+    print(found.id)
+    return 0
+
+
+def _matches(network: Network, filters: list[str]) -> bool:
+    for item in filters:
+        key, _, value = item.partition("=")
+        if key == "name":
+            good = value in network.name
+        elif key == "id":
+            good = network.id.startswith(value)
+        elif key == "driver":
+            good = network.driver == value
+        elif key == "label":
+            name, equals, wanted = value.partition("=")
+            good = name in network.labels and (not equals or network.labels[name] == wanted)
+        elif key == "dangling":
+            good = (value == "true") == (not networks.users(network))
+        else:
+            raise UsageError(f"filter: {key!r} is not known", "name, id, driver, label and dangling are")
+        if not good:
+            return False
+    return True
+
+
+def ls(values: dict[str, Any], rest: list[str]) -> int:
+    """List the networks."""
+    if rest:
+        raise UsageError(f"network ls: unexpected argument {rest[0]!r}")
+    found = [network for network in networks.every() if _matches(network, values.get("filter", []))]
+    if values.get("quiet"):
+        for network in found:
+            print(network.id)
+    elif values.get("format"):
+        rows = [networks.inspect(network) for network in found]
+        Template(values["format"]).print([{**row, "ID": row["Id"], "Scope": "local"} for row in rows])
+    else:
+        lines = [(network.id, network.name, network.driver, " ".join(subnet.subnet for subnet in network.subnets)) for network in found]
+        print(table([("NETWORK ID", "NAME", "DRIVER", "SUBNETS"), *lines]))
+    return 0
+
+
+def inspect(_: dict[str, Any], rest: list[str]) -> int:
+    """Show networks as JSON."""
+    some(rest, "network inspect", "a network")
+    print(jsontext.dumps([networks.inspect(networks.get(name)) for name in rest], indent=2))
+    return 0
+
+
+def rm(values: dict[str, Any], rest: list[str]) -> int:
+    """Remove networks."""
+    some(rest, "network rm", "a network")
+    for name in rest:
+        try:
+            networks.remove(name)
+        except StateError as error:
+            if not (values.get("force") and "does not exist" in error.message):
+                raise
+            continue
+        print(name)
+    return 0
+
+
+def prune(_: dict[str, Any], rest: list[str]) -> int:
+    """Remove networks that nobody is on."""
+    if rest:
+        raise UsageError(f"network prune: unexpected argument {rest[0]!r}")
+    for name in networks.prune():
+        print(name)
+    return 0

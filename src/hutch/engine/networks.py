@@ -1,0 +1,327 @@
+"""Networks: `hutch.networks`, and how a container joins one.
+
+A network is a file; the kernel has nothing of it until the first container joins, and nothing again when the last one has
+left. `bridge` is there without being made: the network of those who name no other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hutch import jsontext
+from hutch.errors import HutchError, StateError, UnsupportedError, UsageError
+from hutch.image.store import data_root
+from hutch.kernel.features import features
+from hutch.network import leases, spec
+from hutch.network.spec import Network, Subnet
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from hutch.network.leases import Lease
+    from hutch.plan import ops
+
+DEFAULT = "bridge"
+DEFAULT_ID = "0000b41d9e00"
+
+
+def root() -> str:
+    """The directory of all networks."""
+    path = f"{data_root()}/networks"
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from None
+    return path
+
+
+def _place(name: str) -> str:
+    return f"{root()}/{name}"
+
+
+def _taken() -> list[str]:
+    """Every subnet that is somebody's: of the other networks, and of this host's own addresses and routes."""
+    from hutch.kernel.netlink.route import Route
+
+    found = [subnet.subnet for network in every() for subnet in network.subnets]
+    with Route() as socket:
+        # what a bridge of ours has is a network's, which is listed already
+        own = {link.index for link in socket.links() if link.name.startswith("hutch-")}
+        found += [f"{item.address}/{item.prefix}" for item in socket.addresses() if item.index not in own]
+        found += [f"{item.destination}/{item.prefix}" for item in socket.routes() if item.destination and item.index not in own]
+    return found
+
+
+def create(
+    name: str, *, subnets: Iterable[str] = (), gateways: Iterable[str] = (), ranges: Iterable[str] = (), ipv6: bool = False, internal: bool = False,
+    mtu: int = 0, labels: dict[str, str] | None = None,
+) -> Network:  # fmt: skip
+    """Make a bridge network. Subnets that are not given are chosen: free ones, of private addresses.
+
+    Raises UsageError for a name or addresses that cannot be, and for those that something else has.
+    """
+    spec.check_name(name)
+    if os.path.exists(f"{_place(name)}/network") or name == DEFAULT:
+        raise UsageError(f"network {name}: exists already")
+    if mtu and not spec.MIN_MTU <= mtu <= spec.MAX_MTU:
+        raise UsageError(f"mtu: expected {spec.MIN_MTU} to {spec.MAX_MTU}, got {mtu}")
+    identity = os.urandom(6).hex()
+    taken = _taken()
+    network = Network(
+        name=name, id=identity, bridge=spec.bridge_name(identity), subnets=_subnets(identity, tuple(subnets), tuple(gateways), tuple(ranges), ipv6, taken),
+        mtu=mtu, internal=internal, labels=dict(labels or {}), created=time.time(),
+    )  # fmt: skip
+    if not _write(network):
+        raise UsageError(f"network {name}: exists already")
+    return network
+
+
+def _subnets(identity: str, given: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[str, ...], ipv6: bool, taken: list[str]) -> tuple[Subnet, ...]:
+    import ipaddress
+
+    def belongs(text: str, subnet: str) -> bool:
+        try:
+            return ipaddress.ip_network(text, strict=False).subnet_of(ipaddress.ip_network(subnet, strict=False))  # type: ignore[arg-type]
+        except (ValueError, TypeError):
+            return False
+
+    texts = list(given)
+    if not any(":" not in text for text in texts):
+        texts.insert(0, spec.free_subnet(taken))
+    if ipv6 and not any(":" in text for text in texts):
+        texts.append(spec.local_subnet(identity))
+    if len([text for text in texts if ":" in text]) > 1 or len([text for text in texts if ":" not in text]) > 1:
+        raise UsageError("network: expected one subnet of each family at most")
+    for kind, words in (("gateway", gateways), ("ip-range", ranges)):
+        for word in words:
+            if not any(belongs(word, text) for text in texts):
+                raise UsageError(f"{kind} {word}: lies in none of {', '.join(texts)}", "--subnet says which addresses the network has")
+    found = []
+    for text in texts:
+        gateway = next((word for word in gateways if belongs(word, text)), "")
+        subnet = spec.parse_subnet(text, gateway, next((word for word in ranges if belongs(word, text)), ""))
+        other = spec.overlapping(subnet.subnet, taken)
+        if other:
+            raise UsageError(f"subnet {text}: overlaps with {other}, which this host or another network has")
+        found.append(subnet)
+    return tuple(found)
+
+
+def _write(network: Network) -> bool:
+    place = _place(network.name)
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    fresh = f"{place}/.{os.urandom(6).hex()}"
+    plain = {**network.as_dict(), "subnets": [subnet.as_dict() for subnet in network.subnets]}
+    with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(jsontext.dumps(plain) + "\n")
+    try:
+        os.link(fresh, f"{place}/network")  # who comes second does not get it
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(fresh)
+    return True
+
+
+def get(name: str) -> Network:
+    """A network by its name, or the beginning of its id. Raises StateError."""
+    found = _read(name) if name and not set(name) - spec.NAME_CHARACTERS else None
+    if found is None and name == DEFAULT:
+        subnets = _subnets(DEFAULT_ID, (), (), (), False, _taken())
+        _write(Network(name=DEFAULT, id=DEFAULT_ID, bridge=spec.bridge_name(DEFAULT_ID), subnets=subnets, created=time.time()))
+        found = _read(name)
+    if found is None:
+        matching = [network for network in every() if len(name) >= 3 and network.id.startswith(name)]
+        found = matching[0] if len(matching) == 1 else None
+    if found is None:
+        raise StateError(f"network {name!r}: does not exist", f"`hutch network create {name}` makes it; `hutch network ls` lists what there is")
+    return found
+
+
+def _read(name: str) -> Network | None:
+    try:
+        with open(f"{_place(name)}/network", encoding="utf-8", errors="surrogateescape") as file:
+            data = jsontext.loads(file.read())
+        return Network(**{**data, "subnets": tuple(Subnet(**item) for item in data["subnets"])})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StateError(f"network {name}: {_place(name)}/network cannot be read: {error}", "remove the file") from None
+
+
+def every() -> Iterator[Network]:
+    """Every network, by name."""
+    for name in sorted(os.listdir(root())):
+        found = _read(name)
+        if found is not None:
+            yield found
+
+
+def users(network: Network) -> list[tuple[str, tuple[str, ...]]]:
+    """(container's id, its addresses) of those on a network."""
+    found: dict[str, list[str]] = {}
+    for number in range(len(network.subnets)):
+        for address, container in leases.held(f"{_place(network.name)}/leases-{number}"):
+            found.setdefault(container, []).append(address)
+    return [(container, tuple(addresses)) for container, addresses in sorted(found.items())]
+
+
+def remove(name: str) -> None:
+    """Remove a network. Raises StateError when there is none, or containers are on it."""
+    network = get(name)
+    found = users(network)
+    if found:
+        raise StateError(f"network {network.name}: container {found[0][0]} is on it", "`hutch stop` first")
+    reclaim(network)
+    place = _place(network.name)
+    from hutch.kernel.trees import remove_tree
+
+    os.unlink(f"{place}/network")
+    remove_tree(place)
+
+
+def prune() -> list[str]:
+    """Remove every network that nobody is on, but for the default one, and what dead containers left of the others; the names
+    of those that are gone."""
+    gone = []
+    for network in [*every()]:
+        if users(network):
+            from hutch.kernel.netlink.route import Route
+            from hutch.network import attach
+
+            if features().privileged:
+                with Route() as socket:
+                    attach.sweep(socket, network)
+        elif network.name == DEFAULT:
+            reclaim(network)
+        else:
+            remove(network.name)
+            gone.append(network.name)
+    return gone
+
+
+def reclaim(network: Network) -> None:
+    """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed."""
+    if not features().privileged:
+        return
+    from hutch.executor import undo
+
+    for operation in _holds(network, "0" * 12):
+        undo.let_go(operation)
+
+
+def _holds(network: Network, container: str) -> tuple[ops.HoldShared, ...]:
+    from hutch.network import hold
+
+    return hold.holds(network, f"{_place(network.name)}/lock", f"{root()}/.lock-", container)
+
+
+def inspect(network: Network) -> dict[str, Any]:
+    """As `hutch network inspect` prints it: Docker's names, as far as they fit."""
+    on_it = {
+        container: {"IPv4Address": next((item for item in found if ":" not in item), ""), "IPv6Address": next((item for item in found if ":" in item), "")}
+        for container, found in users(network)
+    }
+    pools = [{"Subnet": item.subnet, "Gateway": item.gateway, **({"IPRange": item.range} if item.range else {})} for item in network.subnets]
+    return {
+        "Name": network.name, "Id": network.id, "Driver": network.driver, "Internal": network.internal, "Bridge": network.bridge, "MTU": network.mtu,
+        "EnableIPv6": any(":" in item.subnet for item in network.subnets), "IPAM": {"Driver": "default", "Config": pools},
+        "Created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(network.created)), "Labels": network.labels, "Containers": on_it,
+    }  # fmt: skip
+
+
+# joining
+
+
+class Joining(Record):
+    """What a container that joins a network asks for: fixed addresses, a MAC."""
+
+    network: Network
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+
+
+class Place:
+    """A container's place on its network, from before its start: addresses that are its own as long as somebody holds `fds`."""
+
+    def __init__(self, joining: Joining, container: str) -> None:
+        from hutch.network.attach import endpoint_of
+
+        self.network = joining.network
+        self._leases: list[Lease] = []
+        try:
+            for number, subnet in enumerate(self.network.subnets):
+                wanted = joining.ip6 if ":" in subnet.subnet else joining.ip
+                self._leases.append(leases.take(f"{_place(self.network.name)}/leases-{number}", subnet, container, wanted))
+        except BaseException:
+            self.close()
+            raise
+        self.endpoint = endpoint_of(container, 0, tuple(lease.address for lease in self._leases), joining.mac)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """To be handed to the executor."""
+        return tuple(lease.fd for lease in self._leases)
+
+    @property
+    def address(self) -> str:
+        """The IPv4 one."""
+        return next(address for address in self.endpoint.addresses if ":" not in address)
+
+    def attach(self, pid: int, netlink: int) -> None:
+        """Connect the namespace of a container's process, which waits meanwhile; `netlink` is a socket opened in it."""
+        from hutch.kernel.netlink.route import Route
+        from hutch.network import attach
+
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with Route() as host, Route(netlink) as inside:
+                attach.attach(host, inside, namespace, self.network, self.endpoint)
+        finally:
+            os.close(namespace)
+
+    def close(self) -> None:
+        """Let go of the addresses, here. Safe to call twice."""
+        for lease in self._leases:
+            lease.close()
+        self._leases = []
+
+
+def joining(name: str, ip: str, ip6: str, mac: str) -> Joining:
+    """What a request for a network means. Raises StateError, UsageError, UnsupportedError; nothing is touched but the default
+    network's file."""
+    if not features().privileged:
+        raise UnsupportedError(f"network {name}: bridges need root", "--network host, or none")
+    network = get(name)
+    families = {":" in subnet.subnet for subnet in network.subnets}
+    for flag, text, six in (("ip", ip, False), ("ip6", ip6, True)):
+        if text and six not in families:
+            raise UsageError(f"{flag} {text}: network {name} has no IPv{6 if six else 4}")
+    if mac:
+        from hutch.kernel.netlink import route
+
+        try:
+            first = route.mac(mac)[0]
+        except ValueError as error:
+            raise UsageError(f"mac-address: {error}") from None
+        if first & 1:
+            raise UsageError(f"mac-address {mac}: is a group's, not an interface's")
+    return Joining(network=network, ip=ip, ip6=ip6, mac=mac)
+
+
+def holds(joining: Joining, container: str) -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds of its network."""
+    if joining.network.driver != "bridge":
+        raise HutchError(f"network {joining.network.name}: driver {joining.network.driver!r} is not known")
+    return _holds(joining.network, container)
+
+
+def __getattr__(name: str) -> object:
+    if name == "list":  # as everyone expects it: hutch.networks.list(); in here it is the type
+        return every
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,36 @@
+"""nf_tables by netlink (include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h): what removes a table or a chain.
+
+Rules are made by libnftables (`network.nft`); these few bytes are for who has no library at hand, an executor at a container's
+end. Each function gives one datagram: a batch, of which all or nothing happens.
+"""
+
+from __future__ import annotations
+
+from hutch.kernel.netlink import codec
+from hutch.kernel.netlink.codec import attribute, text, u8
+
+FAMILIES = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
+SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+BATCH_BEGIN, BATCH_END = 16, 17
+DELTABLE, DELCHAIN, DELRULE = 2, 5, 8
+NAME, TABLE, CHAIN, CHAIN_NAME = 1, 1, 2, 3  # NFTA_TABLE_NAME, NFTA_{CHAIN,RULE}_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME
+
+
+def _batch(*messages: bytes) -> bytes:
+    edge = u8(0) + u8(0) + codec.be16(SUBSYSTEM)
+    return codec.message(BATCH_BEGIN, 0, edge, 0) + b"".join(messages) + codec.message(BATCH_END, 0, edge, 0)
+
+
+def _message(kind: int, family: str, *attributes: bytes, flags: int = 0, sequence: int = 1) -> bytes:
+    return codec.message(SUBSYSTEM << 8 | kind, flags, u8(FAMILIES[family]) + bytes(3) + b"".join(attributes), sequence)
+
+
+def delete_table(family: str, name: str) -> bytes:
+    """Remove a table with all that is in it."""
+    return _batch(_message(DELTABLE, family, attribute(NAME, text(name)), flags=codec.ACK))
+
+
+def delete_chain(family: str, table: str, name: str) -> bytes:
+    """Remove a chain with its rules."""
+    rules = _message(DELRULE, family, attribute(TABLE, text(table)), attribute(CHAIN, text(name)))
+    return _batch(rules, _message(DELCHAIN, family, attribute(TABLE, text(table)), attribute(CHAIN_NAME, text(name)), flags=codec.ACK, sequence=2))

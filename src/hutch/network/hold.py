@@ -1,0 +1,34 @@
+"""A network while it is used: held by every container on it, and removed from the kernel by the last one that leaves."""
+
+from __future__ import annotations
+
+from hutch.kernel.netlink import codec, netfilter, route
+from hutch.network import bridge, spec
+from hutch.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.network.spec import Network
+
+ROUTE, NETFILTER = 0, 12
+
+
+def holds(network: Network, lock: str, all_locks: str, container: str) -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds: the right to forward, with every other network, and the network itself. `lock` and
+    `all_locks` are files. What the last one removes is what `bridge.ensure` makes."""
+    name = bridge.table_name(network)
+    kind, flags, body = route.del_link(name=network.bridge)
+    own = ((NETFILTER, netfilter.delete_chain("netdev", name, spec.port_name(container, 0))),)
+    last = (
+        (ROUTE, codec.message(kind, flags, body)),
+        (NETFILTER, netfilter.delete_table("netdev", name)),
+        (NETFILTER, netfilter.delete_table("inet", name)),
+    )
+    forwarding = [
+        ops.HoldShared(
+            lock=f"{all_locks}{version}", what=f"IPv{version} forwarding", last=((NETFILTER, netfilter.delete_table(family, bridge.FORWARDING)),),
+            reset=f"{bridge.SYSCTL}/{path}", origin="network",
+        )
+        for version, family, path in (("4", "ip", "ipv4/ip_forward"), ("6", "ip6", "ipv6/conf/all/forwarding"))
+    ]  # fmt: skip
+    return (*forwarding, ops.HoldShared(lock=lock, what=f"network {network.name} ({network.bridge})", own=own, last=last, origin="network"))

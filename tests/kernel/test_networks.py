@@ -1,0 +1,261 @@
+"""`hutch run --network`, on hosts that are network namespaces of the test's: what a user of Docker's networks expects."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hutch.kernel.netlink import route
+from tests.conftest import HUTCH
+from tests.namespaces import Namespace, namespaces
+
+pytestmark = pytest.mark.root
+
+
+class Host(Namespace):
+    """A host of its own, with an uplink to an outside."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.environment = {**os.environ, "HUTCH_DATA": str(place / "data"), "HUTCH_STATE": str(place / "state")}
+        with self.route() as own:
+            own.do(route.set_link(name="lo", up=True))
+
+    def command(self, *words: str) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "--", *HUTCH, *words]
+
+    def try_(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, env=self.environment, stdin=subprocess.DEVNULL, timeout=60)
+
+    def __call__(self, *words: str) -> str:
+        done = self.try_(*words)
+        assert done.returncode == 0, f"hutch {' '.join(words)}: {done.returncode}, {done.stdout!r}, {done.stderr!r}"
+        return done.stdout
+
+    def links(self) -> set[str]:
+        return {link["ifname"] for link in self.ip("link")} - {"lo", "uplink"}
+
+    def tables(self) -> str:
+        return self.run("nft", "list", "tables").stdout
+
+    def empty(self) -> bool:
+        return not self.links() and not self.tables()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    place = Path(tempfile.mkdtemp(prefix="hutch-host-", dir="/var/tmp"))
+    place.chmod(0o755)  # a container's root has to come through
+    found = Host(place)
+    yield found
+    for name in found("ps", "-aq").split():
+        found("rm", "-f", name)
+    # records of killed executors are believed to be such after two seconds
+    until(lambda: found("ps", "-aq") == "" and not [name for name in os.listdir(place / "state") if name[0] != "."])
+    until(found.empty, lambda: f"left behind: {found.links()} {found.tables()}")
+    assert found.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding").stdout == "0\n0\n"
+    found.close()
+    shutil.rmtree(place)
+
+
+def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "it does not happen") -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.02)
+
+
+def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    assert done.returncode == 125 and all(word in done.stderr for word in said) and "Traceback" not in done.stderr, (done.returncode, done.stderr)
+
+
+PING = "busybox ping -c 1 -W 1"
+
+
+def addresses(host: Host, network: str) -> dict[str, str]:
+    found = json.loads(host("network", "inspect", network))[0]["Containers"]
+    return {container: entry["IPv4Address"] for container, entry in found.items()}
+
+
+def test_two_networks(host):
+    with namespaces(1) as (outside,):
+        with host.route() as here, outside.route() as far:
+            here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
+            for socket, number in ((here, 1), (far, 2)):
+                link = socket.link("uplink")
+                socket.do(route.set_link(link.index, up=True))
+                socket.do(route.new_address(link.index, f"192.0.2.{number}", 24))
+        for name in ("red", "blue"):
+            identity = host("network", "create", "--ipv6", name).strip()
+            assert re.fullmatch("[0-9a-f]{12}", identity)
+        assert host.empty(), "a network is nothing to the kernel before a container is on it"
+        one = host("run", "-d", "--name", "one", "--network", "red", "host", "sleep", "1000").strip()
+        two = host("run", "-d", "--name", "two", "--network", "blue", "host", "sleep", "1000").strip()
+        of_one, of_two = addresses(host, "red")[one], addresses(host, "blue")[two]
+        shown = host(
+            "run",
+            "--network",
+            "red",
+            "host",
+            "sh",
+            "-c",
+            f"hostname; cat /etc/hosts; ip -4 route; {PING} {of_one} && {PING} 192.0.2.2; {PING} {of_two}; echo $?",
+        )
+        name, *lines = shown.splitlines()
+        assert lines[-1] == "1" and shown.count(" 0% packet loss") == 2 and shown.count("100% packet loss") == 1
+        own = next(line.split()[0] for line in lines if line.split()[1:] == [name])
+        assert own.startswith("172.") and "127.0.1.1" not in shown and "default via 172." in shown
+        six = json.loads(host("network", "inspect", "red"))[0]["Containers"][one]["IPv6Address"]
+        assert host("run", "--network", "red", "host", "sh", "-c", f"until busybox ping6 -c 1 -W 1 {six} >/dev/null; do :; done; echo reached") == "reached\n"
+        assert host("exec", "one", "sh", "-c", f"{PING} 192.0.2.2 >/dev/null; echo $?") == "0\n"
+        refused(host.try_("network", "rm", "red"), f"container {one} is on it")
+        host("stop", "-t", "0", "one")
+        # the last one has left: the executor alone has removed what the network was
+        until(lambda: not [name for name in host.links() if name == json.loads(host("network", "inspect", "red"))[0]["Bridge"]])
+        assert host("network", "rm", "red") == "red\n" and "red" not in host("network", "ls")
+        host("rm", "-f", "one", "two")
+        until(host.empty)
+
+
+def test_the_default_network_and_fixed_addresses(host):
+    assert "172.18." in host("run", "--network", "bridge", "host", "ip", "-4", "addr", "show", "eth0")
+    assert "bridge" in host("network", "ls")
+    host(
+        "network",
+        "create",
+        "--subnet",
+        "10.77.0.0/24",
+        "--gateway",
+        "10.77.0.254",
+        "--ip-range",
+        "10.77.0.128/30",
+        "-o",
+        "com.docker.network.driver.mtu=1400",
+        "fixed",
+    )
+    shown = host(
+        "run",
+        "--network",
+        "fixed",
+        "--ip",
+        "10.77.0.9",
+        "--mac-address",
+        "02:11:22:33:44:55",
+        "host",
+        "sh",
+        "-c",
+        "ip addr show eth0; ip route; getent hosts $(hostname)",
+    )
+    assert (
+        "inet 10.77.0.9/24" in shown
+        and "02:11:22:33:44:55" in shown
+        and "mtu 1400" in shown
+        and "via 10.77.0.254" in shown
+        and shown.rstrip().splitlines()[-1].startswith("10.77.0.9")
+    )
+    identity = host("run", "-d", "--name", "kept", "--network", "fixed", "--ip", "10.77.0.9", "host", "sleep", "1000").strip()
+    refused(host.try_("run", "--network", "fixed", "--ip", "10.77.0.9", "host", "true"), "10.77.0.9", f"container {identity}")
+    refused(host.try_("run", "--network", "fixed", "--ip", "10.77.1.9", "host", "true"), "none of a host in 10.77.0.0/24")
+    refused(host.try_("run", "--network", "fixed", "--ip6", "fd00::9", "host", "true"), "has no IPv6")
+    refused(host.try_("run", "--network", "fixed", "--mac-address", "03:00:00:00:00:01", "host", "true"), "a group's")
+    refused(host.try_("run", "--network", "fixed", "--mac-address", "x", "host", "true"), "no MAC address")
+    for number in range(4):
+        host("run", "-d", "--name", f"n{number}", "--network", "fixed", "host", "sleep", "1000")
+    refused(host.try_("run", "--network", "fixed", "host", "true"), "every address of 10.77.0.128/30 is in use")
+    assert sorted(addresses(host, "fixed").values()) == sorted(["10.77.0.9", *(f"10.77.0.{n}" for n in range(128, 132))])
+    host("rm", "-f", "n2")
+    until(lambda: len(addresses(host, "fixed")) == 4)
+    assert "10.77.0.1" in host("run", "--network", "fixed", "host", "hostname", "-I")
+
+
+def test_requests_that_make_no_sense(host):
+    host.run("ip", "link", "add", "here", "type", "veth", "peer", "name", "there")
+    host.run("ip", "addr", "add", "10.66.0.1/16", "dev", "here")
+    host("network", "create", "--subnet", "10.77.0.0/24", "there-is")
+    for words, *said in (
+        (("network", "create", "there-is"), "exists already"), (("network", "create", "bridge"), "exists already"), (("network", "create", "host"), "meaning of its own"),
+        (("network", "create", "a/b"), "expected letters"), (("network", "create"), "expected one name"), (("network", "create", "-d", "overlay", "x"), "overlay"),
+        (("network", "create", "--subnet", "10.66.3.0/24", "x"), "overlaps with 10.66.0.1/16"), (("network", "create", "--subnet", "10.77.0.128/25", "x"), "overlaps with 10.77.0.0/24"),
+        (("network", "create", "--gateway", "10.1.0.1", "x"), "lies in none of"), (("network", "create", "-o", "com.docker.network.driver.mtu=9", "x"), "mtu: expected 68"),
+        (("network", "create", "-o", "x=y", "x"), "'x' is not known"), (("network", "create", "--subnet", "10.1.0.0/24", "--subnet", "10.2.0.0/24", "x"), "one subnet of each"),
+        (("run", "--network", "nonesuch", "host", "true"), "'nonesuch': does not exist", "hutch network create"), (("network", "inspect", "nonesuch"), "does not exist"),
+        (("network", "rm", "nonesuch"), "does not exist"), (("network", "rm"), "expected a network"), (("run", "--ip", "10.0.0.2", "host", "true"), "need a network"),
+    ):  # fmt: skip
+        refused(host.try_(*words), *said)
+    assert host("network", "rm", "-f", "nonesuch") == "" and host("network", "ls", "-q").count("\n") == 1
+    host.run("ip", "link", "del", "here")
+
+
+def test_many_at_once(host):
+    host("network", "create", "crowd")
+    script = (
+        "import hutch, sys\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "def one(n): return hutch.run('host', ['hostname', '-I'], network='crowd').check().stdout.split()[0]\n"
+        "with ThreadPoolExecutor(12) as pool: found = list(pool.map(one, range(48)))\n"
+        "print(len(found), all(item.startswith('172.') for item in found))\n"
+        "boxes = [hutch.Container('host', network='crowd') for _ in range(12)]\n"
+        "seen = {box.run(['hostname', '-I']).stdout for box in boxes}\n"
+        "print(len(seen))\nfor box in boxes: box.close()\n"
+    )
+    words = ["nsenter", f"--net=/proc/{host.process.pid}/ns/net", "--", sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=host.environment, timeout=100)
+    assert done.stdout == "48 True\n12\n", done.stderr
+
+
+def test_everything_is_killed(host):
+    """Neither Python nor an executor is left: the next command that has to do with it reclaims what there was."""
+    host("network", "create", "killed")
+    host("run", "-d", "--name", "one", "--network", "killed", "host", "sleep", "1000")
+    host("run", "-d", "--name", "two", "--network", "killed", "host", "sleep", "1000")
+    for name in ("one", "two"):
+        (record,) = [json.loads(line) for line in host("ps", "--json").splitlines() if json.loads(line)["name"] == name]
+        for pid in (record["executor"], record["pid"]):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    until(lambda: not addresses(host, "killed"))
+    assert "hutch-" in host.tables()
+    assert host("network", "prune") == "killed\n"
+    assert host("ps", "-aq") == ""
+
+
+def test_rules_of_the_dead_are_swept_while_others_live(host):
+    host("network", "create", "mixed")
+    host("run", "-d", "--name", "alive", "--network", "mixed", "host", "sleep", "1000")
+    dead = host("run", "-d", "--name", "dead", "--network", "mixed", "host", "sleep", "1000").strip()
+    (record,) = [json.loads(line) for line in host("ps", "--json").splitlines() if json.loads(line)["name"] == "dead"]
+    os.kill(record["executor"], signal.SIGKILL)
+    until(lambda: len(addresses(host, "mixed")) == 1 and f"v{dead}0" not in host.links())
+    assert host("network", "prune") == ""
+    ruleset = host.run("nft", "list", "ruleset").stdout
+    assert dead not in ruleset and ruleset.count("its own") == 1
+    assert host("exec", "alive", "sh", "-c", "ip -4 addr show eth0 | grep -c inet") == "1\n"
+
+
+def test_a_failing_start_leaves_nothing(host):
+    host("network", "create", "--subnet", "10.78.0.0/24", "unlucky")
+    done = host.try_("run", "--network", "unlucky", "host", "no-such-program")
+    assert done.returncode == 127
+    until(host.empty)
+    # the host has an interface where the network's bridge should be
+    bridge = json.loads(host("network", "inspect", "unlucky"))[0]["Bridge"]
+    host.run("ip", "link", "add", bridge, "type", "veth", "peer", "name", "x")
+    refused(host.try_("run", "--network", "unlucky", "host", "true"), bridge, "another kind")
+    host.run("ip", "link", "del", "x", check=False)
+
+
+def test_an_ordinary_user_is_told(as_user):
+    done = as_user("-m", "hutch.cli", "run", "--network", "bridge", "host", "true")
+    refused(done, "bridges need root", "--network host")
