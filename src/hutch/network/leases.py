@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hutch.network.spec import Subnet
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+ROUNDS = 5
 REST = 60.0  # seconds before the file of an address that nobody has is removed
 
 
@@ -56,12 +57,15 @@ def take(directory: str, subnet: Subnet, container: str, wanted: str = "") -> Le
             raise UsageError(f"address {address}: is {_holder(f'{directory}/{address}')}'s already")
         return Lease(address, fd)
     # everybody begins elsewhere, so that two who start at once rarely try the same
-    for count, address in enumerate(spec.hosts(subnet, zlib.crc32(container.encode()))):
-        fd = _try(f"{directory}/{address}", container)
-        if fd >= 0:
-            if count % 8 == 7 or not zlib.crc32(container.encode()) % 16:
-                sweep(directory)
-            return Lease(address, fd)
+    start = zlib.crc32(container.encode())
+    for _ in range(ROUNDS):
+        for count, address in enumerate(spec.hosts(subnet, start)):
+            fd = _try(f"{directory}/{address}", container)
+            if fd >= 0:
+                if count % 8 == 7 or not start % 16:
+                    sweep(directory)
+                return Lease(address, fd)
+        time.sleep(0.005)  # to see whether one is held is to hold it for a moment: it may be free all the same
     raise HutchError(f"every address of {subnet.range or subnet.subnet} is in use", "a larger --subnet, or fewer containers")
 
 
@@ -89,15 +93,18 @@ def _try(path: str, container: str) -> int:
         except BlockingIOError:
             os.close(fd)
             return -1
-        try:
-            same = os.stat(path).st_ino == os.fstat(fd).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
+        if _same(path, fd):
             os.ftruncate(fd, 0)
             os.pwrite(fd, container.encode(), 0)
             return fd
         os.close(fd)  # it was swept before it was locked
+
+
+def _same(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(path: str) -> str:
@@ -131,7 +138,8 @@ def sweep(directory: str, rest: float = REST) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+            if _same(path, fd):  # another may have swept it, and somebody made it anew
+                os.unlink(path)
         except OSError:
             pass  # somebody has it
         finally:
