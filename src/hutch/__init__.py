@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from hutch.engine.files import Change as Change
     from hutch.engine.process import Process as Process
     from hutch.engine.result import Result as Result, Usage as Usage
-    from hutch.engine.settings import Bind as Bind, ImageSource as ImageSource, Settings as Settings, Tmpfs as Tmpfs, VolumeMount as VolumeMount
+    from hutch.engine.settings import (
+        Attachment as Attachment,
+        Bind as Bind,
+        ImageSource as ImageSource,
+        Settings as Settings,
+        Tmpfs as Tmpfs,
+        VolumeMount as VolumeMount,
+    )
     from hutch.engine.state import Running as Running, containers as containers
     from hutch.errors import (
         CommandFailed as CommandFailed,
@@ -43,7 +50,7 @@ _PLACES = {
     "hutch.engine.process": ("Process",),
     "hutch.engine.result": ("Result", "Usage"),
     "hutch.engine.files": ("Change",),
-    "hutch.engine.settings": ("Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
+    "hutch.engine.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
     "hutch.engine.state": ("Running", "containers"),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),

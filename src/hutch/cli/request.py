@@ -245,10 +245,9 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         seccomp=seccomp,
         no_new_privileges=protected,
         privileged=values.get("privileged", False),
-        network=values.get("network", "none"),
-        ip=values.get("ip", ""),
-        ip6=values.get("ip6", ""),
-        mac_address=values.get("mac_address", ""),
+        dns=tuple(values.get("dns", ())),
+        dns_search=tuple(values.get("dns_search", ())),
+        dns_options=tuple(values.get("dns_option", ())),
         pid=values.get("pid", "private"),
         ipc=values.get("ipc", "private"),
         uts=values.get("uts", "private"),
@@ -264,4 +263,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         systemd=manager == "systemd",
         labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
         extra_hosts=tuple(values.get("add_host", ())),
+        **options.attachments(
+            values.get("network", ()), values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())
+        ),
     )

@@ -1,4 +1,4 @@
-"""Networks: `hutch.networks`, and how a container joins one.
+"""Networks: `hutch.networks`.
 
 A network is a file; the kernel has nothing of it until the first container joins, and nothing again when the last one has
 left. `bridge` is there without being made: the network of those who name no other.
@@ -10,19 +10,17 @@ import os
 import time
 
 from hutch import jsontext
-from hutch.errors import HutchError, StateError, UnsupportedError, UsageError
+from hutch.errors import HutchError, StateError, UsageError
 from hutch.image.store import data_root
 from hutch.kernel.features import features
 from hutch.network import leases, spec
 from hutch.network.spec import Network, Subnet
-from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from hutch.network.leases import Lease
     from hutch.plan import ops
 
 DEFAULT = "bridge"
@@ -39,7 +37,8 @@ def root() -> str:
     return path
 
 
-def _place(name: str) -> str:
+def place_of(name: str) -> str:
+    """The directory of a network."""
     return f"{root()}/{name}"
 
 
@@ -65,7 +64,7 @@ def create(
     Raises UsageError for a name or addresses that cannot be, and for those that something else has.
     """
     spec.check_name(name)
-    if os.path.exists(f"{_place(name)}/network") or name == DEFAULT:
+    if os.path.exists(f"{place_of(name)}/network") or name == DEFAULT:
         raise UsageError(f"network {name}: exists already")
     if mtu and not spec.MIN_MTU <= mtu <= spec.MAX_MTU:
         raise UsageError(f"mtu: expected {spec.MIN_MTU} to {spec.MAX_MTU}, got {mtu}")
@@ -112,7 +111,7 @@ def _subnets(identity: str, given: tuple[str, ...], gateways: tuple[str, ...], r
 
 
 def _write(network: Network) -> bool:
-    place = _place(network.name)
+    place = place_of(network.name)
     os.makedirs(place, mode=0o700, exist_ok=True)
     fresh = f"{place}/.{os.urandom(6).hex()}"
     plain = {**network.as_dict(), "subnets": [subnet.as_dict() for subnet in network.subnets]}
@@ -144,13 +143,13 @@ def get(name: str) -> Network:
 
 def _read(name: str) -> Network | None:
     try:
-        with open(f"{_place(name)}/network", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"{place_of(name)}/network", encoding="utf-8", errors="surrogateescape") as file:
             data = jsontext.loads(file.read())
         return Network(**{**data, "subnets": tuple(Subnet(**item) for item in data["subnets"])})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StateError(f"network {name}: {_place(name)}/network cannot be read: {error}", "remove the file") from None
+        raise StateError(f"network {name}: {place_of(name)}/network cannot be read: {error}", "remove the file") from None
 
 
 def every() -> Iterator[Network]:
@@ -165,7 +164,7 @@ def users(network: Network) -> list[tuple[str, tuple[str, ...]]]:
     """(container's id, its addresses) of those on a network."""
     found: dict[str, list[str]] = {}
     for number in range(len(network.subnets)):
-        for address, container in leases.held(f"{_place(network.name)}/leases-{number}"):
+        for address, container in leases.held(f"{place_of(network.name)}/leases-{number}"):
             found.setdefault(container, []).append(address)
     return [(container, tuple(addresses)) for container, addresses in sorted(found.items())]
 
@@ -177,7 +176,7 @@ def remove(name: str) -> None:
     if found:
         raise StateError(f"network {network.name}: container {found[0][0]} is on it", "`hutch stop` first")
     reclaim(network)
-    place = _place(network.name)
+    place = place_of(network.name)
     from hutch.kernel.trees import remove_tree
 
     os.unlink(f"{place}/network")
@@ -210,14 +209,17 @@ def reclaim(network: Network) -> None:
         return
     from hutch.executor import undo
 
-    for operation in _holds(network, "0" * 12):
+    for operation in holds(network, "0" * 12):
         undo.let_go(operation)
 
 
-def _holds(network: Network, container: str) -> tuple[ops.HoldShared, ...]:
+def holds(network: Network, container: str, number: int = 0) -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds of its `number`-th network."""
+    if network.driver != "bridge":
+        raise HutchError(f"network {network.name}: driver {network.driver!r} is not known")
     from hutch.network import hold
 
-    return hold.holds(network, f"{_place(network.name)}/lock", f"{root()}/.lock-", container)
+    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number)
 
 
 def inspect(network: Network) -> dict[str, Any]:
@@ -232,93 +234,6 @@ def inspect(network: Network) -> dict[str, Any]:
         "EnableIPv6": any(":" in item.subnet for item in network.subnets), "IPAM": {"Driver": "default", "Config": pools},
         "Created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(network.created)), "Labels": network.labels, "Containers": on_it,
     }  # fmt: skip
-
-
-# joining
-
-
-class Joining(Record):
-    """What a container that joins a network asks for: fixed addresses, a MAC."""
-
-    network: Network
-    ip: str = ""
-    ip6: str = ""
-    mac: str = ""
-
-
-class Place:
-    """A container's place on its network, from before its start: addresses that are its own as long as somebody holds `fds`."""
-
-    def __init__(self, joining: Joining, container: str) -> None:
-        from hutch.network.attach import endpoint_of
-
-        self.network = joining.network
-        self._leases: list[Lease] = []
-        try:
-            for number, subnet in enumerate(self.network.subnets):
-                wanted = joining.ip6 if ":" in subnet.subnet else joining.ip
-                self._leases.append(leases.take(f"{_place(self.network.name)}/leases-{number}", subnet, container, wanted))
-        except BaseException:
-            self.close()
-            raise
-        self.endpoint = endpoint_of(container, 0, tuple(lease.address for lease in self._leases), joining.mac)
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """To be handed to the executor."""
-        return tuple(lease.fd for lease in self._leases)
-
-    @property
-    def address(self) -> str:
-        """The IPv4 one."""
-        return next(address for address in self.endpoint.addresses if ":" not in address)
-
-    def attach(self, pid: int, netlink: int) -> None:
-        """Connect the namespace of a container's process, which waits meanwhile; `netlink` is a socket opened in it."""
-        from hutch.kernel.netlink.route import Route
-        from hutch.network import attach
-
-        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with Route() as host, Route(netlink) as inside:
-                attach.attach(host, inside, namespace, self.network, self.endpoint)
-        finally:
-            os.close(namespace)
-
-    def close(self) -> None:
-        """Let go of the addresses, here. Safe to call twice."""
-        for lease in self._leases:
-            lease.close()
-        self._leases = []
-
-
-def joining(name: str, ip: str, ip6: str, mac: str) -> Joining:
-    """What a request for a network means. Raises StateError, UsageError, UnsupportedError; nothing is touched but the default
-    network's file."""
-    if not features().privileged:
-        raise UnsupportedError(f"network {name}: bridges need root", "--network host, or none")
-    network = get(name)
-    families = {":" in subnet.subnet for subnet in network.subnets}
-    for flag, text, six in (("ip", ip, False), ("ip6", ip6, True)):
-        if text and six not in families:
-            raise UsageError(f"{flag} {text}: network {name} has no IPv{6 if six else 4}")
-    if mac:
-        from hutch.kernel.netlink import route
-
-        try:
-            first = route.mac(mac)[0]
-        except ValueError as error:
-            raise UsageError(f"mac-address: {error}") from None
-        if first & 1:
-            raise UsageError(f"mac-address {mac}: is a group's, not an interface's")
-    return Joining(network=network, ip=ip, ip6=ip6, mac=mac)
-
-
-def holds(joining: Joining, container: str) -> tuple[ops.HoldShared, ...]:
-    """What a container's plan holds of its network."""
-    if joining.network.driver != "bridge":
-        raise HutchError(f"network {joining.network.name}: driver {joining.network.driver!r} is not known")
-    return _holds(joining.network, container)
 
 
 def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
         pids: int
         mounts: Iterable[Bind | Tmpfs | VolumeMount | ImageSource | str]
         tmpfs: Iterable[str] | str
-        network: str
+        network: str | Iterable[str | Attachment]
+        aliases: Iterable[str]
+        dns: Iterable[str] | str
+        dns_search: Iterable[str] | str
+        dns_options: Iterable[str] | str
+        extra_hosts: Iterable[str]
         ip: str
         ip6: str
         mac_address: str
@@ -103,6 +108,49 @@ def tmpfs(text: str) -> Tmpfs:
     return Tmpfs(target=target, options=tuple(word for word in options.split(",") if word))
 
 
+def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of `Settings` for networks: ``NAME``, ``NAME:ip=…,alias=…`` (Podman's way) or ``name=NAME,ip=…`` (Docker's). What stands
+    beside them is the first network's. Raises UsageError."""
+    found = [item if isinstance(item, Attachment) else attachment(item) for item in wanted]
+    aliases = tuple(aliases)
+    first = found[0].network if found else "none"
+    if first in NETWORKS:
+        if len(found) > 1:
+            raise UsageError(f"network {first}: goes with no other network")
+        extras = found[0].replace(network="") != Attachment(network="") if found else False
+        if ip or ip6 or mac_address or aliases or extras:
+            raise UsageError("ip, mac-address, network-alias: need a network to be on", "--network NAME")
+        return {"network": first}
+    alone = next((item.network for item in found if item.network in NETWORKS), None)
+    if alone is not None:
+        raise UsageError(f"network {alone}: goes with no other network")
+    own = found[0]
+    found[0] = own.replace(ip=ip or own.ip, ip6=ip6 or own.ip6, mac_address=mac_address or own.mac_address, aliases=(*own.aliases, *aliases))
+    return {"network": first, "attachments": tuple(found)}
+
+
+def attachment(text: str) -> Attachment:
+    """One network as `attachments` reads it."""
+    name, colon, rest = text.partition(":")
+    if not colon and "=" in text:
+        name, rest = "", text
+    values: dict[str, Any] = {"aliases": []}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        key = {"mac": "mac_address", "mac-address": "mac_address"}.get(key, key)
+        if key == "alias" and value:
+            values["aliases"].append(value)
+        elif key == "name" and value and not name:
+            name = value
+        elif key in ("ip", "ip6", "mac_address") and value:
+            values[key] = value
+        else:
+            raise UsageError(f"network: unknown option {part!r} in {text!r}", "name, ip, ip6, mac and alias are known")
+    if not name:
+        raise UsageError(f"network: no name in {text!r}")
+    return Attachment(network=name, **{**values, "aliases": tuple(values["aliases"])})
+
+
 def device(text: str) -> tuple[str, str, str]:
     """``/dev/x[:/dev/y][:rwm]`` to (source, target, access)."""
     parts = text.split(":")
@@ -161,6 +209,12 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
             values[name] = dict(value)
     if (entrypoint := take("entrypoint")) is not None:
         values["entrypoint"] = command_of(entrypoint)
+    network = take("network")
+    wanted = () if network is None else (network,) if isinstance(network, str | Attachment) else tuple(network)
+    values |= attachments(wanted, take("ip") or "", take("ip6") or "", take("mac_address") or "", take("aliases") or ())
+    for name in ("dns", "dns_search", "dns_options", "extra_hosts"):
+        if (value := take(name)) is not None:
+            values[name] = (value,) if isinstance(value, str) else tuple(value)
     for name in list(o):
         if name not in Settings._fields:
             raise UsageError(f"unknown option {name!r}", "hutch.Container lists the options")

@@ -30,7 +30,7 @@ PLAIN = frozenset(
 
 def keepable(values: dict[str, object]) -> bool:
     """Whether a command's plan may be kept: on the host's network it holds the resolver's settings of the moment."""
-    return PLAIN.issuperset(values) and values.get("network", "none") == "none"
+    return PLAIN.issuperset(values) and values.get("network", ["none"]) == ["none"]
 
 
 def key(words: Sequence[str], rootfs: Rootfs, features: Features) -> bytes:

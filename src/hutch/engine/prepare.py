@@ -23,7 +23,7 @@ from hutch.runtime.request import Compiled, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch.engine.networks import Joining
+    from hutch.engine.joining import Joining
     from hutch.plan.ops import HoldShared
 
 
@@ -41,7 +41,7 @@ class Prepared(Record):
     args: tuple[str, ...]
     user: User
     home: str
-    joining: Joining | None = None
+    joinings: tuple[Joining, ...] = ()
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
@@ -65,16 +65,17 @@ def prepare(
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         settings_module.check(s)
         s = _with_volumes(s, rootfs, detach and not remove)
-    joining = _joining(s)
+    joinings = _joinings(s)
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
-    key = (repr(s), repr(joining), repr(who), _resolv_conf(s), idle, detach, remove, accounting, base, reopen, inherited)
+    resolv_conf = _resolv_conf(s, joinings)
+    key = (repr(s), repr(joinings), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joining))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
@@ -128,7 +129,7 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
 
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
-    reopen: str, inherited: tuple[str, ...], joining: Joining | None = None,
+    reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -167,7 +168,7 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
-        networks=_holds(joining),
+        networks=_holds(joinings),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
@@ -175,8 +176,8 @@ def _template(
         init=s.init,
         detach=detach,
         remove=remove,
-        hosts=(f"{ADDRESS}\t{hostname}\n" if joining and hostname else "") + "".join(_host_line(item) for item in s.extra_hosts),
-        resolv_conf=_resolv_conf(s),
+        hosts=_hosts(s, joinings, hostname),
+        resolv_conf=resolv_conf,
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
         files=idle,
@@ -197,24 +198,40 @@ def _template(
         args=process.args,
         user=user,
         home=home,
-        joining=joining,
+        joinings=joinings,
     )
 
 
-def _joining(s: Settings) -> Joining | None:
-    if s.network in settings_module.NETWORKS:
-        return None
-    from hutch.engine import networks
-
-    return networks.joining(s.network, s.ip, s.ip6, s.mac_address)
-
-
-def _holds(joining: Joining | None) -> tuple[HoldShared, ...]:
-    if joining is None:
+def _joinings(s: Settings) -> tuple[Joining, ...]:
+    if not s.attachments:
         return ()
-    from hutch.engine import networks
+    from hutch.engine import joining
 
-    return networks.holds(joining, PLACEHOLDER)
+    return joining.joinings(s)
+
+
+def _holds(joinings: tuple[Joining, ...]) -> tuple[HoldShared, ...]:
+    if not joinings:
+        return ()
+    from hutch.engine import joining
+
+    return joining.holds(joinings, PLACEHOLDER)
+
+
+def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
+    if not joinings and not s.extra_hosts:
+        return ""
+    from hutch.engine import joining
+
+    return joining.hosts(s, joinings, hostname, ADDRESS)
+
+
+def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
+    if s.network == "none":
+        return ""
+    from hutch.engine import joining
+
+    return joining.resolv_conf(s, joinings)
 
 
 def _with_record(plan: Plan, text: str) -> Plan:
@@ -245,17 +262,17 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
     """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
-    encoded, place = prepared.encoded, None
-    if prepared.joining is not None:
-        from hutch.engine.networks import Place
+    encoded, places = prepared.encoded, None
+    if prepared.joinings:
+        from hutch.engine.joining import Places
 
-        place = Place(prepared.joining, prepared.id)
-        extra = (*extra, *place.fds)  # nobody takes them over: the executor has them open to its end, and that is all
-        encoded = encoded.replace(ADDRESS.encode(), place.address.ljust(len(ADDRESS)).encode())
+        places = Places(prepared.joinings, prepared.id, _names(prepared), prepared.settings.dns)
+        extra = (*extra, *places.fds)  # nobody takes them over: the executor has them open to its end, and that is all
+        encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
 
     def on_call(request: str, pid: int, _: int) -> None:
-        if request == JOIN_NETWORKS and place is not None:
-            place.attach(pid, found.descriptors["netlink"])
+        if request == JOIN_NETWORKS and places is not None:
+            places.attach(pid, found.descriptors["netlink"])
         else:
             answer(prepared, request, pid)
 
@@ -271,9 +288,15 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
             on_call=on_call,
         )
     finally:
-        if place is not None:
-            place.close()
+        if places is not None:
+            places.close()
     return found
+
+
+def _names(prepared: Prepared) -> tuple[str, ...]:
+    """By which others find a container on its networks: its name first, where it has one."""
+    s = prepared.settings
+    return tuple(dict.fromkeys(filter(None, (s.name, prepared.id, s.hostname))))
 
 
 def plan_of(prepared: Prepared) -> Plan:
@@ -305,26 +328,3 @@ def record_of(record: Record) -> dict[str, object]:
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
     return {name: plain(value) for name, value in record.as_dict().items() if name not in record._defaults or value != record._defaults[name]}
-
-
-def _host_line(item: str) -> str:
-    name, _, address = item.replace("=", ":", 1).partition(":")
-    if not name or not address:
-        raise UsageError(f"add-host: expected NAME:ADDRESS, got {item!r}")
-    return f"{address}\t{name}\n"
-
-
-def _resolv_conf(s: Settings) -> str | None:
-    """The host's resolver settings, less what only the host itself can ask; none where there is no network to ask over."""
-    if s.network == "none":
-        return ""
-    try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-            text = file.read(65536)
-    except OSError:
-        return None
-    if s.network == "host":
-        return text
-    # the host's loopback is not the container's
-    kept = [line for line in text.split("\n") if not line.startswith("nameserver") or not line.split()[1:] or not line.split()[1].startswith(("127.", "::1"))]
-    return "\n".join(kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import prepare
-from hutch.engine.settings import NETWORKS, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
 from hutch.image import resolve
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hutch.engine.prepare import Prepared
 
-_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource}
+_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource, "attachments": Attachment}
 
 
 def settings_of(data: dict[str, Any]) -> Settings:
@@ -45,7 +45,7 @@ def prepared_of(running: Running) -> Prepared:
     manifest = str(running.data.get("manifest") or "")  # the name may stand for another image by now, or for none
     rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
     if s.network not in NETWORKS:
-        s = s.replace(network="none", ip="", ip6="", mac_address="")  # it is on its network already, or was
+        s = s.replace(network="none", attachments=())  # it is on its network already, or was
     found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs)
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 USERNS = ("auto", "host", "private", "single")
-NETWORKS = ("none", "host")  # every other word is a network's name
+NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
 
 
 class Bind(Record):
@@ -55,6 +55,16 @@ class ImageSource(Record):
     image: str
     target: str
     subpath: str = ""
+
+
+class Attachment(Record):
+    """A container on a network: addresses, a MAC and further names that it asks for there."""
+
+    network: str
+    ip: str = ""
+    ip6: str = ""
+    mac_address: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 class Ulimit(Record):
@@ -112,9 +122,10 @@ class Settings(Record):
     no_new_privileges: bool = True
     privileged: bool = False
     network: str = "none"
-    ip: str = ""
-    ip6: str = ""
-    mac_address: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
     pid: str = "private"
     ipc: str = "private"
     uts: str = "private"
@@ -138,10 +149,23 @@ def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
         raise UsageError(f"{what}: expected {' or '.join(allowed)}, got {value!r}")
 
 
+def _check_dns(s: Settings) -> None:
+    from hutch.network.spec import is_address
+
+    for server in s.dns:
+        if not is_address(server):
+            raise UsageError(f"dns: expected an address, got {server!r}")
+    for what, words in (("dns-search", s.dns_search), ("dns-option", s.dns_options)):
+        for word in words:
+            if not word or any(c.isspace() or c == "\0" for c in word):
+                raise UsageError(f"{what}: expected a word, got {word!r}")
+
+
 def check(s: Settings) -> None:
     """Find what makes no sense before anything is touched. Raises UsageError."""
-    if s.network in NETWORKS and (s.ip or s.ip6 or s.mac_address):
-        raise UsageError("ip, mac-address: need a network to be on", "--network NAME")
+    if (s.network in NETWORKS) == bool(s.attachments):
+        raise UsageError(f"network {s.network}: is named with others, or without what it is to give")
+    _check_dns(s)
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):
         _one_of(getattr(s, name), ("private", "host"), name)

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 ROUTE, NETFILTER = 0, 12
 
 
-def holds(network: Network, lock: str, all_locks: str, container: str) -> tuple[ops.HoldShared, ...]:
+def holds(network: Network, lock: str, all_locks: str, container: str, number: int = 0) -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds: the right to forward, with every other network, and the network itself. `lock` and
     `all_locks` are files. What the last one removes is what `bridge.ensure` makes."""
     name = bridge.table_name(network)
     kind, flags, body = route.del_link(name=network.bridge)
-    own = ((NETFILTER, netfilter.delete_chain("netdev", name, spec.port_name(container, 0))),)
+    own = ((NETFILTER, netfilter.delete_chain("netdev", name, spec.port_name(container, number))),)
     last = (
         (ROUTE, codec.message(kind, flags, body)),
         (NETFILTER, netfilter.delete_table("netdev", name)),

@@ -149,3 +149,14 @@ def bridge_name(identity: str) -> str:
 def port_name(container: str, number: int) -> str:
     """The host's end of a container's `number`-th pair."""
     return f"v{container[:12]}{number:x}"
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an IPv4 or IPv6 address."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

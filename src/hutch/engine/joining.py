@@ -1,0 +1,255 @@
+"""How a container joins its networks: addresses before its start, interfaces while it waits, names when it runs."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine import networks
+from hutch.errors import UnsupportedError, UsageError
+from hutch.kernel.features import features
+from hutch.network import leases, names
+from hutch.network.spec import Network
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.engine.settings import Attachment, Settings
+    from hutch.network.leases import Lease
+    from hutch.plan import ops
+
+HOST_GATEWAY = "host-gateway"
+ALIAS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+SYSTEMD_SERVERS = "/run/systemd/resolve/resolv.conf"
+
+
+class Joining(Record):
+    """What a container asks of one of its networks: fixed addresses, a MAC, names beside its own."""
+
+    network: Network
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+class Place:
+    """A container's place on a network, from before its start: addresses that are its own as long as somebody holds `fds`."""
+
+    def __init__(self, joining: Joining, container: str, number: int, default: bool) -> None:
+        from hutch.network.attach import endpoint_of
+
+        self.network, self._joining = joining.network, joining
+        self._leases: list[Lease] = []
+        try:
+            for count, subnet in enumerate(self.network.subnets):
+                wanted = joining.ip6 if ":" in subnet.subnet else joining.ip
+                self._leases.append(leases.take(f"{networks.place_of(self.network.name)}/leases-{count}", subnet, container, wanted))
+        except BaseException:
+            self.close()
+            raise
+        self.endpoint = endpoint_of(container, number, tuple(lease.address for lease in self._leases), joining.mac).replace(default=default)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """To be handed to the executor."""
+        return tuple(lease.fd for lease in self._leases)
+
+    @property
+    def address(self) -> str:
+        """The IPv4 one."""
+        return next(address for address in self.endpoint.addresses if ":" not in address)
+
+    def attach(self, namespace: int, netlink: int) -> None:
+        """Connect a network namespace; `netlink` is a socket opened in it."""
+        from hutch.kernel.netlink.route import Route
+        from hutch.network import attach
+
+        with Route() as host, Route(netlink) as inside:
+            attach.attach(host, inside, namespace, self.network, self.endpoint)
+
+    def close(self) -> None:
+        """Let go of the addresses, here. Safe to call twice."""
+        for lease in self._leases:
+            lease.close()
+        self._leases = []
+
+
+class Places:
+    """All of a container's places, and its names on them."""
+
+    def __init__(self, joinings: tuple[Joining, ...], container: str, own_names: tuple[str, ...], upstream: tuple[str, ...]) -> None:
+        self._container, self._names, self._upstream = container, own_names, upstream
+        self._joinings = joinings
+        self.places: list[Place] = []
+        way_out = way_out_of(joinings)
+        try:
+            for number, item in enumerate(joinings):
+                self.places.append(Place(item, container, number, number == way_out))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """To be handed to the executor."""
+        return tuple(fd for place in self.places for fd in place.fds)
+
+    @property
+    def address(self) -> str:
+        """The first network's IPv4 one."""
+        return self.places[0].address
+
+    def attach(self, pid: int, netlink: int) -> None:
+        """Connect a container's process, which waits meanwhile."""
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for place in self.places:
+                place.attach(namespace, netlink)
+            self._register(pid, namespace)
+        finally:
+            os.close(namespace)
+
+    def _register(self, pid: int, namespace: int) -> None:
+        presences = tuple(
+            names.Presence(network=item.network.name, names=(*self._names, *item.aliases), addresses=place.endpoint.addresses)
+            for item, place in zip(self._joinings, self.places, strict=True)
+            if has_names(item.network)
+        )
+        if not presences:
+            return
+        forward = any(not item.network.internal for item in self._joinings)
+        registration = names.Registration(container=self._container, presences=presences, upstream=self._upstream, forward=forward)
+        pidfd = os.pidfd_open(pid)
+        sockets = names.sockets_in(namespace)
+        try:
+            names.register(networks.root(), registration, pidfd, sockets)
+        finally:
+            os.close(pidfd)
+            for one in sockets:
+                one.close()
+
+    def close(self) -> None:
+        """Let go of the addresses, here. Safe to call twice."""
+        for place in self.places:
+            place.close()
+
+
+def has_names(network: Network) -> bool:
+    """Whether containers find each other by name: not on the default network, as with Docker."""
+    return network.name != networks.DEFAULT
+
+
+def way_out_of(joinings: tuple[Joining, ...]) -> int:
+    """Which network the default route leads by: the first one that leads out; -1 for none."""
+    return next((number for number, item in enumerate(joinings) if not item.network.internal), -1)
+
+
+def joinings(s: Settings) -> tuple[Joining, ...]:
+    """What a request for networks means. Raises StateError, UsageError, UnsupportedError; nothing is touched but the default
+    network's file."""
+    found = tuple(_joining(item) for item in s.attachments)
+    listed = [item.network.name for item in found]
+    twice = next((name for name in listed if listed.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"network {twice}: is named twice")
+    return found
+
+
+def _joining(wanted: Attachment) -> Joining:
+    if not features().privileged:
+        raise UnsupportedError(f"network {wanted.network}: bridges need root", "--network host, or none")
+    network = networks.get(wanted.network)
+    families = {":" in subnet.subnet for subnet in network.subnets}
+    for flag, text, six in (("ip", wanted.ip, False), ("ip6", wanted.ip6, True)):
+        if text and six not in families:
+            raise UsageError(f"{flag} {text}: network {network.name} has no IPv{6 if six else 4}")
+    if wanted.mac_address:
+        from hutch.kernel.netlink import route
+
+        try:
+            first = route.mac(wanted.mac_address)[0]
+        except ValueError as error:
+            raise UsageError(f"mac-address: {error}") from None
+        if first & 1:
+            raise UsageError(f"mac-address {wanted.mac_address}: is a group's, not an interface's")
+    if wanted.aliases and not has_names(network):
+        raise UsageError(f"network-alias {wanted.aliases[0]}: the network {network.name} has no names", "`hutch network create NAME` makes one that has")
+    for alias in wanted.aliases:
+        if not alias or len(alias) > 63 or set(alias) - ALIAS_CHARACTERS:
+            raise UsageError(f"network-alias {alias!r}: expected up to 63 letters, digits, - and _")
+    return Joining(network=network, ip=wanted.ip, ip6=wanted.ip6, mac=wanted.mac_address, aliases=wanted.aliases)
+
+
+def holds(joinings: tuple[Joining, ...], container: str) -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds of its networks."""
+    found: list[ops.HoldShared] = []
+    for number, item in enumerate(joinings):
+        found += [operation for operation in networks.holds(item.network, container, number) if operation not in found]
+    return tuple(found)
+
+
+# the files by which programs find names
+
+
+def hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, address: str) -> str:
+    """The lines of /etc/hosts beside localhost's. Raises UsageError."""
+    lines = f"{address}\t{hostname}\n" if joinings and hostname else ""
+    for item in s.extra_hosts:
+        name, _, place = item.replace("=", ":", 1).partition(":")
+        place = place.removeprefix("[").removesuffix("]")
+        if not name or not place or any(c.isspace() for c in item):
+            raise UsageError(f"add-host: expected NAME:ADDRESS, got {item!r}")
+        lines += f"{_host_gateway(s, joinings) if place == HOST_GATEWAY else place}\t{name}\n"
+    return lines
+
+
+def _host_gateway(s: Settings, joinings: tuple[Joining, ...]) -> str:
+    if joinings:
+        return joinings[0].network.subnets[0].gateway
+    if s.network == "host":
+        return "127.0.0.1"
+    raise UsageError(f"add-host: {HOST_GATEWAY} is this host's address on the container's network, and it has none", "--network bridge")
+
+
+def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
+    """The resolver's settings (resolv.conf(5)): the network's own server, or else the host's less what only the host itself can ask.
+    None leaves the image's."""
+    if s.network == "none":
+        return ""
+    text = _read("/etc/resolv.conf")
+    own = bool(joinings) and any(has_names(item.network) for item in joinings)
+    if text is None and not own and not s.dns:
+        return None
+    lines = [line.split() for line in (text or "").split("\n")]
+    servers = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    search = next((words[1:] for words in reversed(lines) if words and words[0] in ("search", "domain")), [])
+    options = [word for words in lines if words and words[0] == "options" for word in words[1:]]
+    if s.network == "host" and not (s.dns or s.dns_search or s.dns_options):
+        return text
+    if own:
+        servers, options = [names.ADDRESS], [*(word for word in options if not word.startswith("ndots:")), "ndots:0"]
+    elif s.dns:
+        servers = [*s.dns]
+    elif joinings:
+        # the host's loopback is not the container's; behind it, systemd-resolved says whom it asks itself
+        servers = _reachable(servers) or _reachable(
+            [words[1] for line in (_read(SYSTEMD_SERVERS) or "").split("\n") if (words := line.split())[:1] == ["nameserver"] and words[1:]]
+        )
+    search = [] if s.dns_search == (".",) else [*s.dns_search] or search
+    options = [*s.dns_options] or options
+    out = [f"nameserver {server}" for server in servers]
+    out += [f"search {' '.join(search)}"] if search else []
+    out += [f"options {' '.join(options)}"] if options else []
+    return "".join(f"{line}\n" for line in out)
+
+
+def _reachable(servers: list[str]) -> list[str]:
+    return [server for server in servers if not server.startswith("127.") and server != "::1"]
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return None

@@ -1,0 +1,295 @@
+"""The name server: a process of its own, which ends with the last container that asks it.
+
+It knows what the containers' starters tell it, trusts nothing that a container sends, and has no privileges: it could do no
+more than answer questions wrongly. Questions about the network's own names are answered; others are handed on to this host's
+resolvers, unless all of the asker's networks are internal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from hutch.network import dns, names
+from hutch.network.names import Presence, Registration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RESOLV_CONF = "/etc/resolv.conf"
+BURST = 16  # questions of a container's that are read before the others' turn comes
+IN_FLIGHT = 128  # questions of a container's that may wait for an answer from elsewhere: what comes beyond is dropped
+CONNECTIONS = 32  # of a container's, by TCP
+TRY = 2.0  # seconds for each of the upstream servers
+IDLE = 10.0  # seconds before a connection that says nothing is closed
+NOBODY = 65534
+GUESTS = 4096
+
+
+class Guest:
+    """A container, and its sockets."""
+
+    def __init__(self, registration: Registration, pidfd: int, udp: socket.socket, tcp: socket.socket) -> None:
+        self.registration, self.pidfd, self.udp, self.tcp = registration, pidfd, udp, tcp
+        self.waiting: set[asyncio.Task[None]] = set()
+        self.connections: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Close the sockets: the container's network namespace lives as long as they do."""
+        for task in (*self.waiting, *self.connections):
+            task.cancel()
+        self.udp.close()
+        self.tcp.close()
+        os.close(self.pidfd)
+
+
+class Server:
+    """All guests, and their names on each network."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        self._loop, self._listener = loop, listener
+        self._guests: list[Guest] = []
+        self._names: dict[tuple[str, str], list[tuple[Guest, Presence]]] = {}  # by network and name
+        self._turn = 0
+        self._ended = loop.create_future()
+        listener.setblocking(False)
+        loop.add_reader(listener.fileno(), self._accept)
+        loop.call_later(names.PATIENCE, self._maybe_end)
+
+    async def serve(self) -> None:
+        """Until nobody is left."""
+        await self._ended
+
+    def _maybe_end(self) -> None:
+        if not self._guests and not self._ended.done():
+            self._accept()  # who came in the meantime
+            if not self._guests:
+                self._ended.set_result(None)
+
+    # registrations
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(1)
+                try:
+                    data, fds, _, _ = socket.recv_fds(connection, names.LARGEST, 3)
+                    if len(fds) == 3 and len(self._guests) < GUESTS:
+                        self._welcome(data, fds)
+                        connection.send(b"y")
+                    else:
+                        for fd in fds:
+                            os.close(fd)
+                except OSError:
+                    continue  # the starter has gone
+
+    def _welcome(self, data: bytes, fds: list[int]) -> None:
+        guest = Guest(Registration.from_text(data.decode()), fds[0], socket.socket(fileno=fds[1]), socket.socket(fileno=fds[2]))
+        guest.udp.setblocking(False)
+        guest.tcp.setblocking(False)
+        self._guests.append(guest)
+        for presence in guest.registration.presences:
+            for name in _all_names(presence):
+                self._names.setdefault((presence.network, name), []).append((guest, presence))
+        self._loop.add_reader(guest.pidfd, self._farewell, guest)
+        self._loop.add_reader(guest.udp.fileno(), self._read, guest)
+        self._loop.add_reader(guest.tcp.fileno(), self._connect, guest)
+
+    def _farewell(self, guest: Guest) -> None:
+        for fd in (guest.pidfd, guest.udp.fileno(), guest.tcp.fileno()):
+            self._loop.remove_reader(fd)
+        self._guests.remove(guest)
+        for presence in guest.registration.presences:
+            for name in _all_names(presence):
+                key = presence.network, name
+                self._names[key] = [item for item in self._names[key] if item[0] is not guest]
+                if not self._names[key]:
+                    del self._names[key]
+        guest.close()
+        self._maybe_end()
+
+    # questions
+
+    def _read(self, guest: Guest) -> None:
+        for _ in range(BURST):
+            try:
+                message, client = guest.udp.recvfrom(4096)
+            except OSError:
+                return
+
+            def reply(data: bytes, client: tuple[str, int] = client) -> None:
+                try:
+                    guest.udp.sendto(data, client)
+                except OSError:
+                    pass  # its buffer is full, or it has gone
+
+            self._ask(guest, message, reply)
+
+    def _ask(self, guest: Guest, message: bytes, reply: Callable[[bytes], None]) -> None:
+        known = self._answer(guest, message, False)
+        if known is not None:
+            if known:
+                reply(known)
+        elif len(guest.waiting) < IN_FLIGHT:
+            task = self._loop.create_task(self._forward(guest, message, reply))
+            guest.waiting.add(task)
+            task.add_done_callback(guest.waiting.discard)
+
+    def _answer(self, guest: Guest, message: bytes, by_stream: bool) -> bytes | None:
+        """The answer; b"" where there is to be none; None for what is somebody else's to answer."""
+        try:
+            asked = dns.question(message)
+        except ValueError:
+            # an answer to what is itself an answer, or to what has no header, would be a loop or a shot in the dark
+            return dns.failure(message, dns.FORMAT_ERROR) if len(message) >= dns.HEADER.size and not message[2] & 0x80 else b""
+        if asked.opcode:
+            return dns.answer(message, asked, error=dns.NOT_IMPLEMENTED)
+        for presence in guest.registration.presences:
+            found = self._names.get((presence.network, asked.name))
+            if found is not None:
+                limit = 65535 if by_stream else dns.limit_of(message)
+                return dns.answer(message, asked, self._records(asked, found), limit=limit)
+            if asked.name.endswith(f".{presence.network.lower()}"):
+                return dns.answer(message, asked, error=dns.NAME_ERROR)
+        return None if guest.registration.forward else dns.answer(message, asked, error=dns.NAME_ERROR)
+
+    def _records(self, asked: dns.Question, found: list[tuple[Guest, Presence]]) -> Iterator[tuple[int, bytes]]:
+        self._turn += 1
+        first = self._turn % len(found)
+        for _, presence in found[first:] + found[:first]:  # who has a name with others gets his share
+            if asked.name.endswith(".arpa"):
+                if asked.kind in (dns.PTR, dns.ANY):
+                    yield dns.PTR, dns.encode_name(f"{presence.names[0]}.{presence.network}")
+                continue
+            for address in presence.addresses:
+                kind, family = (dns.AAAA, socket.AF_INET6) if ":" in address else (dns.A, socket.AF_INET)
+                if asked.kind in (kind, dns.ANY):
+                    yield kind, socket.inet_pton(family, address)
+
+    def _connect(self, guest: Guest) -> None:
+        try:
+            connection, _ = guest.tcp.accept()
+        except OSError:
+            return
+        if len(guest.connections) >= CONNECTIONS:
+            connection.close()
+            return
+        task = self._loop.create_task(self._converse(guest, connection))
+        guest.connections.add(task)
+        task.add_done_callback(guest.connections.discard)
+
+    async def _converse(self, guest: Guest, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            while True:
+                async with asyncio.timeout(IDLE):
+                    message = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    found = self._answer(guest, message, True)
+                    if found is None:
+                        found = await self._resolve(guest, message, True)
+                    if not found:
+                        return
+                    writer.write(len(found).to_bytes(2, "big") + found)
+                    await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            return
+        finally:
+            writer.close()
+
+    # other people's names
+
+    async def _forward(self, guest: Guest, message: bytes, reply: Callable[[bytes], None]) -> None:
+        reply(await self._resolve(guest, message, False))
+
+    async def _resolve(self, guest: Guest, message: bytes, by_stream: bool) -> bytes:
+        asked = dns.question(message)
+        for upstream in guest.registration.upstream or host_servers():
+            try:
+                async with asyncio.timeout(TRY):
+                    return await (self._by_stream if by_stream else self._by_datagram)(upstream, message, asked)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                continue
+        return dns.answer(message, asked, error=dns.SERVER_FAILURE)
+
+    async def _by_datagram(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
+        # a port and an id of its own for each question: who wants to forge an answer has to guess both (RFC 5452)
+        own = os.urandom(2)
+        with socket.socket(socket.AF_INET6 if ":" in upstream else socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)
+            await self._loop.sock_connect(channel, (upstream, names.PORT))
+            await self._loop.sock_sendall(channel, own + message[2:])
+            while True:
+                found = await self._loop.sock_recv(channel, 65535)
+                if found[:2] == own and dns.answers(found, asked):
+                    return message[:2] + found[2:]
+
+    async def _by_stream(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
+        reader, writer = await asyncio.open_connection(upstream, names.PORT)
+        try:
+            writer.write(len(message).to_bytes(2, "big") + message)
+            found = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+        finally:
+            writer.close()
+        if not dns.answers(found, asked):
+            raise OSError("an answer to something else")
+        return found
+
+
+def _all_names(presence: Presence) -> Iterator[str]:
+    found = {name.lower() for name in presence.names}
+    yield from found
+    for name in found:
+        yield f"{name}.{presence.network.lower()}"
+    for address in presence.addresses:
+        yield dns.reverse_name(address)
+
+
+def host_servers() -> list[str]:
+    """This host's resolvers (resolv.conf(5)), as it has them now."""
+    found = []
+    try:
+        with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
+            for line in file.read(65536).split("\n"):
+                words = line.split()
+                if len(words) > 1 and words[0] == "nameserver":
+                    found.append(words[1])
+    except OSError:
+        pass
+    return found[:3] or ["127.0.0.1"]  # as the C library has it
+
+
+def main() -> None:
+    """The process: with its lock, and the socket that registrations come by."""
+    if os.fork():  # its starter waits for nobody
+        os._exit(0)
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write("hutch-names")
+    os.chdir("/")
+    import ipaddress  # noqa: F401 -- what is imported later may lie where nobody may read
+
+    "".encode("idna")
+    _drop()
+    listener = socket.socket(fileno=names.LISTENER_FD)
+
+    async def run() -> None:
+        await Server(asyncio.get_running_loop(), listener).serve()
+
+    asyncio.run(run())
+    listener.close()  # who comes from now on is refused, and starts another
+    os._exit(0)  # the lock goes last
+
+
+def _drop() -> None:
+    from hutch.kernel import syscalls
+
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    syscalls.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
