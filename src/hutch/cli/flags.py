@@ -77,6 +77,9 @@ RUN_FLAGS = (
     _flag("--ip", "its address on the network", "ADDRESS", group=NAMESPACES),
     _flag("--ip6", "its IPv6 address on the network", "ADDRESS", group=NAMESPACES),
     _flag("--mac-address", "its interface's MAC", "MAC", group=NAMESPACES),
+    _flag("-p --publish", "pass a port of this host's on: 8080:80, 127.0.0.1:8080:80/udp", "[[ADDRESS:]HOST:]PORT[/PROTOCOL]", "list", group=NAMESPACES),
+    _flag("-P --publish-all", "pass free ports of this host's on to all that the image exposes", group=NAMESPACES),
+    _flag("--expose", "a port for --publish-all", "PORT[/PROTOCOL]", "list", group=NAMESPACES),
     _flag("--dns", "who answers questions about other names than the network's", "ADDRESS", "list", group=NAMESPACES),
     _flag("--dns-search", "a domain in which short names are looked for (.: none)", "DOMAIN", "list", group=NAMESPACES),
     _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NAMESPACES),
@@ -117,6 +120,7 @@ COMMANDS = (
             _flag("--json", "as JSON, a line each"),
         ),
     ),
+    Command(name="port", summary="Print where a container's ports are published.", usage="CONTAINER [PORT[/PROTOCOL]]"),
     Command(name="logs", summary="Print what a detached container has written.", usage="[-f] CONTAINER", flags=(_flag("-f --follow", "go on as it grows"),)),
     Command(name="kill", summary="Send a signal to containers.", usage="[-s SIGNAL] CONTAINER...", flags=(_flag("-s --signal", "default: KILL", "SIGNAL"),)),
     Command(

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from hutch.cli.parse import Command
 
 PLACES = {
-    "run": "hutch.cli.run", "exec": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage", "kill": "hutch.cli.manage",
+    "run": "hutch.cli.run", "exec": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage",
+    "port": "hutch.cli.manage", "kill": "hutch.cli.manage",
     "stop": "hutch.cli.manage", "rm": "hutch.cli.manage", "stats": "hutch.cli.manage", "plan": "hutch.cli.plan", "doctor": "hutch.cli.doctor",
     "completion": "hutch.cli.completion", "version": "hutch.cli.completion", "cp": "hutch.cli.copy",
     "healthcheck": "hutch.cli.execute",
@@ -32,7 +33,8 @@ ALIASES = {
     "image ls": "images", "image rm": "rmi", "image pull": "pull", "image push": "push", "image tag": "tag", "image history": "history",
     "image inspect": "inspect", "image save": "save", "image load": "load", "image import": "import", "image prune": "system prune",
     "container ls": "ps", "container run": "run", "container exec": "exec", "container rm": "rm", "container kill": "kill",
-    "container stop": "stop", "container logs": "logs", "container stats": "stats", "container cp": "cp", "container commit": "commit",
+    "container stop": "stop", "container logs": "logs",
+    "container port": "port", "container stats": "stats", "container cp": "cp", "container commit": "commit",
     "container diff": "diff", "container export": "export", "container inspect": "inspect", "volume list": "volume ls", "volume remove": "volume rm",
     "network list": "network ls", "network remove": "network rm",
 }  # fmt: skip

@@ -87,6 +87,24 @@ def _one(rest: list[str], what: str) -> Running:
     return state.find(rest[0])
 
 
+def port(_: dict[str, Any], rest: list[str]) -> int:
+    """Print where a container's ports are published."""
+    if not 1 <= len(rest) <= 2:
+        raise UsageError("port: expected a container, and at most one of its ports", "`hutch port web 80/tcp`")
+    running = state.find(rest[0])
+    lines = [text.replace(" ", "").partition("->") for text in running.data.get("ports", ())]
+    if len(rest) == 1:
+        for place, _arrow, own in lines:
+            print(f"{own} -> {place}")
+        return 0
+    wanted = rest[1] if "/" in rest[1] else f"{rest[1]}/tcp"
+    found = [place for place, _arrow, own in lines if own == wanted]
+    if not found:
+        raise StateError(f"container {running.name or running.id}: port {wanted} is not published")
+    print("\n".join(found))
+    return 0
+
+
 def logs(values: dict[str, Any], rest: list[str]) -> int:
     """Print a detached container's output."""
     running = _one(rest, "logs")

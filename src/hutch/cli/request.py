@@ -204,6 +204,9 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
     manager = values.get("cgroup_manager", "cgroupfs")
     if manager not in ("cgroupfs", "systemd"):
         raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")
+    network = values.get("network", ())
+    if not network and (values.get("publish") or values.get("publish_all")):
+        network = [options.DEFAULT_NETWORK]
     return Settings(
         image=image,
         command=tuple(command),
@@ -245,6 +248,9 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         seccomp=seccomp,
         no_new_privileges=protected,
         privileged=values.get("privileged", False),
+        ports=tuple(values.get("publish", ())),
+        publish_all=values.get("publish_all", False),
+        expose=tuple(values.get("expose", ())),
         dns=tuple(values.get("dns", ())),
         dns_search=tuple(values.get("dns_search", ())),
         dns_options=tuple(values.get("dns_option", ())),
@@ -263,7 +269,5 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         systemd=manager == "systemd",
         labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
         extra_hosts=tuple(values.get("add_host", ())),
-        **options.attachments(
-            values.get("network", ()), values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())
-        ),
+        **options.attachments(network, values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())),
     )

@@ -8,6 +8,7 @@ import time
 ID_LENGTH = 12
 PLACEHOLDER = "zQ7vXw0hKj3T"  # as long as an id, and neither an id nor a word that anybody writes
 CREATED = "7301928465.918273"
+PORT = "zQ"  # and three digits: as long as the longest port
 ADDRESS = "zQ7v.Xw0h.Kj3T."  # as long as the longest IPv4 address
 
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         tmpfs: Iterable[str] | str
         network: str | Iterable[str | Attachment]
         aliases: Iterable[str]
+        ports: Iterable[str] | Mapping[str, int | str]
+        publish_all: bool
+        expose: Iterable[str]
         dns: Iterable[str] | str
         dns_search: Iterable[str] | str
         dns_options: Iterable[str] | str
@@ -106,6 +109,9 @@ def tmpfs(text: str) -> Tmpfs:
     """``/path[:options]``."""
     target, _, options = text.partition(":")
     return Tmpfs(target=target, options=tuple(word for word in options.split(",") if word))
+
+
+DEFAULT_NETWORK = "bridge"  # of who publishes ports and names no network
 
 
 def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> dict[str, Any]:
@@ -210,6 +216,12 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
     if (entrypoint := take("entrypoint")) is not None:
         values["entrypoint"] = command_of(entrypoint)
     network = take("network")
+    ports = take("ports") or ()
+    # as docker-py has them: {"80/tcp": 8080}; or as the command line has: ["8080:80/tcp"]
+    values["ports"] = tuple(f"{host}:{container}" for container, host in ports.items()) if hasattr(ports, "items") else tuple(str(item) for item in ports)
+    values["expose"] = tuple(str(item) for item in take("expose") or ())
+    if network is None and (values["ports"] or o.get("publish_all")):
+        network = DEFAULT_NETWORK
     wanted = () if network is None else (network,) if isinstance(network, str | Attachment) else tuple(network)
     values |= attachments(wanted, take("ip") or "", take("ip6") or "", take("mac_address") or "", take("aliases") or ())
     for name in ("dns", "dns_search", "dns_options", "extra_hosts"):

@@ -6,10 +6,10 @@ import os
 
 from hutch import jsontext
 from hutch.engine import settings as settings_module, state
-from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, personalise
+from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
 from hutch.engine.settings import ImageSource, Settings, VolumeMount
 from hutch.errors import UsageError
-from hutch.executor.launcher import Execution
+from hutch.executor.launcher import FIRST_EXTRA, Execution
 from hutch.image import resolve, store
 from hutch.image.rootfs import ImageMount, Rootfs
 from hutch.kernel.features import Features, features
@@ -24,7 +24,8 @@ from hutch.runtime.request import Compiled, Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
-    from hutch.plan.ops import HoldShared
+    from hutch.network.ports import Port, Sockets
+    from hutch.plan.ops import HoldShared, Publish
 
 
 class Prepared(Record):
@@ -42,6 +43,8 @@ class Prepared(Record):
     user: User
     home: str
     joinings: tuple[Joining, ...] = ()
+    ports: tuple[Port, ...] = ()
+    ipv6: bool = False
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
@@ -140,6 +143,7 @@ def _template(
     assert process is not None
     if not idle and not process.args:
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
+    ports, ipv6 = _ports(s, rootfs, joinings)
     directory = f"{base}/{PLACEHOLDER}"
     upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else "")
     record = {
@@ -160,6 +164,7 @@ def _template(
         "env": list(process.env),
         "workdir": process.cwd,
         "idle": idle,
+        "ports": _published(ports, ipv6),
     }
     request = Request(
         id=PLACEHOLDER,
@@ -169,6 +174,7 @@ def _template(
         reopen=bool(reopen),
         inherited=inherited,
         networks=_holds(joinings),
+        publish=_publish(ports, ipv6, len(inherited)),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
@@ -199,6 +205,8 @@ def _template(
         user=user,
         home=home,
         joinings=joinings,
+        ports=ports,
+        ipv6=ipv6,
     )
 
 
@@ -224,6 +232,46 @@ def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
     from hutch.engine import joining
 
     return joining.hosts(s, joinings, hostname, ADDRESS)
+
+
+def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[tuple[Port, ...], bool]:
+    """What is to be published, and whether this host has IPv6."""
+    if not (s.ports or s.publish_all or s.expose):
+        return (), False
+    from hutch.network import ports
+
+    found = [port for text in s.ports for port in ports.parse(text)]
+    exposed = ports.exposed((*rootfs.config.ports, *s.expose))
+    if s.publish_all:
+        known = {(port.container, port.protocol) for port in found}
+        found += [port for port in exposed if (port.container, port.protocol) not in known]
+    ports.check(found)
+    if found and joinings[0].network.internal:
+        raise UsageError(f"publish: network {joinings[0].network.name} is internal: nothing leads into it", "name one that is not as the first --network")
+    return tuple(found), ports.has_ipv6()
+
+
+def _publish(wanted: tuple[Port, ...], ipv6: bool, before: int) -> Publish | None:
+    if not wanted:
+        return None
+    from hutch.network import ports
+    from hutch.plan import ops
+
+    found = [(port.protocol == "tcp", port.container) for port in wanted for _ in ports.places(port, ipv6)]
+    return ops.Publish(
+        what="; ".join(ports.describe(port, ipv6) for port in wanted), address=ADDRESS, origin="ports",
+        ports=tuple((FIRST_EXTRA + before + i, stream, number) for i, (stream, number) in enumerate(found)),
+    )  # fmt: skip
+
+
+def _published(wanted: tuple[Port, ...], ipv6: bool) -> list[str]:
+    """What is published, for the record; the host's ports are known when they are bound."""
+    if not wanted:
+        return []
+    from hutch.network import ports
+
+    found = [(port, place) for port in wanted for place in ports.places(port, ipv6)]
+    return [f"{f'[{place}]' if ':' in place else place}:{PORT}{i:03d}->{port.container}/{port.protocol}" for i, (port, place) in enumerate(found)]
 
 
 def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
@@ -262,12 +310,19 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
     """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
-    encoded, places = prepared.encoded, None
+    encoded, places, sockets = prepared.encoded, None, None
     if prepared.joinings:
         from hutch.engine.joining import Places
 
-        places = Places(prepared.joinings, prepared.id, _names(prepared), prepared.settings.dns)
-        extra = (*extra, *places.fds)  # nobody takes them over: the executor has them open to its end, and that is all
+        encoded, sockets = _bind(prepared, encoded)
+        try:
+            places = Places(prepared.joinings, prepared.id, _names(prepared), prepared.settings.dns)
+        except BaseException:
+            if sockets is not None:
+                sockets.close()
+            raise
+        # nobody takes the addresses over: the executor has them open to its end, and that is all
+        extra = (*extra, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
         encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
 
     def on_call(request: str, pid: int, _: int) -> None:
@@ -290,7 +345,21 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
     finally:
         if places is not None:
             places.close()
+        if sockets is not None:
+            sockets.close()
     return found
+
+
+def _bind(prepared: Prepared, encoded: bytes) -> tuple[bytes, Sockets | None]:
+    """The host's sockets of the ports that are published. Raises HutchError for one that is in use, before anything is started."""
+    if not prepared.ports:
+        return encoded, None
+    from hutch.network.ports import Sockets
+
+    sockets = Sockets(prepared.ports, prepared.ipv6)
+    for i, one in enumerate(sockets.published):
+        encoded = encoded.replace(f"{PORT}{i:03d}".encode(), f"{one.port:<5}".encode())
+    return encoded, sockets
 
 
 def _names(prepared: Prepared) -> tuple[str, ...]:

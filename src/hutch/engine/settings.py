@@ -123,6 +123,9 @@ class Settings(Record):
     privileged: bool = False
     network: str = "none"
     attachments: tuple[Attachment, ...] = ()
+    ports: tuple[str, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
@@ -165,6 +168,8 @@ def check(s: Settings) -> None:
     """Find what makes no sense before anything is touched. Raises UsageError."""
     if (s.network in NETWORKS) == bool(s.attachments):
         raise UsageError(f"network {s.network}: is named with others, or without what it is to give")
+    if (s.ports or s.publish_all) and not s.attachments:
+        raise UsageError(f"publish: network {s.network} has no ports to be published", "on the host's network every port is the host's; --network bridge")
     _check_dns(s)
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):

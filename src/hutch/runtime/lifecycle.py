@@ -72,7 +72,8 @@ def before_pivot(b: Builder) -> None:
         calls.append(ops.CallOwner(request=RUNTIME_HOOKS, origin="hooks.createRuntime" if hooks.create_runtime else "hooks.prestart"))
     if calls:
         c += [ops.Signal(barrier=HOOKS_BARRIER), ops.Wait(barrier=HOOKS_BARRIER)]
-        b.late += [ops.Wait(barrier=HOOKS_BARRIER), *calls, ops.Signal(barrier=HOOKS_BARRIER)]
+        published = (b.request.publish,) if b.request.publish else ()
+        b.late += [ops.Wait(barrier=HOOKS_BARRIER), *calls, *published, ops.Signal(barrier=HOOKS_BARRIER)]
     if hooks is not None:
         state = state_text(config, b.request.id, b.request.bundle, "creating")
         c += [hook_operation(hook, f"hooks.createContainer[{i}]", state) for i, hook in enumerate(hooks.create_container)]

@@ -8,7 +8,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.image.rootfs import ImageMount, Rootfs
-    from hutch.plan.ops import HoldShared
+    from hutch.plan.ops import HoldShared, Publish
 
 
 class Request(Record):
@@ -20,7 +20,7 @@ class Request(Record):
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
     pairs, each source resolved inside its directory when it is mounted. `networks` is what the container holds of networks that
-    its owner connects it to. `idle`: no program, PID 1 only holds the namespaces.
+    its owner connects it to, `publish` what is passed on to it. `idle`: no program, PID 1 only holds the namespaces.
     `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
     is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
     where no limit asks for one, so that its numbers can be read. `files`: hand the owner the descriptors that reading,
@@ -44,6 +44,7 @@ class Request(Record):
     images: tuple[ImageMount, ...] = ()
     beneath: tuple[tuple[str, str], ...] = ()
     networks: tuple[HoldShared, ...] = ()
+    publish: Publish | None = None
     idle: bool = False
     init: bool = False
     detach: bool = False

@@ -44,6 +44,7 @@ from hutch.plan.ops.host import (
     MapHelper as MapHelper,
     OpenNamespace as OpenNamespace,
     ProcWrite as ProcWrite,
+    Publish as Publish,
     ReadAtExit as ReadAtExit,
     TakeDescriptor as TakeDescriptor,
     WritePid as WritePid,

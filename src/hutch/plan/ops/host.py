@@ -187,6 +187,29 @@ class HoldShared(Operation):
         return f"hold {self.what} (undo: let go, and remove it as the last one)"
 
 
+class Publish(Operation):
+    """Pass on what comes to sockets of the host's, by a process that ends with the executor: `ports` are (the number of a
+    socket's descriptor, whether it is a stream's, the container's port), `address` the container's IPv4 address, `what` says it for people."""
+
+    code = 101
+    lanes = "host"
+    what: str
+    address: str
+    ports: tuple[tuple[int, bool, int], ...]
+
+    def arguments(self) -> Iterable[Argument]:
+        yield self.what
+        yield self.address
+        yield len(self.ports)
+        for socket, stream, port in self.ports:
+            yield socket
+            yield stream
+            yield port
+
+    def describe(self) -> str:
+        return f"publish {self.what} (undo: stop)"
+
+
 class ReadAtExit(Operation):
     """Nothing now; when the container has ended, the file's content goes to the owner under `tag`."""
 
