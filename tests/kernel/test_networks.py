@@ -5,79 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from hutch.kernel.netlink import route
-from tests.conftest import HUTCH
-from tests.namespaces import Namespace, namespaces
+from tests.hosts import Host, host, refused, until
+from tests.namespaces import namespaces
 
+__all__ = ["host"]
 pytestmark = pytest.mark.root
-
-
-class Host(Namespace):
-    """A host of its own, with an uplink to an outside."""
-
-    def __init__(self, place: Path) -> None:
-        super().__init__()
-        self.environment = {**os.environ, "HUTCH_DATA": str(place / "data"), "HUTCH_STATE": str(place / "state")}
-        with self.route() as own:
-            own.do(route.set_link(name="lo", up=True))
-
-    def command(self, *words: str) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "--", *HUTCH, *words]
-
-    def try_(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, env=self.environment, stdin=subprocess.DEVNULL, timeout=60)
-
-    def __call__(self, *words: str) -> str:
-        done = self.try_(*words)
-        assert done.returncode == 0, f"hutch {' '.join(words)}: {done.returncode}, {done.stdout!r}, {done.stderr!r}"
-        return done.stdout
-
-    def links(self) -> set[str]:
-        return {link["ifname"] for link in self.ip("link")} - {"lo", "uplink"}
-
-    def tables(self) -> str:
-        return self.run("nft", "list", "tables").stdout
-
-    def empty(self) -> bool:
-        return not self.links() and not self.tables()
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    place = Path(tempfile.mkdtemp(prefix="hutch-host-", dir="/var/tmp"))
-    place.chmod(0o755)  # a container's root has to come through
-    found = Host(place)
-    yield found
-    for name in found("ps", "-aq").split():
-        found("rm", "-f", name)
-    # records of killed executors are believed to be such after two seconds
-    until(lambda: found("ps", "-aq") == "" and not [name for name in os.listdir(place / "state") if name[0] != "."])
-    until(found.empty, lambda: f"left behind: {found.links()} {found.tables()}")
-    assert found.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding").stdout == "0\n0\n"
-    found.close()
-    shutil.rmtree(place)
-
-
-def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "it does not happen") -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.02)
-
-
-def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
-    assert done.returncode == 125 and all(word in done.stderr for word in said) and "Traceback" not in done.stderr, (done.returncode, done.stderr)
 
 
 PING = "busybox ping -c 1 -W 1"

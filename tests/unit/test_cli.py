@@ -15,7 +15,7 @@ from hutch.cli import completion, flags, image_flags, main, request
 from hutch.cli.flags import RUN_FLAGS
 from hutch.cli.parse import HELP, Command, Flag, help_text, parse
 from hutch.engine import options, units
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit, capability_set, check
+from hutch.engine.settings import Attachment, Bind, Settings, Tmpfs, Ulimit, capability_set, check
 from hutch.errors import HutchError, UsageError
 
 COMMANDS = (*flags.COMMANDS, *image_flags.COMMANDS)
@@ -52,7 +52,7 @@ RUN = next(command for command in COMMANDS if command.name == "run")
         ("-i -- -t", {"interactive": True}, ["-t"]),
         ("host --", {}, ["host", "--"]),
         ("- x", {}, ["-", "x"]),
-        ("--net host host", {"network": "host"}, ["host"]),
+        ("--net host host", {"network": ["host"]}, ["host"]),
         ("--help", {"help": True}, []),
     ],
 )
@@ -244,6 +244,10 @@ def of(line: str) -> Settings:
     return request.settings(*parse(RUN, shlex.split(line)))
 
 
+def web(**extras):
+    return {"network": "web", "attachments": (Attachment(network="web", **extras),)}
+
+
 DEVICE = "/dev/null"
 
 # Each flag: the words, and what they change
@@ -301,9 +305,16 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "privileged": ("--privileged", {"privileged": True}),
     "sysctl": ("--sysctl net.core.somaxconn=5", {"sysctls": {"net.core.somaxconn": "5"}}),
     "network": ("--network host", {"network": "host"}),
-    "ip": ("--network web --ip 10.0.0.2", {"network": "web", "ip": "10.0.0.2"}),
-    "ip6": ("--network web --ip6 fd00::2", {"network": "web", "ip6": "fd00::2"}),
-    "mac_address": ("--network web --mac-address 02:00:00:00:00:01", {"network": "web", "mac_address": "02:00:00:00:00:01"}),
+    "ip": ("--network web --ip 10.0.0.2", web(ip="10.0.0.2")),
+    "ip6": ("--network web --ip6 fd00::2", web(ip6="fd00::2")),
+    "mac_address": ("--network web --mac-address 02:00:00:00:00:01", web(mac_address="02:00:00:00:00:01")),
+    "network_alias": ("--network web:alias=a,ip=10.0.0.3 --net-alias b", web(aliases=("a", "b"), ip="10.0.0.3")),
+    "publish": ("-p 8080:80 -p 53/udp", {"network": "bridge", "attachments": (Attachment(network="bridge"),), "ports": ("8080:80", "53/udp")}),
+    "publish_all": ("-P --network web", {**web(), "publish_all": True}),
+    "expose": ("--expose 80", {"expose": ("80",)}),
+    "dns": ("--dns 10.0.0.1 --dns ::1", {"dns": ("10.0.0.1", "::1")}),
+    "dns_search": ("--dns-search .", {"dns_search": (".",)}),
+    "dns_option": ("--dns-option ndots:2", {"dns_options": ("ndots:2",)}),
     "pid": ("--pid host", {"pid": "host"}),
     "ipc": ("--ipc host", {"ipc": "host"}),
     "uts": ("--uts host", {"uts": "host"}),
@@ -376,6 +387,14 @@ def test_empty_entrypoint_clears_the_images():
         ("-e =x", "env: expected NAME=VALUE, got '=x'"),
         ("-e ''", "env: expected NAME=VALUE, got ''"),
         ("--env-file /no/such", "env-file /no/such: No such file or directory"),
+        ("--network host --ip 10.0.0.2", "ip, mac-address, network-alias: need a network to be on"),
+        ("--mac-address 02:00:00:00:00:01", "ip, mac-address, network-alias: need a network to be on"),
+        ("--network-alias a", "ip, mac-address, network-alias: need a network"),
+        ("--network none:alias=a", "ip, mac-address, network-alias: need a network"),
+        ("--network web --network host", "network host: goes with no other network"),
+        ("--network none --network web", "network none: goes with no other network"),
+        ("--network web:speed=5", "network: unknown option 'speed=5'"),
+        ("--network alias=5", "network: no name"),
     ],
 )
 def test_settings_refused(line, message):
@@ -510,8 +529,10 @@ def test_command_of():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "host", "ip": "10.0.0.2"}, "ip, mac-address: need a network to be on"),
-        ({"mac_address": "02:00:00:00:00:01"}, "ip, mac-address: need a network to be on"),
+        ({"network": "web"}, "network web: is named with others"),
+        ({"network": "host", "ports": ("80",)}, "publish: network host has no ports"),
+        ({"dns": ("localhost",)}, "dns: expected an address"),
+        ({"dns_search": ("a b",)}, "dns-search: expected a word"),
         ({"pid": "container:x"}, "pid: expected private or host"),
         ({"userns": "keep-id"}, "userns: expected"),
         ({"upper": "ram"}, "upper: expected"),

@@ -59,7 +59,7 @@ def test_add_host(machine):
 def test_the_resolver_is_read_for_each_container(machine, monkeypatch):
     """A program that runs for days starts containers on the host's network: /etc/resolv.conf changes meanwhile."""
     answer = ["nameserver 10.0.0.1\n"]
-    monkeypatch.setattr(prepare, "_resolv_conf", lambda s: answer[0])
+    monkeypatch.setattr(prepare, "_resolv_conf", lambda s, joinings: answer[0])
     settings = Settings(image="host", command=("true",), network="host")
     assert b"10.0.0.1" in prepare.prepare(settings).encoded
     answer[0] = "nameserver 10.9.9.9\n"

@@ -7,7 +7,7 @@ from hutch.cli.images import some
 from hutch.cli.manage import table
 from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
-from hutch.engine import networks
+from hutch.engine import joining, networks
 from hutch.errors import StateError, UsageError
 
 TYPE_CHECKING = False
@@ -103,4 +103,5 @@ def prune(_: dict[str, Any], rest: list[str]) -> int:
         raise UsageError(f"network prune: unexpected argument {rest[0]!r}")
     for name in networks.prune():
         print(name)
+    joining.revive_if_lost()
     return 0

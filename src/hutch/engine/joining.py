@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 
 from hutch.engine import networks
-from hutch.errors import UnsupportedError, UsageError
+from hutch.errors import HutchError, UnsupportedError, UsageError
 from hutch.kernel.features import features
 from hutch.network import leases, names
 from hutch.network.spec import Network
@@ -13,10 +14,13 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hutch.engine.settings import Attachment, Settings
     from hutch.network.leases import Lease
     from hutch.plan import ops
 
+YOUNG = 2.0  # seconds
 HOST_GATEWAY = "host-gateway"
 ALIAS_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 SYSTEMD_SERVERS = "/run/systemd/resolve/resolv.conf"
@@ -105,33 +109,75 @@ class Places:
         try:
             for place in self.places:
                 place.attach(namespace, netlink)
-            self._register(pid, namespace)
+            known = [(item.network, (*self._names, *item.aliases), place.endpoint.addresses) for item, place in zip(self._joinings, self.places, strict=True)]
+            started = _register(self._container, known, self._upstream, pid, namespace)
         finally:
             os.close(namespace)
-
-    def _register(self, pid: int, namespace: int) -> None:
-        presences = tuple(
-            names.Presence(network=item.network.name, names=(*self._names, *item.aliases), addresses=place.endpoint.addresses)
-            for item, place in zip(self._joinings, self.places, strict=True)
-            if has_names(item.network)
-        )
-        if not presences:
-            return
-        forward = any(not item.network.internal for item in self._joinings)
-        registration = names.Registration(container=self._container, presences=presences, upstream=self._upstream, forward=forward)
-        pidfd = os.pidfd_open(pid)
-        sockets = names.sockets_in(namespace)
-        try:
-            names.register(networks.root(), registration, pidfd, sockets)
-        finally:
-            os.close(pidfd)
-            for one in sockets:
-                one.close()
+        if started and len({container for item in self._joinings for container, _ in networks.users(item.network)}) > 1:
+            revive()
 
     def close(self) -> None:
         """Let go of the addresses, here. Safe to call twice."""
         for place in self.places:
             place.close()
+
+
+def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tuple[str, ...]]], upstream: tuple[str, ...], pid: int, namespace: int) -> bool:
+    """Tell the name server of a container: (network, names, addresses) of each of its networks. Whether it had to be started."""
+    presences = tuple(
+        names.Presence(network=network.name, names=own, addresses=addresses) for network, own, addresses in known if has_names(network)
+    )  # fmt: skip
+    if not presences:
+        return False
+    forward = any(not network.internal for network, _, _ in known)
+    registration = names.Registration(container=container, presences=presences, upstream=upstream, forward=forward)
+    pidfd = os.pidfd_open(pid)
+    sockets = names.sockets_in(namespace)
+    try:
+        return names.register(networks.root(), registration, pidfd, sockets)
+    finally:
+        os.close(pidfd)
+        for one in sockets:
+            one.close()
+
+
+def revive() -> None:
+    """Have names again where the server was killed: it is started anew, with all containers that run. Those that have just been
+    started are told of by who starts them."""
+    from hutch.engine import recorded, state
+
+    listed = {network.name: network for network in networks.every()}
+    on_it = {name: dict(networks.users(network)) for name, network in listed.items()}
+    for running in state.containers():
+        if running.status != "running" or time.time() - running.created < YOUNG:
+            continue
+        s = recorded.settings_of(running.data["settings"])
+        known = [
+            (listed[item.network], (*names_of(running.id, s), *item.aliases), on_it[item.network][running.id])
+            for item in s.attachments
+            if running.id in on_it.get(item.network, ())
+        ]
+        try:
+            namespace = os.open(f"/proc/{running.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # it has just ended
+        try:
+            _register(running.id, known, s.dns, running.pid, namespace)
+        except HutchError:
+            continue  # it is about to end
+        finally:
+            os.close(namespace)
+
+
+def revive_if_lost() -> None:
+    """`revive`, where there is no server and somebody who would ask it."""
+    if features().privileged and not names.running(networks.root()) and any(has_names(network) and networks.users(network) for network in networks.every()):
+        revive()
+
+
+def names_of(container: str, s: Settings) -> tuple[str, ...]:
+    """By which others find a container on its networks: its name first, where it has one."""
+    return tuple(dict.fromkeys(filter(None, (s.name, container, s.hostname))))
 
 
 def has_names(network: Network) -> bool:

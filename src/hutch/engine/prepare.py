@@ -312,11 +312,11 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
     """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
     encoded, places, sockets = prepared.encoded, None, None
     if prepared.joinings:
-        from hutch.engine.joining import Places
+        from hutch.engine.joining import Places, names_of
 
         encoded, sockets = _bind(prepared, encoded)
         try:
-            places = Places(prepared.joinings, prepared.id, _names(prepared), prepared.settings.dns)
+            places = Places(prepared.joinings, prepared.id, names_of(prepared.id, prepared.settings), prepared.settings.dns)
         except BaseException:
             if sockets is not None:
                 sockets.close()
@@ -360,12 +360,6 @@ def _bind(prepared: Prepared, encoded: bytes) -> tuple[bytes, Sockets | None]:
     for i, one in enumerate(sockets.published):
         encoded = encoded.replace(f"{PORT}{i:03d}".encode(), f"{one.port:<5}".encode())
     return encoded, sockets
-
-
-def _names(prepared: Prepared) -> tuple[str, ...]:
-    """By which others find a container on its networks: its name first, where it has one."""
-    s = prepared.settings
-    return tuple(dict.fromkeys(filter(None, (s.name, prepared.id, s.hostname))))
 
 
 def plan_of(prepared: Prepared) -> Plan:

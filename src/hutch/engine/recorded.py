@@ -45,7 +45,7 @@ def prepared_of(running: Running) -> Prepared:
     manifest = str(running.data.get("manifest") or "")  # the name may stand for another image by now, or for none
     rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
     if s.network not in NETWORKS:
-        s = s.replace(network="none", attachments=())  # it is on its network already, or was
+        s = s.replace(network="none", attachments=(), ports=(), publish_all=False)  # it is on its network already, or was
     found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs)
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))

@@ -12,13 +12,17 @@ import time
 
 from hutch import jsontext
 from hutch.errors import HutchError
+from hutch.network import nft
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+    from hutch.network.nft import Rule
+
 ADDRESS, PORT = "127.0.0.11", 53
+TABLE, MANGLE = "hutch-names", -150  # a table in the container's namespace, and its place (nft(8), "Base chain priorities")
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_FD, LISTENER_FD = 3, 4  # what the server is started with
 SOCKET, LOCK = ".names", ".names.lock"  # no network can have such a name
@@ -67,7 +71,7 @@ def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
     from hutch.kernel import syscalls
 
     found: list[socket.socket] = []
-    failed: list[OSError] = []
+    failed: list[BaseException] = []
 
     def enter() -> None:
         try:
@@ -75,11 +79,10 @@ def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
             for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
                 one = socket.socket(socket.AF_INET, kind)
                 found.append(one)
-                # a name server in the container may have the port on its other addresses
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                one.bind((ADDRESS, PORT))
+                one.bind((ADDRESS, 0))
             found[1].listen(64)
-        except OSError as error:
+            nft.run(_rules(found[0].getsockname()[1], found[1].getsockname()[1]))
+        except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=enter)
@@ -88,8 +91,23 @@ def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
     if failed:
         for one in found:
             one.close()
-        raise HutchError(f"names: {ADDRESS}:{PORT} in the container: {failed[0].strerror}")
+        if isinstance(failed[0], OSError):
+            raise HutchError(f"names: {ADDRESS} in the container: {failed[0].strerror}")
+        raise failed[0]
     return found[0], found[1]
+
+
+def _rules(udp: int, tcp: int) -> list[Rule]:
+    """Questions to port 53 come to the server's ports, whatever else has that port in the container: a name server may run in one.
+    Packets are rewritten one by one, so that the container's connections need no tracking."""
+    table = nft.table("ip", TABLE)
+    commands = [{"add": table}, {"delete": table}, {"add": table}, {"add": nft.chain("ip", TABLE, "output", "filter", "output", MANGLE)}]
+    for protocol, port in (("udp", udp), ("tcp", tcp)):
+        for side, field, before, after in (("daddr", "dport", PORT, port), ("saddr", "sport", port, PORT)):
+            key = nft.payload(protocol, field)
+            found = (nft.match(nft.payload("ip", side), ADDRESS), nft.match(key, before), {"mangle": {"key": key, "value": after}})
+            commands.append({"add": nft.rule("ip", TABLE, "output", *found)})
+    return commands
 
 
 def register(directory: str, registration: Registration, pidfd: int, sockets: tuple[socket.socket, socket.socket]) -> bool:

@@ -49,7 +49,7 @@ class Published(Record):
 
 def _range(text: str, whole: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()):
+    if not text.isascii() or not first.isdecimal() or (dash and not last.isdecimal()):
         raise UsageError(f"publish: expected a port or a range of them, got {text!r} in {whole!r}")
     low, high = int(first), int(last or first)
     if not 0 < low <= high <= 65535:

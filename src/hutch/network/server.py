@@ -90,7 +90,10 @@ class Server:
                     continue  # the starter has gone
 
     def _welcome(self, data: bytes, fds: list[int]) -> None:
-        guest = Guest(Registration.from_text(data.decode()), fds[0], socket.socket(fileno=fds[1]), socket.socket(fileno=fds[2]))
+        registration = Registration.from_text(data.decode())
+        for known in [guest for guest in self._guests if guest.registration.container == registration.container]:
+            self._forget(known)
+        guest = Guest(registration, fds[0], socket.socket(fileno=fds[1]), socket.socket(fileno=fds[2]))
         guest.udp.setblocking(False)
         guest.tcp.setblocking(False)
         self._guests.append(guest)
@@ -102,6 +105,10 @@ class Server:
         self._loop.add_reader(guest.tcp.fileno(), self._connect, guest)
 
     def _farewell(self, guest: Guest) -> None:
+        self._forget(guest)
+        self._maybe_end()
+
+    def _forget(self, guest: Guest) -> None:
         for fd in (guest.pidfd, guest.udp.fileno(), guest.tcp.fileno()):
             self._loop.remove_reader(fd)
         self._guests.remove(guest)
@@ -112,7 +119,6 @@ class Server:
                 if not self._names[key]:
                     del self._names[key]
         guest.close()
-        self._maybe_end()
 
     # questions
 
