@@ -131,12 +131,14 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
         return False
     forward = any(not network.internal for network, _, _ in known)
     registration = names.Registration(container=container, presences=presences, upstream=upstream, forward=forward)
-    pidfd = os.pidfd_open(pid)
     sockets = names.sockets_in(namespace)
+    pidfd = -1
     try:
+        pidfd = os.pidfd_open(pid)
         return names.register(networks.root(), registration, pidfd, sockets)
     finally:
-        os.close(pidfd)
+        if pidfd >= 0:
+            os.close(pidfd)
         for one in sockets:
             one.close()
 
