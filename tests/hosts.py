@@ -37,6 +37,11 @@ class Host(Namespace):
         assert done.returncode == 0, f"hutch {' '.join(words)}: {done.returncode}, {done.stdout!r}, {done.stderr!r}"
         return done.stdout
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command that goes on."""
+        streams = subprocess.DEVNULL
+        return subprocess.Popen(self.command(*words), stdin=streams, stdout=streams, stderr=streams, text=True, env=self.environment)
+
     def links(self) -> set[str]:
         return {link["ifname"] for link in self.ip("link")} - {"lo", "uplink"}
 

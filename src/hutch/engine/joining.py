@@ -236,6 +236,36 @@ def holds(joinings: tuple[Joining, ...], container: str) -> tuple[ops.HoldShared
     return tuple(found)
 
 
+def lent(s: Settings) -> tuple[ops.ReturnDevice, ...]:
+    """The interfaces that a container gives back, as they are now. Raises UsageError, UnsupportedError."""
+    from hutch.kernel.netlink import codec, route
+    from hutch.plan import ops
+    from hutch.runtime.lifecycle import NETWORK_NAMESPACE
+
+    if not features().privileged:
+        raise UnsupportedError(f"network device:{s.net_devices[0][0]}: an interface is lent by root alone")
+    found = []
+    with route.Route() as socket:
+        for outside, inside in s.net_devices:
+            link = socket.link(outside)
+            if link is None:
+                raise UsageError(f"network device:{outside}: this host has no such interface", "`ip link` lists them")
+            if outside == "lo" or inside == "lo":
+                raise UsageError(f"network device:{outside}: every container has a loopback interface of its own")
+            kept = [item for item in socket.addresses(link.index) if item.flags & route.IFA_F_PERMANENT and item.scope == route.RT_SCOPE_UNIVERSE]
+            messages = (route.new_address(0, item.address, item.prefix, peer=item.peer, broadcast=item.broadcast, scope=item.scope) for item in kept)
+            addresses = tuple(codec.message(kind, flags, body) for kind, flags, body in messages)
+            found.append(ops.ReturnDevice(namespace=NETWORK_NAMESPACE, inside=inside, outside=outside, up=link.up, addresses=addresses, origin="network"))
+    names_ = [name for pair in s.net_devices for name in pair[:1]] + [f"-{pair[1]}" for pair in s.net_devices]
+    if len(set(names_)) != len(names_):
+        raise UsageError("network device: an interface or a name is there twice")
+    own = {f"eth{number}" for number in range(len(s.attachments))}
+    for outside, inside in s.net_devices:
+        if inside in own:
+            raise UsageError(f"network device:{outside}: {inside} is the container's interface on a network", f"device:{outside}:name=NAME")
+    return tuple(found)
+
+
 # the files by which programs find names
 
 
@@ -262,7 +292,7 @@ def _host_gateway(s: Settings, joinings: tuple[Joining, ...]) -> str:
 def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
     """The resolver's settings (resolv.conf(5)): the network's own server, or else the host's less what only the host itself can ask.
     None leaves the image's."""
-    if s.network == "none":
+    if s.network == "none" and not s.net_devices:
         return ""
     text = _read("/etc/resolv.conf")
     own = bool(joinings) and any(has_names(item.network) for item in joinings)
@@ -278,7 +308,7 @@ def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
         servers, options = [names.ADDRESS], [*(word for word in options if not word.startswith("ndots:")), "ndots:0"]
     elif s.dns:
         servers = [*s.dns]
-    elif joinings:
+    elif joinings or s.net_devices:
         # the host's loopback is not the container's; behind it, systemd-resolved says whom it asks itself
         servers = _reachable(servers) or _reachable(
             [words[1] for line in (_read(SYSTEMD_SERVERS) or "").split("\n") if (words := line.split())[:1] == ["nameserver"] and words[1:]]

@@ -8,6 +8,7 @@ import sys
 from hutch.engine import units
 from hutch.engine.settings import NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
+from hutch.network.spec import is_interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,13 +112,16 @@ def tmpfs(text: str) -> Tmpfs:
     return Tmpfs(target=target, options=tuple(word for word in options.split(",") if word))
 
 
+DEVICE = "device:"
 DEFAULT_NETWORK = "bridge"  # of who publishes ports and names no network
 
 
 def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> dict[str, Any]:
     """The fields of `Settings` for networks: ``NAME``, ``NAME:ip=…,alias=…`` (Podman's way) or ``name=NAME,ip=…`` (Docker's). What stands
     beside them is the first network's. Raises UsageError."""
-    found = [item if isinstance(item, Attachment) else attachment(item) for item in wanted]
+    wanted = [*wanted]
+    lent = tuple(lent_device(item) for item in wanted if isinstance(item, str) and item.startswith(DEVICE))
+    found = [item if isinstance(item, Attachment) else attachment(item) for item in wanted if not (isinstance(item, str) and item.startswith(DEVICE))]
     aliases = tuple(aliases)
     first = found[0].network if found else "none"
     if first in NETWORKS:
@@ -126,13 +130,24 @@ def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "",
         extras = found[0].replace(network="") != Attachment(network="") if found else False
         if ip or ip6 or mac_address or aliases or extras:
             raise UsageError("ip, mac-address, network-alias: need a network to be on", "--network NAME")
-        return {"network": first}
+        if lent and first == "host":
+            raise UsageError("network host: goes with no other network")
+        return {"network": first, "net_devices": lent}
     alone = next((item.network for item in found if item.network in NETWORKS), None)
     if alone is not None:
         raise UsageError(f"network {alone}: goes with no other network")
     own = found[0]
     found[0] = own.replace(ip=ip or own.ip, ip6=ip6 or own.ip6, mac_address=mac_address or own.mac_address, aliases=(*own.aliases, *aliases))
-    return {"network": first, "attachments": tuple(found)}
+    return {"network": first, "attachments": tuple(found), "net_devices": lent}
+
+
+def lent_device(text: str) -> tuple[str, str]:
+    """``device:eth1[:name=eth0]``: an interface of the host's, and its name in the container."""
+    outside, _, rest = text.removeprefix(DEVICE).partition(":")
+    inside = rest.removeprefix("name=") if rest else outside
+    if (rest and not rest.startswith("name=")) or not is_interface(outside) or not is_interface(inside):
+        raise UsageError(f"network: expected {DEVICE}INTERFACE[:name=NAME], got {text!r}")
+    return outside, inside
 
 
 def attachment(text: str) -> Attachment:

@@ -18,14 +18,14 @@ from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
 from hutch.record import Record
 from hutch.runtime.compile import compile_container
-from hutch.runtime.lifecycle import JOIN_NETWORKS
+from hutch.runtime.lifecycle import JOIN_NETWORKS, NET_DEVICES
 from hutch.runtime.request import Compiled, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
     from hutch.network.ports import Port, Sockets
-    from hutch.plan.ops import HoldShared, Publish
+    from hutch.plan.ops import HoldShared, Publish, ReturnDevice
 
 
 class Prepared(Record):
@@ -72,13 +72,14 @@ def prepare(
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
     resolv_conf = _resolv_conf(s, joinings)
-    key = (repr(s), repr(joinings), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
+    lent = _lent(s)
+    key = (repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf))
+        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent))
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
@@ -133,6 +134,7 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
     reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
+    lent: tuple[ReturnDevice, ...],
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -174,6 +176,7 @@ def _template(
         reopen=bool(reopen),
         inherited=inherited,
         networks=_holds(joinings),
+        lent=lent,
         publish=_publish(ports, ipv6, len(inherited)),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
@@ -216,6 +219,14 @@ def _joinings(s: Settings) -> tuple[Joining, ...]:
     from hutch.engine import joining
 
     return joining.joinings(s)
+
+
+def _lent(s: Settings) -> tuple[ReturnDevice, ...]:
+    if not s.net_devices:
+        return ()
+    from hutch.engine import joining
+
+    return joining.lent(s)
 
 
 def _holds(joinings: tuple[Joining, ...]) -> tuple[HoldShared, ...]:
@@ -275,7 +286,7 @@ def _published(wanted: tuple[Port, ...], ipv6: bool) -> list[str]:
 
 
 def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
-    if s.network == "none":
+    if s.network == "none" and not s.net_devices:
         return ""
     from hutch.engine import joining
 
@@ -328,6 +339,8 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:
             places.attach(pid, found.descriptors["netlink"])
+        elif request == NET_DEVICES:
+            _lend(prepared, pid, found.descriptors["netlink"])
         else:
             answer(prepared, request, pid)
 
@@ -348,6 +361,17 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
         if sockets is not None:
             sockets.close()
     return found
+
+
+def _lend(prepared: Prepared, pid: int, netlink: int) -> None:
+    from hutch.oci.config import NetDevice
+    from hutch.runtime.verbs.netdevices import Moved
+
+    moved = Moved(pid, netlink)
+    try:
+        moved.move({outside: NetDevice(name=inside) for outside, inside in prepared.settings.net_devices})
+    finally:
+        moved.close()  # what was moved is taken back by the executor
 
 
 def _bind(prepared: Prepared, encoded: bytes) -> tuple[bytes, Sockets | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import prepare
-from hutch.engine.settings import NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import NO_NETWORK, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
 from hutch.image import resolve
@@ -44,8 +44,8 @@ def prepared_of(running: Running) -> Prepared:
     s = settings_of(running.data["settings"]).replace(pull="never")
     manifest = str(running.data.get("manifest") or "")  # the name may stand for another image by now, or for none
     rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
-    if s.network not in NETWORKS:
-        s = s.replace(network="none", attachments=(), ports=(), publish_all=False)  # it is on its network already, or was
+    if s.network != "host":
+        s = s.replace(**NO_NETWORK)  # it is on its network already, or was
     found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs)
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))

@@ -16,9 +16,13 @@ from hutch.runtime.profile import default_profile
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 USERNS = ("auto", "host", "private", "single")
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
+
+# what of the settings is not for one who only takes part in, or begins where, another container is
+NO_NETWORK: dict[str, Any] = {"network": "none", "attachments": (), "ports": (), "publish_all": False, "net_devices": ()}
 
 
 class Bind(Record):
@@ -78,7 +82,8 @@ class Ulimit(Record):
 class Settings(Record):
     """A container as its user asks for it; None and "" mean: as the image, or the default, has it.
 
-    Sizes in bytes, CPU quota in µs of each 100 ms, `user` as ``name|uid[:group|gid]``.
+    Sizes in bytes, CPU quota in µs of each 100 ms, `user` as ``name|uid[:group|gid]``, `net_devices` as (the host's interface, its
+    name in the container).
     """
 
     image: str
@@ -126,6 +131,7 @@ class Settings(Record):
     ports: tuple[str, ...] = ()
     publish_all: bool = False
     expose: tuple[str, ...] = ()
+    net_devices: tuple[tuple[str, str], ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
@@ -307,6 +313,7 @@ def to_config(
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
             readonly_paths=() if s.privileged else READONLY,
+            net_devices={outside: oci.NetDevice(name=inside) for outside, inside in s.net_devices},
             time_offsets={clock: oci.TimeOffset(secs=seconds) for clock, seconds in s.time_offsets.items()},
         ),
     )

@@ -13,6 +13,7 @@ import sys
 from hutch.engine import recorded
 from hutch.engine.container import Container
 from hutch.engine.files import Change, Files, changes as changes_of, stacked
+from hutch.engine.settings import NO_NETWORK
 from hutch.engine.state import Running
 from hutch.errors import HutchError, StateError, UsageError
 from hutch.image import changes, making, mapped, names, reference as references, stored
@@ -110,7 +111,7 @@ class Target:
         if self._root < 0:
             self._hold_upper()
             plain = self.prepared.settings.replace(
-                name="", network="none", ip="", ip6="", mac_address="", pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
+                name="", **NO_NETWORK, pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
                 volumes=(), images=(), devices=(), memory=None,
                 memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,

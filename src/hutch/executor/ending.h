@@ -27,6 +27,8 @@ static void undo(int pack)
             host_hold_layer(&op, 1);
         } else if (op.code == HOLD_SHARED) {
             host_hold_shared(&op, 1);
+        } else if (op.code == RETURN_DEVICE) {
+            host_return_device(&op, 1);
         } else if (op.code == PUBLISH) {
             undo_publish();
         } else if (op.code == KILL_AT_EXIT) {

@@ -286,19 +286,26 @@ static long host_hold_layer(struct op *op, int undo)
     return r;
 }
 
+static u8 netlink_answer[8192];
+
 /* A datagram to the kernel, which takes it before send returns; its answer is there by then. */
+static long exchange(long fd, const void *data, word size)
+{
+    i32 error = 0;
+    long n = sys(__NR_sendto, fd, data, size, 0, 0, 0);
+    if (n >= 0) n = sys(__NR_recvfrom, fd, netlink_answer, sizeof netlink_answer, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    if (n < 20) return n < 0 ? n : -EBADMSG;
+    if (netlink_answer[4] == 2 /* NLMSG_ERROR */ && netlink_answer[5] == 0) memcpy(&error, netlink_answer + 16, 4);
+    return error;
+}
+
 static long netlink(i64 protocol, const char *data, word size)
 {
-    static u8 answer[4096];
-    long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, protocol), n;
-    i32 error = 0;
+    long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, protocol), r;
     if (fd < 0) return fd;
-    n = sys(__NR_sendto, fd, data, size, 0, 0, 0);
-    if (n >= 0) n = sys(__NR_recvfrom, fd, answer, sizeof answer, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    r = exchange(fd, data, size);
     close_(fd);
-    if (n < 20) return n < 0 ? n : -EBADMSG;
-    if (answer[4] == 2 /* NLMSG_ERROR */ && answer[5] == 0) memcpy(&error, answer + 16, 4);
-    return error;
+    return r;
 }
 
 /* What several containers use: the lock is held, shared, by every user, and getting it exclusively means to be the last. */

@@ -151,6 +151,11 @@ def port_name(container: str, number: int) -> str:
     return f"v{container[:12]}{number:x}"
 
 
+def is_interface(text: str) -> bool:
+    """Whether an interface could have that name (dev_valid_name in the kernel's net/core/dev.c)."""
+    return 0 < len(text.encode("utf-8", "surrogateescape")) < 16 and text not in (".", "..") and not any(c in "/:%\0" or c.isspace() for c in text)
+
+
 def is_address(text: str) -> bool:
     """Whether a text is an IPv4 or IPv6 address."""
     import ipaddress

@@ -11,7 +11,7 @@ from hutch.runtime.builder import Builder
 from hutch.runtime.process import AGENT, notifies
 
 COMMANDS, REPORT = slot("start-commands"), slot("start-report")
-NETLINK = slot("netlink")
+NETLINK, NETWORK_NAMESPACE = slot("netlink"), slot("network-namespace")
 RUNTIME_HOOKS, NET_DEVICES, JOIN_NETWORKS = "run the hooks of createRuntime", "move the network devices", "connect the network"  # what the owner is asked for
 HOOKS_BARRIER = 4
 O_RDWR, O_PATH_DIRECTORY = 2, 0o10200000
@@ -73,6 +73,8 @@ def before_pivot(b: Builder) -> None:
     if calls:
         c += [ops.Signal(barrier=HOOKS_BARRIER), ops.Wait(barrier=HOOKS_BARRIER)]
         published = (b.request.publish,) if b.request.publish else ()
+        if b.request.lent:
+            b.late += [ops.OpenNamespace(name="ns/net", into=NETWORK_NAMESPACE, origin="network"), *b.request.lent]
         b.late += [ops.Wait(barrier=HOOKS_BARRIER), *calls, *published, ops.Signal(barrier=HOOKS_BARRIER)]
     if hooks is not None:
         state = state_text(config, b.request.id, b.request.bundle, "creating")

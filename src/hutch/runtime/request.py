@@ -8,7 +8,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.image.rootfs import ImageMount, Rootfs
-    from hutch.plan.ops import HoldShared, Publish
+    from hutch.plan.ops import HoldShared, Publish, ReturnDevice
 
 
 class Request(Record):
@@ -20,7 +20,8 @@ class Request(Record):
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
     pairs, each source resolved inside its directory when it is mounted. `networks` is what the container holds of networks that
-    its owner connects it to, `publish` what is passed on to it. `idle`: no program, PID 1 only holds the namespaces.
+    its owner connects it to, `publish` what is passed on to it, `lent` the interfaces that it
+    gives back. `idle`: no program, PID 1 only holds the namespaces.
     `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
     is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
     where no limit asks for one, so that its numbers can be read. `files`: hand the owner the descriptors that reading,
@@ -45,6 +46,7 @@ class Request(Record):
     beneath: tuple[tuple[str, str], ...] = ()
     networks: tuple[HoldShared, ...] = ()
     publish: Publish | None = None
+    lent: tuple[ReturnDevice, ...] = ()
     idle: bool = False
     init: bool = False
     detach: bool = False

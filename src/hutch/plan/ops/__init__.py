@@ -46,6 +46,7 @@ from hutch.plan.ops.host import (
     ProcWrite as ProcWrite,
     Publish as Publish,
     ReadAtExit as ReadAtExit,
+    ReturnDevice as ReturnDevice,
     TakeDescriptor as TakeDescriptor,
     WritePid as WritePid,
 )

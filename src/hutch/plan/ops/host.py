@@ -210,6 +210,25 @@ class Publish(Operation):
         return f"publish {self.what} (undo: stop)"
 
 
+class ReturnDevice(Operation):
+    """Nothing now; the inverse moves an interface back from the container's network namespace, under its old name, with what it
+    had: `addresses` are RTM_NEWADDR messages, `up` whether it was on."""
+
+    code = 102
+    lanes = "host"
+    namespace: Slot
+    inside: str
+    outside: str
+    up: bool = False
+    addresses: tuple[bytes, ...] = ()
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.namespace, self.inside, self.outside, self.up, len(self.addresses), *self.addresses)
+
+    def describe(self) -> str:
+        return f"lend {self.outside} to the container as {self.inside} (undo: take it back)"
+
+
 class ReadAtExit(Operation):
     """Nothing now; when the container has ended, the file's content goes to the owner under `tag`."""
 
