@@ -77,31 +77,42 @@ def fetch(
     """
     from hutch.image import collect
 
-    collect.sweep(content, features)
-    claim = content.claim(digest, waiting)
-    if claim is None:
-        return ensure(content, diff_id, digest, features, what)
-    with claim:
-        blob = _Blob(claim, digest, size, what)
-        with Ahead(blob.pieces(pieces), cancel=cancel) as raw:
+    while True:
+        collect.sweep(content, features)
+        claim = content.claim(digest, waiting)
+        if claim is None:
+            return ensure(content, diff_id, digest, features, what)
+        with claim:
+            blob = _Blob(claim, digest, size, what)
             try:
-                found = find(content, diff_id, features)
-                if found is not None or digest == diff_id:
-                    for _ in raw:
-                        pass
-                    layer = found
-                else:
-                    layer = build(content, diff_id, raw, features, what)
-            except ImageError as error:
-                # if the bytes are not what they should be, then that is the reason
-                if not blob.failed:
-                    for _ in raw:
-                        pass
-                    if not isinstance(error, DiskError):
-                        claim.drop()
+                layer = _take(content, blob, diff_id, pieces, features, cancel)
+            except ImageError:
+                if blob.stale:
+                    continue  # what an earlier attempt had stored, from another server for one, was damaged: all of it again
                 raise
-        claim.commit(digest)
-    return layer if layer is not None else ensure(content, diff_id, digest, features, what)
+            claim.commit(digest)
+        return layer if layer is not None else ensure(content, diff_id, digest, features, what)
+
+
+def _take(
+    content: Content, blob: _Blob, diff_id: str, pieces: Callable[[int], Iterator[bytes]], features: Features, cancel: Callable[[], None]
+) -> Layer | None:  # fmt: skip
+    with Ahead(blob.pieces(pieces), cancel=cancel) as raw:
+        try:
+            found = find(content, diff_id, features)
+            if found is None and blob.digest != diff_id:
+                return build(content, diff_id, raw, features, blob.what)
+            for _ in raw:
+                pass
+            return found
+        except ImageError as error:
+            # if the bytes are not what they should be, then that is the reason
+            if not blob.failed:
+                for _ in raw:
+                    pass
+                if not isinstance(error, DiskError):
+                    blob.claim.drop()
+            raise
 
 
 class _Blob:
@@ -110,12 +121,13 @@ class _Blob:
     def __init__(self, claim: Ingest, digest: str, size: int, what: str) -> None:
         self.claim, self.digest, self.size, self.what = claim, digest, size, what
         self.failed = False
+        self.stale = False  # it does not have its digest, and began with what was there before
 
     def pieces(self, fetch: Callable[[int], Iterator[bytes]]) -> Iterator[bytes]:
         machine = hashlib.new(self.digest.partition(":")[0])
         if self.claim.size > self.size:
             self.claim.drop()
-        offset = 0
+        kept, offset = self.claim.size, 0
         while offset < self.claim.size:
             piece = os.pread(self.claim.fd, 1 << 20, offset)
             machine.update(piece)
@@ -137,7 +149,7 @@ class _Blob:
             self.failed = True
             raise ImageError(f"{self.what}: {self.digest[:19]}… has {self.claim.size} bytes instead of {self.size}")
         if machine.hexdigest() != self.digest.partition(":")[2]:
-            self.failed = True
+            self.failed, self.stale = True, kept > 0
             self.claim.drop()
             raise ImageError(f"{self.what}: what was sent does not have the digest {self.digest}", "the registry or the file is damaged: try again")
 
