@@ -22,7 +22,7 @@ from hutch import run as hutch_run
 from hutch.engine import images, prepare, storage
 from hutch.engine.settings import VolumeMount
 from hutch.errors import RegistryError, StartError
-from hutch.image.content import Content
+from hutch.image.content import Content, file_name
 from tests.archives import directory, member, tar
 from tests.conformance.engines import Engine, Room, docker_daemon, docker_fixture, podman_fixture, podman_store, room_fixture  # noqa: F401
 from tests.conftest import HUTCH
@@ -402,6 +402,17 @@ def test_a_mirror_that_is_down_or_lacks_the_image_costs_nothing_but_time(server,
     settings(store, f'[registry."{server.host}"]\nmirrors = ["http://{"127.0.0.1:1" if down else second.host}"]\n')
     hutch("pull", name)
     assert (len(second.asked()) == 0) == down
+
+
+def test_what_a_damaged_server_left_is_fetched_again(server, hutch, store):
+    """Half of a layer came from a mirror that has it damaged, when something else ended the attempt: the registry's own is whole."""
+    first, image = big("first"), big("left")
+    hutch("pull", server.put(first, "first:1"))
+    name = server.put(image, "left:1")
+    for layer in json.loads(image.raw)["layers"][-2:]:
+        (store / "ingest" / file_name(layer["digest"])).write_bytes(b"x" * 1000)
+    hutch("pull", name)
+    assert images.get(name).digest == image.digest
 
 
 def test_a_mirror_that_lacks_a_blob_or_has_a_damaged_one_is_left_for_the_registry(server, second, hutch, store, hutch_cli):
