@@ -9,7 +9,7 @@ def _flag(names: str, help_: str, value: str = "", kind: str = "", values: str =
     return Flag(names=tuple(names.split()), kind=kind or ("value" if value else "switch"), help=help_, value=value, values=tuple(values.split()), group=group)
 
 
-CONTAINER, LIMITS, FILES, SECURITY, NAMESPACES = "container", "limits", "files", "security", "namespaces"
+CONTAINER, LIMITS, FILES, SECURITY, NETWORK, NAMESPACES = "container", "limits", "files", "security", "network", "namespaces"
 
 RUN_FLAGS = (
     _flag("-i --interactive", "keep standard input open", group=CONTAINER),
@@ -72,17 +72,18 @@ RUN_FLAGS = (
     ),
     _flag("--privileged", "every capability and device-less confinement off: no sandbox", group=SECURITY),
     _flag("--sysctl", "a kernel setting of its namespaces", "NAME=VALUE", "list", group=SECURITY),
-    _flag("--network --net", "none, host, bridge, or a network by its name", "NETWORK[:ip=…,alias=…]", "list", values="none host bridge", group=NAMESPACES),
-    _flag("--network-alias --net-alias", "a further name on the network", "NAME", "list", group=NAMESPACES),
-    _flag("--ip", "its address on the network", "ADDRESS", group=NAMESPACES),
-    _flag("--ip6", "its IPv6 address on the network", "ADDRESS", group=NAMESPACES),
-    _flag("--mac-address", "its interface's MAC", "MAC", group=NAMESPACES),
-    _flag("-p --publish", "pass a port of this host's on: 8080:80, 127.0.0.1:8080:80/udp", "[[ADDRESS:]HOST:]PORT[/PROTOCOL]", "list", group=NAMESPACES),
-    _flag("-P --publish-all", "pass free ports of this host's on to all that the image exposes", group=NAMESPACES),
-    _flag("--expose", "a port for --publish-all", "PORT[/PROTOCOL]", "list", group=NAMESPACES),
-    _flag("--dns", "who answers questions about other names than the network's", "ADDRESS", "list", group=NAMESPACES),
-    _flag("--dns-search", "a domain in which short names are looked for (.: none)", "DOMAIN", "list", group=NAMESPACES),
-    _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NAMESPACES),
+    _flag("--network --net", "none, host, bridge, a network by its name, or device:INTERFACE", "NETWORK[:ip=…,alias=…]", "list",
+        values="none host bridge", group=NETWORK),
+    _flag("--network-alias --net-alias", "a further name on the network", "NAME", "list", group=NETWORK),
+    _flag("--ip", "its address on the network", "ADDRESS", group=NETWORK),
+    _flag("--ip6", "its IPv6 address on the network", "ADDRESS", group=NETWORK),
+    _flag("--mac-address", "its interface's MAC", "MAC", group=NETWORK),
+    _flag("-p --publish", "pass a port of this host's on: 8080:80, 127.0.0.1:8080:80/udp", "[[ADDRESS:]HOST:]PORT[/PROTOCOL]", "list", group=NETWORK),
+    _flag("-P --publish-all", "pass free ports of this host's on to all that the image exposes", group=NETWORK),
+    _flag("--expose", "a port for --publish-all", "PORT[/PROTOCOL]", "list", group=NETWORK),
+    _flag("--dns", "who answers questions about other names than the network's", "ADDRESS", "list", group=NETWORK),
+    _flag("--dns-search", "a domain in which short names are looked for (.: none)", "DOMAIN", "list", group=NETWORK),
+    _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NETWORK),
     _flag("--pid", "private or host", "MODE", values="private host", group=NAMESPACES),
     _flag("--ipc", "private or host", "MODE", values="private host", group=NAMESPACES),
     _flag("--uts", "private or host", "MODE", values="private host", group=NAMESPACES),
