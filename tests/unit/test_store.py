@@ -324,6 +324,33 @@ def test_the_reserve_of_a_disk(store, monkeypatch):
     assert os.stat(f"{store.root}/ingest/{contents.file_name(ZERO)}").st_size == claim.size
 
 
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_was_damaged_before_is_fetched_again(store, monkeypatch, slow):
+    """Also where all bytes have come by the time that the damage is acted upon: the source is good for another time."""
+    raw = tar(directory("etc"), member("etc/x", content=random.Random(1).randbytes(300_000)))
+    blob = gzip.compress(raw)
+    Path(f"{store.root}/ingest").mkdir(exist_ok=True)
+    Path(f"{store.root}/ingest/{contents.file_name(sha256(blob))}").write_bytes(b"x" * 1000)
+    asked: list[int] = []
+    cancelled: list[int] = []
+    build = layers.build
+
+    def later(*given: object) -> layers.Layer:
+        try:
+            return build(*given)
+        finally:
+            time.sleep(0.2 * slow)
+
+    def pieces(offset: int) -> Iterator[bytes]:
+        assert not cancelled
+        asked.append(offset)
+        yield from (blob[begin : begin + 22_000] for begin in range(offset, len(blob), 22_000))
+
+    monkeypatch.setattr(layers, "build", later)
+    layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", cancel=lambda: cancelled.append(1))
+    assert asked == [1000, 0] and not cancelled and store.read(sha256(blob)) == blob
+
+
 @pytest.mark.parametrize("only", ["", "sha256-", "tree-"])
 @pytest.mark.parametrize("room", [0, 5_000, 150_000])
 def test_a_disk_that_is_full_while_a_layer_comes_in(store, monkeypatch, only, room):

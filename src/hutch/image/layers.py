@@ -107,11 +107,10 @@ def _take(
             return found
         except ImageError as error:
             # if the bytes are not what they should be, then that is the reason
-            if not blob.failed:
-                for _ in raw:
-                    pass
-                if not isinstance(error, DiskError):
-                    blob.claim.drop()
+            for _ in raw:
+                pass
+            if not blob.failed and not isinstance(error, DiskError):
+                blob.claim.drop()
             raise
 
 
