@@ -31,7 +31,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers["Content-Length"])); self.send_response(200); self.end_headers(); self.wfile.write(data[::-1])
     def log_message(self, *a): pass
 threading.Thread(target=datagrams, daemon=True).start()
-http.server.ThreadingHTTPServer(("", 80), Handler).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # with Python's five, a crowd gets SYN cookies, and who then says all at once gets a reset
+Server(("", 80), Handler).serve_forever()
 """
 
 
