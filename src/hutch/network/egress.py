@@ -1,0 +1,124 @@
+"""What may leave a container: a policy of addresses, ports and names, and the rules that are made of it.
+
+Names cannot be seen in packets. They are enforced by the network's name server: it answers those alone that the policy names, and
+the addresses that it gave, and no others, can then be reached for as long as the answer may be kept.
+"""
+
+from __future__ import annotations
+
+from hutch.errors import UsageError
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NONE, ALL = "none", "all"
+PROTOCOLS = ("tcp", "udp")
+LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+class Allowed(Record):
+    """One thing that may be reached: a `subnet` (CIDR), or a `name` (``*.`` in front: all below it), at the ports from `first` to
+    `last` (0: every port and protocol) of `protocol` ("": TCP and UDP)."""
+
+    subnet: str = ""
+    name: str = ""
+    first: int = 0
+    last: int = 0
+    protocol: str = ""
+
+    def __str__(self) -> str:
+        host = self.name or (f"[{self.subnet}]" if ":" in self.subnet and self.first else self.subnet)
+        ports = "" if not self.first else f":{self.first}" if self.first == self.last else f":{self.first}-{self.last}"
+        return host + ports + (f"/{self.protocol}" if self.protocol else "")
+
+
+class Policy(Record):
+    """What may leave a container: everything where `allowed` is None, else what it names."""
+
+    allowed: tuple[Allowed, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in it."""
+        return tuple(dict.fromkeys(item.name for item in self.allowed or () if item.name))
+
+
+def parse(texts: Iterable[str]) -> Policy:
+    """``none``, ``all``, or what is allowed: ``HOST[:PORT[-PORT]][/PROTOCOL]``, where HOST is an address, a CIDR or a name. Raises
+    UsageError."""
+    words = [word for text in texts for word in text.split(",") if word]
+    if not words or words == [ALL]:
+        return Policy()
+    if words == [NONE]:
+        return Policy(allowed=())
+    wrong = next((word for word in words if word in (NONE, ALL)), None)
+    if wrong is not None:
+        raise UsageError(f"egress: {wrong} goes with nothing else")
+    return Policy(allowed=tuple(dict.fromkeys(_one(word) for word in words)))
+
+
+def _one(text: str) -> Allowed:
+    rest, slash, tail = text.rpartition("/")
+    protocol = ""
+    if slash and tail.isalpha():  # the length of a prefix is no protocol
+        protocol = tail
+        if protocol not in PROTOCOLS:
+            raise UsageError(f"egress: expected tcp or udp behind the /, got {tail!r} in {text!r}")
+    else:
+        rest = text
+    host, ports = _split(rest, text)
+    first, last = _ports(ports, text)
+    if protocol and not first:
+        raise UsageError(f"egress: {text!r} names a protocol and no port", f"{host}:PORT/{protocol}")
+    subnet = _subnet(host)
+    if subnet:
+        return Allowed(subnet=subnet, first=first, last=last, protocol=protocol)
+    name = host.lower().rstrip(".")
+    labels = name.removeprefix("*.").split(".")
+    if len(name) > 253 or not all(0 < len(label) < 64 and set(label) <= LABEL for label in labels) or labels[-1].isdecimal():
+        raise UsageError(f"egress: {host!r} in {text!r} is neither an address, a subnet nor a name", "such as 10.0.0.0/8, pypi.org:443, *.example.org:443")
+    return Allowed(name=name, first=first, last=last, protocol=protocol)
+
+
+def _split(rest: str, text: str) -> tuple[str, str]:
+    """A host, in brackets where it has colons and a port, and its port."""
+    if rest.startswith("["):
+        host, bracket, ports = rest[1:].partition("]")
+        if not bracket or (ports and not ports.startswith(":")):
+            raise UsageError(f"egress: expected [ADDRESS]:PORT, got {text!r}")
+        return host, ports[1:]
+    if rest.count(":") > 1:
+        return rest, ""
+    host, colon, ports = rest.partition(":")
+    if colon and not ports:
+        raise UsageError(f"egress: no port behind the colon in {text!r}")
+    return host, ports
+
+
+def _ports(text: str, whole: str) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    first, dash, last = text.partition("-")
+    if not text.isascii() or not first.isdecimal() or (dash and not last.isdecimal()) or not 0 < int(first) <= int(last or first) <= 65535:
+        raise UsageError(f"egress: ports are 1 to 65535, got {text!r} in {whole!r}")
+    return int(first), int(last or first)
+
+
+def _subnet(host: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_network(host, strict=False))
+    except ValueError:
+        return ""
+
+
+def matching(policy: Policy, name: str) -> tuple[Allowed, ...]:
+    """What of a policy allows a name (in lower case, without the last dot)."""
+    return tuple(item for item in policy.allowed or () if item.name and _covers(item.name, name))
+
+
+def _covers(pattern: str, name: str) -> bool:
+    return name.endswith(pattern[1:]) and len(name) >= len(pattern) if pattern.startswith("*.") else name == pattern
