@@ -125,7 +125,7 @@ def answer(message):
     asked = dns.question(message)
     if asked.name == "silent.example":
         return None
-    known = {{"web.example": "198.51.100.7"}}
+    known = {{"web.example": "198.51.100.7", "other.example": "198.51.100.8"}}
     if asked.name == "long.example":
         return dns.answer(message, asked, [(dns.A, bytes([10, 9, 8, n])) for n in range(200)], limit={limit})
     if asked.name not in known:

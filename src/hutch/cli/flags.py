@@ -81,6 +81,7 @@ RUN_FLAGS = (
     _flag("-p --publish", "pass a port of this host's on: 8080:80, 127.0.0.1:8080:80/udp", "[[ADDRESS:]HOST:]PORT[/PROTOCOL]", "list", group=NETWORK),
     _flag("-P --publish-all", "pass free ports of this host's on to all that the image exposes", group=NETWORK),
     _flag("--expose", "a port for --publish-all", "PORT[/PROTOCOL]", "list", group=NETWORK),
+    _flag("--egress", "none, all, or what may be reached: pypi.org:443, *.example.org, 10.0.0.0/8:53/udp", "POLICY", "list", values="none all", group=NETWORK),
     _flag("--dns", "who answers questions about other names than the network's", "ADDRESS", "list", group=NETWORK),
     _flag("--dns-search", "a domain in which short names are looked for (.: none)", "DOMAIN", "list", group=NETWORK),
     _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NETWORK),

@@ -251,6 +251,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         ports=tuple(values.get("publish", ())),
         publish_all=values.get("publish_all", False),
         expose=tuple(values.get("expose", ())),
+        egress=tuple(values.get("egress", ())),
         dns=tuple(values.get("dns", ())),
         dns_search=tuple(values.get("dns_search", ())),
         dns_options=tuple(values.get("dns_option", ())),

@@ -8,7 +8,8 @@ import time
 from hutch.engine import networks
 from hutch.errors import HutchError, UnsupportedError, UsageError
 from hutch.kernel.features import features
-from hutch.network import leases, names
+from hutch.network import egress, leases, names, nft
+from hutch.network.egress import Policy
 from hutch.network.spec import Network
 from hutch.record import Record
 
@@ -81,8 +82,9 @@ class Place:
 class Places:
     """All of a container's places, and its names on them."""
 
-    def __init__(self, joinings: tuple[Joining, ...], container: str, own_names: tuple[str, ...], upstream: tuple[str, ...]) -> None:
-        self._container, self._names, self._upstream = container, own_names, upstream
+    def __init__(self, joinings: tuple[Joining, ...], container: str, s: Settings) -> None:
+        self._container, self._names, self._upstream = container, names_of(container, s), s.dns
+        self._policy = egress.parse(s.egress)
         self._joinings = joinings
         self.places: list[Place] = []
         way_out = way_out_of(joinings)
@@ -107,10 +109,14 @@ class Places:
         """Connect a container's process, which waits meanwhile."""
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if self._policy.allowed is not None:  # before there is a way out
+                macs = [place.endpoint.mac for place in self.places]
+                subnets = [subnet.subnet for place in self.places for subnet in place.network.subnets]
+                nft.run(egress.rules(self._policy, self._container, macs, subnets))
             for place in self.places:
                 place.attach(namespace, netlink)
             known = [(item.network, (*self._names, *item.aliases), place.endpoint.addresses) for item, place in zip(self._joinings, self.places, strict=True)]
-            started = _register(self._container, known, self._upstream, pid, namespace)
+            started = _register(self._container, known, self._upstream, self._policy, pid, namespace)
         finally:
             os.close(namespace)
         if started and len({container for item in self._joinings for container, _ in networks.users(item.network)}) > 1:
@@ -122,15 +128,18 @@ class Places:
             place.close()
 
 
-def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tuple[str, ...]]], upstream: tuple[str, ...], pid: int, namespace: int) -> bool:
+def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tuple[str, ...]]], upstream: tuple[str, ...],
+    policy: Policy, pid: int, namespace: int,
+) -> bool:  # fmt: skip
     """Tell the name server of a container: (network, names, addresses) of each of its networks. Whether it had to be started."""
     presences = tuple(
         names.Presence(network=network.name, names=own, addresses=addresses) for network, own, addresses in known if has_names(network)
     )  # fmt: skip
-    if not presences:
+    if not presences and policy.allowed is None:
         return False
+    allowed = None if policy.allowed is None else tuple(str(item) for item in policy.allowed)
     forward = any(not network.internal for network, _, _ in known)
-    registration = names.Registration(container=container, presences=presences, upstream=upstream, forward=forward)
+    registration = names.Registration(container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed)
     sockets = names.sockets_in(namespace)
     pidfd = -1
     try:
@@ -164,7 +173,7 @@ def revive() -> None:
         except OSError:
             continue  # it has just ended
         try:
-            _register(running.id, known, s.dns, running.pid, namespace)
+            _register(running.id, known, s.dns, egress.parse(s.egress), running.pid, namespace)
         except HutchError:
             continue  # it is about to end
         finally:
@@ -173,7 +182,7 @@ def revive() -> None:
 
 def revive_if_lost() -> None:
     """`revive`, where there is no server and somebody who would ask it."""
-    if features().privileged and not names.running(networks.root()) and any(has_names(network) and networks.users(network) for network in networks.every()):
+    if features().privileged and not names.running(networks.root()) and any(networks.users(network) for network in networks.every()):
         revive()
 
 
@@ -228,11 +237,12 @@ def _joining(wanted: Attachment) -> Joining:
     return Joining(network=network, ip=wanted.ip, ip6=wanted.ip6, mac=wanted.mac_address, aliases=wanted.aliases)
 
 
-def holds(joinings: tuple[Joining, ...], container: str) -> tuple[ops.HoldShared, ...]:
+def holds(joinings: tuple[Joining, ...], container: str, s: Settings) -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds of its networks."""
     found: list[ops.HoldShared] = []
     for number, item in enumerate(joinings):
-        found += [operation for operation in networks.holds(item.network, container, number) if operation not in found]
+        guarded = not number and egress.parse(s.egress).allowed is not None
+        found += [operation for operation in networks.holds(item.network, container, number, guarded=guarded) if operation not in found]
     return tuple(found)
 
 
@@ -295,7 +305,7 @@ def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
     if s.network == "none" and not s.net_devices:
         return ""
     text = _read("/etc/resolv.conf")
-    own = bool(joinings) and any(has_names(item.network) for item in joinings)
+    own = bool(joinings) and (any(has_names(item.network) for item in joinings) or egress.parse(s.egress).allowed is not None)
     if text is None and not own and not s.dns:
         return None
     lines = [line.split() for line in (text or "").split("\n")]

@@ -187,6 +187,8 @@ def prune() -> list[str]:
     """Remove every network that nobody is on, but for the default one, and what dead containers left of the others; the names
     of those that are gone."""
     gone = []
+    if features().privileged:
+        _sweep_policies()
     for network in [*every()]:
         if users(network):
             from hutch.kernel.netlink.route import Route
@@ -203,6 +205,18 @@ def prune() -> list[str]:
     return gone
 
 
+def _sweep_policies() -> None:
+    """Remove the tables of containers whose interface has gone. Where it has not, somebody's container is guarded by it."""
+    from hutch.kernel.netlink.route import Route
+    from hutch.network import egress
+
+    with Route() as socket:
+        there = {link.name for link in socket.links()}
+    for container in egress.tables():
+        if spec.port_name(container, 0) not in there:
+            egress.remove(container)
+
+
 def reclaim(network: Network) -> None:
     """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed."""
     if not features().privileged:
@@ -213,21 +227,35 @@ def reclaim(network: Network) -> None:
         undo.let_go(operation)
 
 
-def holds(network: Network, container: str, number: int = 0) -> tuple[ops.HoldShared, ...]:
-    """What a container's plan holds of its `number`-th network."""
+def holds(network: Network, container: str, number: int = 0, *, guarded: bool = False) -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds of its `number`-th network. `guarded`: with the table of its egress policy."""
     if network.driver != "bridge":
         raise HutchError(f"network {network.name}: driver {network.driver!r} is not known")
     from hutch.network import hold
 
-    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number)
+    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guarded=guarded)
+
+
+def _refused(container: str) -> tuple[int, int] | None:
+    """What a container's egress policy has refused: (packets, bytes); None where it has none."""
+    from hutch.network import egress, nft
+
+    try:
+        return egress.refused(container) if features().privileged else None
+    except nft.NftError:
+        return None
 
 
 def inspect(network: Network) -> dict[str, Any]:
     """As `hutch network inspect` prints it: Docker's names, as far as they fit."""
-    on_it = {
+    on_it: dict[str, dict[str, Any]] = {
         container: {"IPv4Address": next((item for item in found if ":" not in item), ""), "IPv6Address": next((item for item in found if ":" in item), "")}
         for container, found in users(network)
     }
+    for container, entry in on_it.items():
+        refused = _refused(container)
+        if refused is not None:
+            entry["EgressRefused"] = {"Packets": refused[0], "Bytes": refused[1]}
     pools = [{"Subnet": item.subnet, "Gateway": item.gateway, **({"IPRange": item.range} if item.range else {})} for item in network.subnets]
     return {
         "Name": network.name, "Id": network.id, "Driver": network.driver, "Internal": network.internal, "Bridge": network.bridge, "MTU": network.mtu,

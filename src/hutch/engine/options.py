@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ports: Iterable[str] | Mapping[str, int | str]
         publish_all: bool
         expose: Iterable[str]
+        egress: Iterable[str] | str
         dns: Iterable[str] | str
         dns_search: Iterable[str] | str
         dns_options: Iterable[str] | str
@@ -239,7 +240,7 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
         network = DEFAULT_NETWORK
     wanted = () if network is None else (network,) if isinstance(network, str | Attachment) else tuple(network)
     values |= attachments(wanted, take("ip") or "", take("ip6") or "", take("mac_address") or "", take("aliases") or ())
-    for name in ("dns", "dns_search", "dns_options", "extra_hosts"):
+    for name in ("egress", "dns", "dns_search", "dns_options", "extra_hosts"):
         if (value := take(name)) is not None:
             values[name] = (value,) if isinstance(value, str) else tuple(value)
     for name in list(o):

@@ -175,7 +175,7 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
-        networks=_holds(joinings),
+        networks=_holds(joinings, s),
         lent=lent,
         publish=_publish(ports, ipv6, len(inherited)),
         images=images,
@@ -229,12 +229,12 @@ def _lent(s: Settings) -> tuple[ReturnDevice, ...]:
     return joining.lent(s)
 
 
-def _holds(joinings: tuple[Joining, ...]) -> tuple[HoldShared, ...]:
+def _holds(joinings: tuple[Joining, ...], s: Settings) -> tuple[HoldShared, ...]:
     if not joinings:
         return ()
     from hutch.engine import joining
 
-    return joining.holds(joinings, PLACEHOLDER)
+    return joining.holds(joinings, PLACEHOLDER, s)
 
 
 def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
@@ -323,11 +323,11 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
     """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
     encoded, places, sockets = prepared.encoded, None, None
     if prepared.joinings:
-        from hutch.engine.joining import Places, names_of
+        from hutch.engine.joining import Places
 
         encoded, sockets = _bind(prepared, encoded)
         try:
-            places = Places(prepared.joinings, prepared.id, names_of(prepared.id, prepared.settings), prepared.settings.dns)
+            places = Places(prepared.joinings, prepared.id, prepared.settings)
         except BaseException:
             if sockets is not None:
                 sockets.close()

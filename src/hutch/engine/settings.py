@@ -22,7 +22,7 @@ USERNS = ("auto", "host", "private", "single")
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
 
 # what of the settings is not for one who only takes part in, or begins where, another container is
-NO_NETWORK: dict[str, Any] = {"network": "none", "attachments": (), "ports": (), "publish_all": False, "net_devices": ()}
+NO_NETWORK: dict[str, Any] = {"network": "none", "attachments": (), "ports": (), "publish_all": False, "net_devices": (), "egress": ()}
 
 
 class Bind(Record):
@@ -132,6 +132,7 @@ class Settings(Record):
     publish_all: bool = False
     expose: tuple[str, ...] = ()
     net_devices: tuple[tuple[str, str], ...] = ()
+    egress: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
@@ -176,6 +177,11 @@ def check(s: Settings) -> None:
         raise UsageError(f"network {s.network}: is named with others, or without what it is to give")
     if (s.ports or s.publish_all) and not s.attachments:
         raise UsageError(f"publish: network {s.network} has no ports to be published", "on the host's network every port is the host's; --network bridge")
+    if s.egress:
+        from hutch.network import egress
+
+        if egress.parse(s.egress).allowed is not None and not s.attachments:
+            raise UsageError(f"egress: network {s.network} has no way out that could be guarded", "--network bridge, or one of your own")
     _check_dns(s)
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):

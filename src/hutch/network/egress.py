@@ -7,14 +7,22 @@ the addresses that it gave, and no others, can then be reached for as long as th
 from __future__ import annotations
 
 from hutch.errors import UsageError
+from hutch.network import nft
+from hutch.network.nft import ACCEPT, COUNTER, match, payload
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hutch.network.nft import Rule
+
 NONE, ALL = "none", "all"
 PROTOCOLS = ("tcp", "udp")
+TABLE = "hutch-egress-"
+PRIORITY = 0  # nft(8), "Base chain priorities": filter
+REFUSED = "refused"
+DISCOVERY = ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit")
 LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -122,3 +130,92 @@ def matching(policy: Policy, name: str) -> tuple[Allowed, ...]:
 
 def _covers(pattern: str, name: str) -> bool:
     return name.endswith(pattern[1:]) and len(name) >= len(pattern) if pattern.startswith("*.") else name == pattern
+
+
+# rules
+
+
+def table_name(container: str) -> str:
+    """The table of a container's policy: one for each, so that it goes as a whole."""
+    return f"{TABLE}{container[:12]}"
+
+
+def set_name(number: int, six: bool) -> str:
+    """The set of the addresses that the `number`-th thing allowed, a name, stands for at the moment."""
+    return f"name{number}-{6 if six else 4}"
+
+
+def rules(policy: Policy, container: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+    """A container's table, in one transaction: what its interfaces (`macs`) send is judged where it is routed on and where the host
+    itself would get it. Who sends is told by the MAC, which a port lets nobody change, so that no address gets around it.
+    `subnets` are the container's own networks', whose members it may reach."""
+    name = table_name(container)
+    own = nft.table("inet", name)
+    commands: list[Rule] = [{"add": own}, {"delete": own}, {"add": own}]
+    allowed = policy.allowed or ()
+    for number, item in enumerate(allowed):
+        if item.name:
+            for six in (False, True):
+                kind = "ipv6_addr" if six else "ipv4_addr"
+                commands.append({"add": {"set": {"family": "inet", "table": name, "name": set_name(number, six), "type": kind, "flags": ["timeout"]}}})
+    for hook in ("forward", "input"):
+        commands.append({"add": nft.chain("inet", name, hook, "filter", hook, PRIORITY)})
+
+        def rule(*expressions: Rule, comment: str, chain: str = hook) -> None:
+            commands.append({"add": nft.rule("inet", name, chain, *expressions, comment=comment)})
+
+        rule(match(payload("ether", "saddr"), {"set": [*macs]}, "!="), ACCEPT, comment="somebody else's")
+        rule(match({"ct": {"key": "state"}}, ["established", "related"], "in"), ACCEPT, comment="answers")
+        rule(match(payload("icmpv6", "type"), {"set": [*DISCOVERY]}), ACCEPT, comment="who has which address")
+        if hook == "forward":
+            for subnet in subnets:
+                rule(match(payload(_family(subnet), "daddr"), nft.prefix(subnet)), ACCEPT, comment="its own network, where br_netfilter asks")
+        for number, item in enumerate(allowed):
+            for target in _targets(item, number):
+                for port in _port_matches(item):
+                    rule(target, *port, ACCEPT, comment=str(item))
+        rule(COUNTER, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}, comment=REFUSED)
+    return commands
+
+
+def _family(subnet: str) -> str:
+    return "ip6" if ":" in subnet else "ip"
+
+
+def _targets(item: Allowed, number: int) -> list[Rule]:
+    if item.subnet:
+        return [match(payload(_family(item.subnet), "daddr"), nft.prefix(item.subnet))]
+    return [match(payload("ip6" if six else "ip", "daddr"), f"@{set_name(number, six)}") for six in (False, True)]
+
+
+def _port_matches(item: Allowed) -> list[tuple[Rule, ...]]:
+    if not item.first:
+        return [()]
+    value: object = item.first if item.first == item.last else {"range": [item.first, item.last]}
+    return [(match(payload(protocol, "dport"), value),) for protocol in ((item.protocol,) if item.protocol else PROTOCOLS)]
+
+
+def refused(container: str) -> tuple[int, int]:
+    """(packets, bytes) that a container's policy has refused. Raises HutchError for one that has none."""
+    listed = nft.run([{"list": {"table": {"family": "inet", "name": table_name(container)}}}])
+    counters = [
+        part["counter"]
+        for item in listed
+        if item.get("rule", {}).get("comment") == REFUSED
+        for part in item["rule"]["expr"]
+        if "counter" in part
+    ]  # fmt: skip
+    return sum(int(item["packets"]) for item in counters), sum(int(item["bytes"]) for item in counters)
+
+
+def remove(container: str) -> None:
+    """Remove a container's table, if it is there."""
+    own = nft.table("inet", table_name(container))
+    nft.run([{"add": own}, {"delete": own}])
+
+
+def tables() -> list[str]:
+    """The containers that have a table, by id."""
+    listed = nft.run([{"list": {"tables": {"family": "inet"}}}])
+    found = [str(item["table"]["name"]) for item in listed if "table" in item]
+    return [name.removeprefix(TABLE) for name in found if name.startswith(TABLE)]

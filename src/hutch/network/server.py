@@ -11,7 +11,8 @@ import asyncio
 import os
 import socket
 
-from hutch.network import dns, names
+from hutch.network import dns, egress, filler, names
+from hutch.network.egress import Policy
 from hutch.network.names import Presence, Registration
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ CONNECTIONS = 32  # of a container's, by TCP
 TRY = 2.0  # seconds for each of the upstream servers
 IDLE = 10.0  # seconds before a connection that says nothing is closed
 NOBODY = 65534
+SHORTEST, GRACE = 60, 30  # seconds that an address can be reached after an answer: programs ask less often than they should
 GUESTS = 4096
 
 
@@ -33,6 +35,7 @@ class Guest:
 
     def __init__(self, registration: Registration, pidfd: int, udp: socket.socket, tcp: socket.socket) -> None:
         self.registration, self.pidfd, self.udp, self.tcp = registration, pidfd, udp, tcp
+        self.policy = Policy() if registration.allowed is None else egress.parse(registration.allowed or (egress.NONE,))
         self.waiting: set[asyncio.Task[None]] = set()
         self.connections: set[asyncio.Task[None]] = set()
 
@@ -48,8 +51,11 @@ class Guest:
 class Server:
     """All guests, and their names on each network."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, filler_socket: socket.socket | None = None) -> None:
         self._loop, self._listener = loop, listener
+        self._filler, self._turns = filler_socket, asyncio.Lock()
+        if filler_socket is not None:
+            filler_socket.setblocking(False)
         self._guests: list[Guest] = []
         self._names: dict[tuple[str, str], list[tuple[Guest, Presence]]] = {}  # by network and name
         self._turn = 0
@@ -163,7 +169,8 @@ class Server:
                 return dns.answer(message, asked, self._records(asked, found), limit=limit)
             if asked.name.endswith(f".{presence.network.lower()}"):
                 return dns.answer(message, asked, error=dns.NAME_ERROR)
-        return None if guest.registration.forward else dns.answer(message, asked, error=dns.NAME_ERROR)
+        may = guest.registration.forward and (guest.policy.allowed is None or egress.matching(guest.policy, asked.name))
+        return None if may else dns.answer(message, asked, error=dns.NAME_ERROR)
 
     def _records(self, asked: dns.Question, found: list[tuple[Guest, Presence]]) -> Iterator[tuple[int, bytes]]:
         self._turn += 1
@@ -218,10 +225,33 @@ class Server:
         for upstream in guest.registration.upstream or host_servers():
             try:
                 async with asyncio.timeout(TRY):
-                    return await (self._by_stream if by_stream else self._by_datagram)(upstream, message, asked)
+                    found = await (self._by_stream if by_stream else self._by_datagram)(upstream, message, asked)
+                await self._permit(guest, asked.name, found)
+                return found
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 continue
         return dns.answer(message, asked, error=dns.SERVER_FAILURE)
+
+    async def _permit(self, guest: Guest, name: str, found: bytes) -> None:
+        """Let a container reach the addresses of an answer, before it has the answer. Raises OSError when that cannot be."""
+        if guest.policy.allowed is None:
+            return
+        try:
+            answered = list(dns.addresses(found))
+        except ValueError:
+            raise OSError("an answer that cannot be read") from None
+        for number, item in enumerate(guest.policy.allowed):
+            for address, ttl in answered if item in egress.matching(guest.policy, name) else ():
+                record = filler.record(guest.registration.container, number, address, min(max(ttl, SHORTEST) + GRACE, filler.MOST_SECONDS))
+                if not await asyncio.shield(self._fill(record)):  # or an answer could be left for the next one to take
+                    raise OSError("its policy has gone")
+
+    async def _fill(self, record: bytes) -> bool:
+        if self._filler is None:
+            return False
+        async with self._turns:
+            await self._loop.sock_sendall(self._filler, record)
+            return await self._loop.sock_recv(self._filler, 1) == b"y"
 
     async def _by_datagram(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
         # a port and an id of its own for each question: who wants to forge an answer has to guess both (RFC 5452)
@@ -280,11 +310,12 @@ def main() -> None:
     import ipaddress  # noqa: F401 -- what is imported later may lie where nobody may read
 
     "".encode("idna")
+    to_filler = filler.start() if os.geteuid() == 0 else None
     _drop()
     listener = socket.socket(fileno=names.LISTENER_FD)
 
     async def run() -> None:
-        await Server(asyncio.get_running_loop(), listener).serve()
+        await Server(asyncio.get_running_loop(), listener, to_filler).serve()
 
     asyncio.run(run())
     listener.close()  # who comes from now on is refused, and starts another
