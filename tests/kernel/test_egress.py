@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hutch.kernel.netlink import route
 from tests.hosts import Host, host, refused, until
 from tests.kernel.test_names import joined, resolver
+from tests.kernel.test_ports import fetch, serve
 from tests.namespaces import namespaces
 
 __all__ = ["host"]
@@ -95,15 +100,65 @@ def test_by_address(world):
 
 
 def test_what_was_refused_is_counted_and_ports_still_work(world):
-    world("run", "-d", "--name", "web", "-p", "8080:80", "--egress", "none", "host", "python3", "-m", "http.server", "80")
-    until(lambda: world.try_("exec", "web", "python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 80), 1)").returncode == 0)
-    shown = world.run("python3", "-c", "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/etc/hostname', timeout=5).status)")
-    assert shown.stdout == "200\n"
+    serve(world, "-p", "8080:80", "--egress", "none")
+    assert fetch(world, "127.0.0.1", 8080, "/x").endswith(b"hello /x")
     world("exec", "web", "sh", "-c", "busybox ping -c 2 -W 1 198.51.100.7 >/dev/null; exit 0")
     (entry,) = json.loads(world("network", "inspect", "bridge"))[0]["Containers"].values()
     assert entry["EgressRefused"]["Packets"] == 2
     world("rm", "-f", "web")
     until(lambda: "hutch-egress" not in world.tables())
+
+
+def test_ipv6(world):
+    """The policy holds for what a network has beside IPv4, and what makes IPv6 go is not refused."""
+    world("network", "create", "--ipv6", "six")
+    up = "import socket,time; time.sleep(1); socket.create_server(('', 9), family=socket.AF_INET6); "
+    listing = "import subprocess; print(subprocess.run(['ip', '-6', 'route', 'show', 'default'], capture_output=True, text=True).stdout.split()[2])"
+    gateway = world("run", "--network", "six", "host", "python3", "-c", listing).strip()
+    with world.inside(lambda: socket.create_server(("::", 9000), family=socket.AF_INET6)):
+        flags = ("--network", "six", "--egress")
+        assert ask(world, (*flags, "none"), f"{gateway}:9000") == ["refused"]
+        connect = f"import socket; socket.create_connection(('{gateway}', 9000), timeout=3)"
+        world("run", *flags, f"[{gateway}]:9000", "host", "python3", "-c", connect)
+        assert world.try_("run", *flags, "198.51.100.7", "host", "python3", "-c", connect).returncode == 1
+    world("run", "-d", "--name", "quiet", *flags, "none", "host", "python3", "-c", up + "time.sleep(100)")
+    time.sleep(2)
+    (entry,) = json.loads(world("network", "inspect", "six"))[0]["Containers"].values()
+    assert entry["EgressRefused"] == {"Packets": 0, "Bytes": 0}
+    world("rm", "-f", "quiet")
+
+
+def test_killed(world):
+    """Who enforces it may be killed: the container reaches less, never more; the next command mends it, and clears up."""
+    world("network", "create", "mine")
+    world("run", "-d", "--name", "box", "--network", "mine", "--egress", "web.example:80", "--dns", "192.0.2.2", "host", "sleep", "1000")
+
+    def from_box(*places: str) -> list[str]:
+        return [line.partition(" ")[2] for line in world("exec", "box", "python3", "-c", ASK, *places).splitlines()]
+
+    until(lambda: len(fillers()) == 1)
+    (filler,) = fillers()
+    status = Path(f"/proc/{filler}/status").read_text()
+    assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapEff:\t0000000000001000" in status and "NoNewPrivs:\t1" in status
+    os.kill(filler, 9)
+    assert from_box("web.example:80", "198.51.100.7:80") == ["no name", "refused"]
+    world("network", "prune")
+    assert from_box("web.example:80", "198.51.100.8:80") == ["198.51.100.7:80", "refused"]
+    (entry,) = [json.loads(line) for line in world("ps", "--json").splitlines()]
+    os.kill(entry["executor"], 9)
+    world("network", "prune")
+    until(lambda: world("network", "prune") is not None and "hutch-egress" not in world.tables())
+
+
+def fillers() -> list[int]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{name}/comm").read_text() == "hutch-egress\n" and os.listdir(f"/proc/{name}/task/{name}/fd"):
+                found.append(int(name))
+        except OSError:
+            continue  # it has gone, or is a zombie
+    return found
 
 
 def test_what_makes_no_sense(world):

@@ -311,6 +311,7 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "network_alias": ("--network web:alias=a,ip=10.0.0.3 --net-alias b", web(aliases=("a", "b"), ip="10.0.0.3")),
     "publish": ("-p 8080:80 -p 53/udp", {"network": "bridge", "attachments": (Attachment(network="bridge"),), "ports": ("8080:80", "53/udp")}),
     "publish_all": ("-P --network web", {**web(), "publish_all": True}),
+    "egress": ("--network web --egress a.org:443 --egress 10.0.0.0/8,b.org", {**web(), "egress": ("a.org:443", "10.0.0.0/8,b.org")}),
     "expose": ("--expose 80", {"expose": ("80",)}),
     "dns": ("--dns 10.0.0.1 --dns ::1", {"dns": ("10.0.0.1", "::1")}),
     "dns_search": ("--dns-search .", {"dns_search": (".",)}),

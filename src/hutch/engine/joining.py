@@ -112,7 +112,7 @@ class Places:
             if self._policy.allowed is not None:  # before there is a way out
                 macs = [place.endpoint.mac for place in self.places]
                 subnets = [subnet.subnet for place in self.places for subnet in place.network.subnets]
-                nft.run(egress.rules(self._policy, self._container, macs, subnets))
+                nft.run(egress.rules(self._policy, egress.table_name(networks.root(), self._container), macs, subnets))
             for place in self.places:
                 place.attach(namespace, netlink)
             known = [(item.network, (*self._names, *item.aliases), place.endpoint.addresses) for item, place in zip(self._joinings, self.places, strict=True)]
@@ -139,7 +139,9 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
         return False
     allowed = None if policy.allowed is None else tuple(str(item) for item in policy.allowed)
     forward = any(not network.internal for network, _, _ in known)
-    registration = names.Registration(container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed)
+    registration = names.Registration(
+        container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed, guard=egress.table_name(networks.root(), container)
+    )
     sockets = names.sockets_in(namespace)
     pidfd = -1
     try:
@@ -241,8 +243,8 @@ def holds(joinings: tuple[Joining, ...], container: str, s: Settings) -> tuple[o
     """What a container's plan holds of its networks."""
     found: list[ops.HoldShared] = []
     for number, item in enumerate(joinings):
-        guarded = not number and egress.parse(s.egress).allowed is not None
-        found += [operation for operation in networks.holds(item.network, container, number, guarded=guarded) if operation not in found]
+        guard = "" if number or egress.parse(s.egress).allowed is None else egress.table_name(networks.root(), container)
+        found += [operation for operation in networks.holds(item.network, container, number, guard=guard) if operation not in found]
     return tuple(found)
 
 

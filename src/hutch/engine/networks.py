@@ -206,15 +206,17 @@ def prune() -> list[str]:
 
 
 def _sweep_policies() -> None:
-    """Remove the tables of containers whose interface has gone. Where it has not, somebody's container is guarded by it."""
+    """Remove the tables of containers that are on no network any more. One that starts has its addresses before its table."""
     from hutch.kernel.netlink.route import Route
     from hutch.network import egress
 
-    with Route() as socket:
+    tables = egress.tables(root())
+    on_one = {container[:12] for network in every() for container, _ in users(network)}
+    with Route() as socket:  # of a container whose executor was killed, processes may still be about
         there = {link.name for link in socket.links()}
-    for container in egress.tables():
-        if spec.port_name(container, 0) not in there:
-            egress.remove(container)
+    for container in tables:
+        if container not in on_one and spec.port_name(container, 0) not in there:
+            egress.remove(egress.table_name(root(), container))
 
 
 def reclaim(network: Network) -> None:
@@ -227,13 +229,13 @@ def reclaim(network: Network) -> None:
         undo.let_go(operation)
 
 
-def holds(network: Network, container: str, number: int = 0, *, guarded: bool = False) -> tuple[ops.HoldShared, ...]:
-    """What a container's plan holds of its `number`-th network. `guarded`: with the table of its egress policy."""
+def holds(network: Network, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:
+    """What a container's plan holds of its `number`-th network. `guard`: the table of its egress policy."""
     if network.driver != "bridge":
         raise HutchError(f"network {network.name}: driver {network.driver!r} is not known")
     from hutch.network import hold
 
-    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guarded=guarded)
+    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guard=guard)
 
 
 def _refused(container: str) -> tuple[int, int] | None:
@@ -241,7 +243,7 @@ def _refused(container: str) -> tuple[int, int] | None:
     from hutch.network import egress, nft
 
     try:
-        return egress.refused(container) if features().privileged else None
+        return egress.refused(egress.table_name(root(), container)) if features().privileged else None
     except nft.NftError:
         return None
 

@@ -6,6 +6,8 @@ the addresses that it gave, and no others, can then be reached for as long as th
 
 from __future__ import annotations
 
+import os
+
 from hutch.errors import UsageError
 from hutch.network import nft
 from hutch.network.nft import ACCEPT, COUNTER, match, payload
@@ -22,7 +24,7 @@ PROTOCOLS = ("tcp", "udp")
 TABLE = "hutch-egress-"
 PRIORITY = 0  # nft(8), "Base chain priorities": filter
 REFUSED = "refused"
-DISCOVERY = ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit")
+DISCOVERY = ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit", "mld2-listener-report")
 LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -135,9 +137,12 @@ def _covers(pattern: str, name: str) -> bool:
 # rules
 
 
-def table_name(container: str) -> str:
-    """The table of a container's policy: one for each, so that it goes as a whole."""
-    return f"{TABLE}{container[:12]}"
+def table_name(root: str, container: str) -> str:
+    """The table of a container's policy: one for each, so that it goes as a whole. Who cleans up behind the containers of one `root`
+    (the directory of its networks) leaves those of others alone."""
+    from zlib import crc32
+
+    return f"{TABLE}{crc32(os.path.realpath(root).encode()):08x}-{container[:12]}"
 
 
 def set_name(number: int, six: bool) -> str:
@@ -145,11 +150,10 @@ def set_name(number: int, six: bool) -> str:
     return f"name{number}-{6 if six else 4}"
 
 
-def rules(policy: Policy, container: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
-    """A container's table, in one transaction: what its interfaces (`macs`) send is judged where it is routed on and where the host
+def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+    """A container's table `name`, in one transaction: what its interfaces (`macs`) send is judged where it is routed on and where the host
     itself would get it. Who sends is told by the MAC, which a port lets nobody change, so that no address gets around it.
     `subnets` are the container's own networks', whose members it may reach."""
-    name = table_name(container)
     own = nft.table("inet", name)
     commands: list[Rule] = [{"add": own}, {"delete": own}, {"add": own}]
     allowed = policy.allowed or ()
@@ -159,12 +163,16 @@ def rules(policy: Policy, container: str, macs: Iterable[str], subnets: Iterable
                 kind = "ipv6_addr" if six else "ipv4_addr"
                 commands.append({"add": {"set": {"family": "inet", "table": name, "name": set_name(number, six), "type": kind, "flags": ["timeout"]}}})
     for hook in ("forward", "input"):
+        judge = f"{hook}-judge"
+        # by what matches, not by what does not: what comes from the loopback, or a tunnel, has no MAC to compare
+        own_packets = (match(payload("ether", "saddr"), {"set": [*macs]}), {"goto": {"target": judge}})
+        commands.append({"add": {"chain": {"family": "inet", "table": name, "name": judge}}})
         commands.append({"add": nft.chain("inet", name, hook, "filter", hook, PRIORITY)})
+        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment="what it sends")})
 
-        def rule(*expressions: Rule, comment: str, chain: str = hook) -> None:
+        def rule(*expressions: Rule, comment: str, chain: str = judge) -> None:
             commands.append({"add": nft.rule("inet", name, chain, *expressions, comment=comment)})
 
-        rule(match(payload("ether", "saddr"), {"set": [*macs]}, "!="), ACCEPT, comment="somebody else's")
         rule(match({"ct": {"key": "state"}}, ["established", "related"], "in"), ACCEPT, comment="answers")
         rule(match(payload("icmpv6", "type"), {"set": [*DISCOVERY]}), ACCEPT, comment="who has which address")
         if hook == "forward":
@@ -195,9 +203,9 @@ def _port_matches(item: Allowed) -> list[tuple[Rule, ...]]:
     return [(match(payload(protocol, "dport"), value),) for protocol in ((item.protocol,) if item.protocol else PROTOCOLS)]
 
 
-def refused(container: str) -> tuple[int, int]:
-    """(packets, bytes) that a container's policy has refused. Raises HutchError for one that has none."""
-    listed = nft.run([{"list": {"table": {"family": "inet", "name": table_name(container)}}}])
+def refused(name: str) -> tuple[int, int]:
+    """(packets, bytes) that the policy of a table has refused. Raises NftError where there is none."""
+    listed = nft.run([{"list": {"table": {"family": "inet", "name": name}}}])
     counters = [
         part["counter"]
         for item in listed
@@ -208,14 +216,15 @@ def refused(container: str) -> tuple[int, int]:
     return sum(int(item["packets"]) for item in counters), sum(int(item["bytes"]) for item in counters)
 
 
-def remove(container: str) -> None:
+def remove(name: str) -> None:
     """Remove a container's table, if it is there."""
-    own = nft.table("inet", table_name(container))
+    own = nft.table("inet", name)
     nft.run([{"add": own}, {"delete": own}])
 
 
-def tables() -> list[str]:
-    """The containers that have a table, by id."""
+def tables(root: str) -> list[str]:
+    """The containers of a root that have a table, by the first twelve letters of their ids."""
+    start = table_name(root, "")
     listed = nft.run([{"list": {"tables": {"family": "inet"}}}])
     found = [str(item["table"]["name"]) for item in listed if "table" in item]
-    return [name.removeprefix(TABLE) for name in found if name.startswith(TABLE)]
+    return [name.removeprefix(start) for name in found if name.startswith(start)]

@@ -15,13 +15,13 @@ from hutch.kernel.netlink import netfilter
 from hutch.kernel.netlink.socket import Socket
 from hutch.network import egress
 
-RECORD = struct.Struct("!12sHBI16s")  # a container's id, the number of what is allowed, whether IPv6, seconds, the address
+RECORD = struct.Struct("!48sHBI16s")  # a policy's table, the number of what is allowed, whether IPv6, seconds, the address
 MOST_SECONDS = 86400
 NETFILTER = 12
 NOBODY = 65534
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 8, 38
 SIGKILL = 9
-HEXADECIMAL = frozenset("0123456789abcdef")
+LETTERS = frozenset("0123456789abcdef-")
 
 
 def start() -> socket.socket:
@@ -59,15 +59,15 @@ def _fill(kernel: Socket, record: bytes) -> bool:
     if len(record) != RECORD.size:
         return False
     name, number, six, seconds, address = RECORD.unpack(record)
-    container = name.decode("ascii", "replace")
-    if set(container) - HEXADECIMAL or six > 1 or not 0 < seconds <= MOST_SECONDS:
+    table = name.rstrip(b"\0").decode("ascii", "replace")
+    if not table.startswith(egress.TABLE) or set(table.removeprefix(egress.TABLE)) - LETTERS or six > 1 or not 0 < seconds <= MOST_SECONDS:
         return False
     key = address if six else address[:4]
-    answers = kernel.batch(netfilter.add_element("inet", egress.table_name(container), egress.set_name(number, bool(six)), key, seconds), 3)
+    answers = kernel.batch(netfilter.add_element("inet", table, egress.set_name(number, bool(six)), key, seconds), 3)
     return not any(answers)
 
 
-def record(container: str, number: int, address: str, seconds: int) -> bytes:
+def record(table: str, number: int, address: str, seconds: int) -> bytes:
     """What is sent for an address that was answered for the `number`-th thing allowed."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return RECORD.pack(container[:12].encode(), number, int(":" in address), seconds, socket.inet_pton(family, address).ljust(16, b"\0"))
+    return RECORD.pack(table.encode(), number, int(":" in address), seconds, socket.inet_pton(family, address).ljust(16, b"\0"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.kernel.netlink import codec, netfilter, route
-from hutch.network import bridge, egress, spec
+from hutch.network import bridge, spec
 from hutch.plan import ops
 
 TYPE_CHECKING = False
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 ROUTE, NETFILTER = 0, 12
 
 
-def holds(network: Network, lock: str, all_locks: str, container: str, number: int = 0, *, guarded: bool = False) -> tuple[ops.HoldShared, ...]:
+def holds(network: Network, lock: str, all_locks: str, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds: the right to forward, with every other network, and the network itself. `lock` and
-    `all_locks` are files. What the last one removes is what `bridge.ensure` makes."""
+    `all_locks` are files, `guard` is the table of its egress policy. What the last one removes is what `bridge.ensure` makes."""
     name = bridge.table_name(network)
     kind, flags, body = route.del_link(name=network.bridge)
     own: tuple[tuple[int, bytes], ...] = ((NETFILTER, netfilter.delete_chain("netdev", name, spec.port_name(container, number))),)
-    if guarded:
-        own += ((NETFILTER, netfilter.delete_table("inet", egress.table_name(container))),)
+    if guard:
+        own += ((NETFILTER, netfilter.delete_table("inet", guard)),)
     last = (
         (ROUTE, codec.message(kind, flags, body)),
         (NETFILTER, netfilter.delete_table("netdev", name)),

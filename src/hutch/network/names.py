@@ -42,19 +42,20 @@ class Presence(Record):
 class Registration(Record):
     """A container as the server knows it. `upstream` are the servers that answer its other questions (those of this host where
     there are none). `forward`: whether they may be asked. `allowed` is what the container's egress
-    policy names, in its order; None for everything."""
+    policy names, in its order, None for everything, and `guard` the table that enforces it."""
 
     container: str
     presences: tuple[Presence, ...]
     upstream: tuple[str, ...] = ()
     forward: bool = True
     allowed: tuple[str, ...] | None = None
+    guard: str = ""
 
     def to_text(self) -> str:
         """As it is sent."""
         presences = [{"network": item.network, "names": list(item.names), "addresses": list(item.addresses)} for item in self.presences]
         return jsontext.dumps({"container": self.container, "presences": presences, "upstream": list(self.upstream), "forward": self.forward,
-                               "allowed": None if self.allowed is None else list(self.allowed)})  # fmt: skip
+                               "allowed": None if self.allowed is None else list(self.allowed), "guard": self.guard})  # fmt: skip
 
     @classmethod
     def from_text(cls, text: str) -> Registration:
@@ -62,7 +63,7 @@ class Registration(Record):
         data = jsontext.loads(text)
         presences = tuple(Presence(network=item["network"], names=tuple(item["names"]), addresses=tuple(item["addresses"])) for item in data["presences"])
         return cls(container=data["container"], presences=presences, upstream=tuple(data["upstream"]), forward=data["forward"],
-                   allowed=None if data["allowed"] is None else tuple(data["allowed"]))  # fmt: skip
+                   allowed=None if data["allowed"] is None else tuple(data["allowed"]), guard=data["guard"])  # fmt: skip
 
 
 def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:

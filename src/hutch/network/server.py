@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 
 from hutch.network import dns, egress, filler, names
 from hutch.network.egress import Policy
@@ -242,7 +243,7 @@ class Server:
             raise OSError("an answer that cannot be read") from None
         for number, item in enumerate(guest.policy.allowed):
             for address, ttl in answered if item in egress.matching(guest.policy, name) else ():
-                record = filler.record(guest.registration.container, number, address, min(max(ttl, SHORTEST) + GRACE, filler.MOST_SECONDS))
+                record = filler.record(guest.registration.guard, number, address, min(max(ttl, SHORTEST) + GRACE, filler.MOST_SECONDS))
                 if not await asyncio.shield(self._fill(record)):  # or an answer could be left for the next one to take
                     raise OSError("its policy has gone")
 
@@ -250,8 +251,15 @@ class Server:
         if self._filler is None:
             return False
         async with self._turns:
-            await self._loop.sock_sendall(self._filler, record)
-            return await self._loop.sock_recv(self._filler, 1) == b"y"
+            try:
+                await self._loop.sock_sendall(self._filler, record)
+                found = await self._loop.sock_recv(self._filler, 1)
+            except OSError:
+                found = b""
+        if not found:
+            # it was killed: the next start, or `hutch network prune`, makes both anew; whoever has just asked gets an answer
+            self._loop.call_later(0.2, sys.exit, 1)
+        return found == b"y"
 
     async def _by_datagram(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
         # a port and an id of its own for each question: who wants to forge an answer has to guess both (RFC 5452)
