@@ -142,6 +142,7 @@ def test_killed(world):
     assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapEff:\t0000000000001000" in status and "NoNewPrivs:\t1" in status
     os.kill(filler, 9)
     assert from_box("web.example:80", "198.51.100.7:80") == ["no name", "refused"]
+    time.sleep(2)  # who is younger may be about to be made known by its own start
     world("network", "prune")
     assert from_box("web.example:80", "198.51.100.8:80") == ["198.51.100.7:80", "refused"]
     (entry,) = [json.loads(line) for line in world("ps", "--json").splitlines()]
