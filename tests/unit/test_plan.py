@@ -105,6 +105,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
         ops.ReturnDevice(namespace=slot("net"), inside="eth0", outside="wan", up=True, addresses=(b"1234",)),
         ("lend wan to the container as eth0", "take it back"),
     ),
+    (ops.EnterUserNetwork(user=slot("user"), network=slot("net")), ("user namespace <user>", "network namespace <net>")),
     (ops.Publish(what="0.0.0.0:8080 -> 80/tcp", address="172.18.0.2     ", ports=((5, True, 80), (6, False, 53))), ("0.0.0.0:8080 -> 80/tcp",)),
     (ops.HoldShared(lock="/n/lock", what="network web", own=((12, b"ab"),), last=((0, b"cd"),), reset="/proc/sys/x"), ("network web", "last one")),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),

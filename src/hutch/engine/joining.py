@@ -8,7 +8,8 @@ import time
 from hutch.engine import networks
 from hutch.errors import HutchError, UnsupportedError, UsageError
 from hutch.kernel.features import features
-from hutch.network import egress, leases, names, nft
+from hutch.network import egress, leases, names
+from hutch.network.attach import Connection, connect
 from hutch.network.egress import Policy
 from hutch.network.spec import Network
 from hutch.record import Record
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hutch.engine.settings import Attachment, Settings
+    from hutch.engine.usernet import UserNetwork
     from hutch.network.leases import Lease
     from hutch.plan import ops
 
@@ -64,14 +66,6 @@ class Place:
         """The IPv4 one."""
         return next(address for address in self.endpoint.addresses if ":" not in address)
 
-    def attach(self, namespace: int, netlink: int) -> None:
-        """Connect a network namespace; `netlink` is a socket opened in it."""
-        from hutch.kernel.netlink.route import Route
-        from hutch.network import attach
-
-        with Route() as host, Route(netlink) as inside:
-            attach.attach(host, inside, namespace, self.network, self.endpoint)
-
     def close(self) -> None:
         """Let go of the addresses, here. Safe to call twice."""
         for lease in self._leases:
@@ -105,18 +99,25 @@ class Places:
         """The first network's IPv4 one."""
         return self.places[0].address
 
-    def attach(self, pid: int, netlink: int) -> None:
-        """Connect a container's process, which waits meanwhile."""
+    def attach(self, pid: int, netlink: int, user_network: UserNetwork | None) -> None:
+        """Connect a container's process, which waits meanwhile; in the user's own network, where there is one."""
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if self._policy.allowed is not None:  # before there is a way out
-                macs = [place.endpoint.mac for place in self.places]
-                subnets = [subnet.subnet for place in self.places for subnet in place.network.subnets]
-                nft.run(egress.rules(self._policy, egress.table_name(networks.root(), self._container), macs, subnets))
-            for place in self.places:
-                place.attach(namespace, netlink)
+            connection = Connection(
+                places=tuple((place.network, place.endpoint) for place in self.places),
+                policy=self._policy,
+                guard=egress.table_name(networks.root(), self._container),
+            )
+            if user_network is None:
+                connect(connection, namespace, netlink)
+            else:
+                pidfd = os.pidfd_open(pid)
+                try:
+                    user_network.attach(connection, namespace, netlink, pidfd)
+                finally:
+                    os.close(pidfd)
             known = [(item.network, (*self._names, *item.aliases), place.endpoint.addresses) for item, place in zip(self._joinings, self.places, strict=True)]
-            started = _register(self._container, known, self._upstream, self._policy, pid, namespace)
+            started = _register(self._container, known, self._upstream, self._policy, pid, namespace, user_network)
         finally:
             os.close(namespace)
         if started and len({container for item in self._joinings for container, _ in networks.users(item.network)}) > 1:
@@ -129,7 +130,7 @@ class Places:
 
 
 def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tuple[str, ...]]], upstream: tuple[str, ...],
-    policy: Policy, pid: int, namespace: int,
+    policy: Policy, pid: int, namespace: int, user_network: UserNetwork | None,
 ) -> bool:  # fmt: skip
     """Tell the name server of a container: (network, names, addresses) of each of its networks. Whether it had to be started."""
     presences = tuple(
@@ -142,7 +143,7 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
     registration = names.Registration(
         container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed, guard=egress.table_name(networks.root(), container)
     )
-    sockets = names.sockets_in(namespace)
+    sockets = names.sockets_in(namespace) if user_network is None else user_network.names(namespace, allowed is not None)
     pidfd = -1
     try:
         pidfd = os.pidfd_open(pid)
@@ -157,6 +158,16 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
 def revive() -> None:
     """Have names again where the server was killed: it is started anew, with all containers that run. Those that have just been
     started are told of by who starts them."""
+    if features().privileged:
+        _revive(None)
+        return
+    from hutch.engine import usernet
+
+    with usernet.reach() as user_network:
+        _revive(user_network)
+
+
+def _revive(user_network: UserNetwork | None) -> None:
     from hutch.engine import recorded, state
 
     listed = {network.name: network for network in networks.every()}
@@ -175,7 +186,7 @@ def revive() -> None:
         except OSError:
             continue  # it has just ended
         try:
-            _register(running.id, known, s.dns, egress.parse(s.egress), running.pid, namespace)
+            _register(running.id, known, s.dns, egress.parse(s.egress), running.pid, namespace, user_network)
         except HutchError:
             continue  # it is about to end
         finally:
@@ -184,7 +195,7 @@ def revive() -> None:
 
 def revive_if_lost() -> None:
     """`revive`, where there is no server and somebody who would ask it."""
-    if features().privileged and not names.running(networks.root()) and any(networks.users(network) for network in networks.every()):
+    if not names.running(networks.root()) and any(networks.users(network) for network in networks.every()):
         revive()
 
 
@@ -215,9 +226,11 @@ def joinings(s: Settings) -> tuple[Joining, ...]:
 
 
 def _joining(wanted: Attachment) -> Joining:
-    if not features().privileged:
-        raise UnsupportedError(f"network {wanted.network}: bridges need root", "--network host, or none")
     network = networks.get(wanted.network)
+    if not features().privileged:
+        from hutch.engine import usernet
+
+        usernet.check()
     families = {":" in subnet.subnet for subnet in network.subnets}
     for flag, text, six in (("ip", wanted.ip, False), ("ip6", wanted.ip6, True)):
         if text and six not in families:
@@ -294,6 +307,10 @@ def hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, address: st
 
 
 def _host_gateway(s: Settings, joinings: tuple[Joining, ...]) -> str:
+    if joinings and not features().privileged:
+        from hutch.engine import usernet
+
+        return usernet.host_address() or joinings[0].network.subnets[0].gateway
     if joinings:
         return joinings[0].network.subnets[0].gateway
     if s.network == "host":

@@ -186,23 +186,33 @@ def remove(name: str) -> None:
 def prune() -> list[str]:
     """Remove every network that nobody is on, but for the default one, and what dead containers left of the others; the names
     of those that are gone."""
-    gone = []
     if features().privileged:
-        _sweep_policies()
-    for network in [*every()]:
-        if users(network):
-            from hutch.kernel.netlink.route import Route
-            from hutch.network import attach
+        clear()
+    else:
+        from hutch.engine import usernet
 
-            if features().privileged:
-                with Route() as socket:
-                    attach.sweep(socket, network)
-        elif network.name == DEFAULT:
-            reclaim(network)
-        else:
-            remove(network.name)
-            gone.append(network.name)
+        process = usernet.reach() if any(users(network) for network in every()) else usernet.reach_running()
+        if process is not None:
+            with process:
+                process.clear()
+    gone = [network.name for network in every() if network.name != DEFAULT and not users(network)]
+    for name in gone:
+        remove(name)
     return gone
+
+
+def clear() -> None:
+    """Remove what dead containers have left in this network namespace."""
+    from hutch.kernel.netlink.route import Route
+    from hutch.network import attach
+
+    _sweep_policies()
+    for network in every():
+        if users(network):
+            with Route() as socket:
+                attach.sweep(socket, network)
+        else:
+            release(network)
 
 
 def _sweep_policies() -> None:
@@ -221,8 +231,19 @@ def _sweep_policies() -> None:
 
 def reclaim(network: Network) -> None:
     """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed."""
-    if not features().privileged:
+    if features().privileged:
+        release(network)
         return
+    from hutch.engine import usernet
+
+    process = usernet.reach_running()
+    if process is not None:
+        with process:
+            process.release(network)
+
+
+def release(network: Network) -> None:
+    """`reclaim`, in this network namespace."""
     from hutch.executor import undo
 
     for operation in holds(network, "0" * 12):
@@ -242,8 +263,17 @@ def _refused(container: str) -> tuple[int, int] | None:
     """What a container's egress policy has refused: (packets, bytes); None where it has none."""
     from hutch.network import egress, nft
 
+    table = egress.table_name(root(), container)
+    if not features().privileged:
+        from hutch.engine import usernet
+
+        process = usernet.reach_running()
+        if process is None:
+            return None
+        with process:
+            return process.refused(table)
     try:
-        return egress.refused(egress.table_name(root(), container)) if features().privileged else None
+        return egress.refused(table)
     except nft.NftError:
         return None
 

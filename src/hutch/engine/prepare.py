@@ -176,8 +176,9 @@ def _template(
         reopen=bool(reopen),
         inherited=inherited,
         networks=_holds(joinings, s),
+        user_network=bool(joinings) and not found.privileged,
         lent=lent,
-        publish=_publish(ports, ipv6, len(inherited)),
+        publish=_publish(ports, ipv6, len(inherited) + (2 if joinings and not found.privileged else 0)),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
@@ -321,24 +322,32 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
     """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
-    encoded, places, sockets = prepared.encoded, None, None
+    encoded, places, sockets, user_network = prepared.encoded, None, None, None
+    own: tuple[int, ...] = ()
     if prepared.joinings:
         from hutch.engine.joining import Places
 
         encoded, sockets = _bind(prepared, encoded)
         try:
+            if not features().privileged:
+                from hutch.engine import usernet
+
+                user_network = usernet.reach()
+                own = user_network.enter()
             places = Places(prepared.joinings, prepared.id, prepared.settings)
         except BaseException:
             if sockets is not None:
                 sockets.close()
+            if user_network is not None:
+                user_network.close()
             raise
         # nobody takes the addresses over: the executor has them open to its end, and that is all
-        extra = (*extra, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
+        extra = (*extra, *own, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
         encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
 
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:
-            places.attach(pid, found.descriptors["netlink"])
+            places.attach(pid, found.descriptors["netlink"], user_network)
         elif request == NET_DEVICES:
             _lend(prepared, pid, found.descriptors["netlink"])
         else:
@@ -360,6 +369,10 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
             places.close()
         if sockets is not None:
             sockets.close()
+        if user_network is not None:
+            user_network.close()
+        for fd in own:
+            os.close(fd)
     return found
 
 

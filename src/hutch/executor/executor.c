@@ -25,7 +25,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
     FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80,
-    HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102,
+    HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
 };
 
 #include "control.h" /* after the numbers above */
@@ -122,6 +122,7 @@ static long host_op(struct op *op)
     case HOLD_LAYER: return host_hold_layer(op, 0);
     case HOLD_SHARED: return host_hold_shared(op, 0);
     case PUBLISH: return host_publish(op);
+    case ENTER_USER_NETWORK: return host_enter_user_network(op);
     case RETURN_DEVICE: return host_return_device(op, 0);
     case READ_AT_EXIT: case KILL_AT_EXIT: return 0;
     case WRITE_PID: return host_write_pid(op);

@@ -102,33 +102,13 @@ class Helper:
         try:
             if self._stdout.read(1) != b"u":
                 raise self._error(f"a user namespace for {features.uid}")
-            self._map(features)
+            map_ids(self._process.pid, features)
             given = pickle.dumps(arguments)
             self._stdin.write(b"m" + len(given).to_bytes(4, "little") + given)
             self._stdin.flush()
         except BaseException:
             self.__exit__()
             raise
-
-    def _map(self, features: Features) -> None:
-        pid = self._process.pid
-        if not ranges(features):
-            # user_namespaces(7): without privileges one id alone can be mapped, and a gid once setgroups is denied
-            for name, text in (("setgroups", "deny"), ("gid_map", f"0 {features.gid} 1"), ("uid_map", f"0 {features.uid} 1")):
-                try:
-                    with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-                        file.write(text)
-                except OSError as error:
-                    raise UnsupportedError(f"{name} of a user namespace: {error.strerror}", "`hutch doctor` says what user namespaces need") from None
-            return
-        import subprocess
-
-        assert features.subuid is not None and features.subgid is not None
-        for program, own, sub in ((features.newuidmap, features.uid, features.subuid), (features.newgidmap, features.gid, features.subgid)):
-            words = [program, str(pid), "0", str(own), "1", "1", str(sub.start), str(sub.count)]
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UnsupportedError(f"{program}: {done.stderr.strip() or 'failed'}", "`hutch doctor` says what subordinate ids need")
 
     def __enter__(self) -> Helper:
         return self
@@ -175,6 +155,28 @@ class Helper:
         except (ValueError, TypeError, LookupError, ImportError):
             kind, message, hint = ImageError, "the helper in a user namespace died", None
         return kind(message, hint) if message.startswith(what) or kind is not ImageError else ImageError(f"{what}: {message}", hint)
+
+
+def map_ids(pid: int, features: Features) -> None:
+    """Map this user's ids into the new user namespace of a process: its own as root, its subordinate ones behind it. Raises
+    UnsupportedError."""
+    if not ranges(features):
+        # user_namespaces(7): without privileges one id alone can be mapped, and a gid once setgroups is denied
+        for name, text in (("setgroups", "deny"), ("gid_map", f"0 {features.gid} 1"), ("uid_map", f"0 {features.uid} 1")):
+            try:
+                with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+            except OSError as error:
+                raise UnsupportedError(f"{name} of a user namespace: {error.strerror}", "`hutch doctor` says what user namespaces need") from None
+        return
+    import subprocess
+
+    assert features.subuid is not None and features.subgid is not None
+    for program, own, sub in ((features.newuidmap, features.uid, features.subuid), (features.newgidmap, features.gid, features.subgid)):
+        words = [program, str(pid), "0", str(own), "1", "1", str(sub.start), str(sub.count)]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UnsupportedError(f"{program}: {done.stderr.strip() or 'failed'}", "`hutch doctor` says what subordinate ids need")
 
 
 def main() -> None:

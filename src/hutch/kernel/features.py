@@ -143,7 +143,8 @@ def _subordinate(path: str, uid: int, name: str) -> SubordinateIds | None:
         return None
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where a program of the system's lies; "" for nowhere."""
     for directory in ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"):
         if os.access(f"{directory}/{name}", os.X_OK):
             return f"{directory}/{name}"
@@ -168,8 +169,8 @@ def probe() -> Features:
         sub = {
             "subuid": _subordinate("/etc/subuid", uid, name),
             "subgid": _subordinate("/etc/subgid", uid, name),
-            "newuidmap": _program("newuidmap"),
-            "newgidmap": _program("newgidmap"),
+            "newuidmap": program("newuidmap"),
+            "newgidmap": program("newgidmap"),
         }
     return Features(
         kernel=(major, minor),

@@ -9,15 +9,16 @@ from __future__ import annotations
 from hutch.errors import HutchError
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import bridge, nft, spec
+from hutch.network import bridge, egress, nft, spec
+from hutch.network.egress import Policy
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, payload
+from hutch.network.spec import Network
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.kernel.netlink.route import Route
     from hutch.network.nft import Rule
-    from hutch.network.spec import Network
 
 INGRESS = 0
 
@@ -31,6 +32,27 @@ class Endpoint(Record):
     port: str
     interface: str = "eth0"
     default: bool = True
+
+
+class Connection(Record):
+    """What connects a container: its `places`, (network, endpoint) pairs, and its egress policy, which the table `guard` enforces."""
+
+    places: tuple[tuple[Network, Endpoint], ...]
+    policy: Policy = Policy()
+    guard: str = ""
+
+
+def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
+    """Connect a container's network namespace; `netlink` is a socket that was opened in it. Raises HutchError."""
+    from hutch.kernel.netlink.route import Route
+
+    if connection.policy.allowed is not None:  # before there is a way out
+        macs = [endpoint.mac for _, endpoint in connection.places]
+        subnets = [subnet.subnet for network, _ in connection.places for subnet in network.subnets]
+        nft.run(egress.rules(connection.policy, connection.guard, macs, subnets))
+    with Route() as host, Route(netlink) as inside:
+        for network, endpoint in connection.places:
+            attach(host, inside, namespace_fd, network, endpoint)
 
 
 def attach(host: Route, inside: Route, namespace_fd: int, network: Network, endpoint: Endpoint) -> None:

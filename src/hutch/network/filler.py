@@ -13,7 +13,7 @@ import struct
 from hutch.kernel import capabilities, syscalls
 from hutch.kernel.netlink import netfilter
 from hutch.kernel.netlink.socket import Socket
-from hutch.network import egress
+from hutch.network import egress, resident
 
 RECORD = struct.Struct("!48sHBI16s")  # a policy's table, the number of what is allowed, whether IPv6, seconds, the address
 MOST_SECONDS = 86400
@@ -34,7 +34,7 @@ def start() -> socket.socket:
     try:
         here.close()
         with Socket(NETFILTER) as kernel:  # opened with the right that it is asked for (netlink(7))
-            _confine()
+            _confine(there, kernel)
             while record := there.recv(256):
                 there.send(b"y" if _fill(kernel, record) else b"n")
         status = 0
@@ -42,13 +42,21 @@ def start() -> socket.socket:
         os._exit(status)
 
 
-def _confine() -> None:
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write("hutch-egress")
+def _confine(channel: socket.socket, kernel: Socket) -> None:
+    resident.name_process("hutch-egress")
+    for number in map(int, os.listdir("/proc/self/fd")):  # the lock among them
+        if number > 2 and number not in (channel.fileno(), kernel.fileno()):
+            try:
+                os.close(number)
+            except OSError:
+                continue  # the listing's own
     syscalls.prctl(PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    try:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    except OSError:
+        pass  # in a user namespace of one id
     own = 1 << capabilities.NUMBERS["CAP_NET_ADMIN"]
     syscalls.capset(own, own, 0)
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -7,12 +7,12 @@ server; the first one starts it. Queries wait in the sockets meanwhile.
 
 from __future__ import annotations
 
-import os
 import time
 
 from hutch import jsontext
 from hutch.errors import HutchError
-from hutch.network import nft
+from hutch.network import nft, resident
+from hutch.network.resident import Kind
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 ADDRESS, PORT = "127.0.0.11", 53
 TABLE, MANGLE = "hutch-names", -150  # a table in the container's namespace, and its place (nft(8), "Base chain priorities")
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-LOCK_FD, LISTENER_FD = 3, 4  # what the server is started with
-SOCKET, LOCK = ".names", ".names.lock"  # no network can have such a name
+KIND = Kind(socket=".names", module="hutch.network.server")
 LARGEST = 65536  # bytes of a registration
-PATIENCE = 10.0  # seconds
 CLONE_NEWNET = 0x40000000
 
 
@@ -115,106 +112,35 @@ def _rules(udp: int, tcp: int) -> list[Rule]:
     return commands
 
 
-def register(directory: str, registration: Registration, pidfd: int, sockets: tuple[socket.socket, socket.socket]) -> bool:
-    """Give a container's sockets to the server, whose place is `directory`; it is started if there is none, and the answer says
-    whether it was.
+def register(directory: str, registration: Registration, pidfd: int, sockets: tuple[socket.socket, ...]) -> bool:
+    """Give a container's sockets (UDP, TCP, and one to a filler where it has one of its own) to the server, whose place is
+    `directory`; it is started if there is none, and the answer says whether it was.
 
     The server keeps them until the container's process, by `pidfd`, ends. Raises HutchError."""
+    import socket
+
     data = registration.to_text().encode()
-    fds = [pidfd, sockets[0].fileno(), sockets[1].fileno()]
-    deadline = time.monotonic() + PATIENCE
+    fds = [pidfd, *(one.fileno() for one in sockets)]
+    deadline = time.monotonic() + resident.PATIENCE
     while time.monotonic() < deadline:
-        if _start(directory, data, fds):
+        started = resident.start(directory, KIND)
+        if started is not None:
+            with started:
+                socket.send_fds(started, [data], fds)
             return True
-        if _tell(directory, data, fds):
-            return False
+        connection = resident.connect(directory, KIND)
+        if connection is not None:
+            with connection:
+                try:
+                    socket.send_fds(connection, [data], fds)
+                    if connection.recv(1) == b"y":
+                        return False
+                except OSError:
+                    pass
         time.sleep(0.003)  # one is about to begin, or to end
     raise HutchError(f"names: the server of {directory} does not answer")
 
 
 def running(directory: str) -> bool:
     """Whether there is a server."""
-    from hutch.kernel.locks import locked
-
-    return locked(f"{directory}/{LOCK}")
-
-
-def _start(directory: str, data: bytes, fds: list[int]) -> bool:
-    """Start a server, if nobody else has one; whether it was."""
-    import fcntl
-    import socket
-
-    lock = os.open(f"{directory}/{LOCK}", FLAGS, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as own:
-                path = f"/proc/self/fd/{place}/{SOCKET}"  # a socket's path has room for 107 bytes, a directory's for more
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    pass
-                listener.bind(path)
-                listener.listen(4096)
-                own.connect(path)
-                socket.send_fds(own, [data], fds)
-                _spawn(lock, listener.fileno())
-        finally:
-            os.close(place)
-    except OSError as error:
-        raise HutchError(f"names: {directory}: {error.strerror}") from None
-    finally:
-        os.close(lock)
-    return True
-
-
-def _spawn(lock: int, listener: int) -> None:
-    import _thread
-    import fcntl
-    import sys
-
-    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    code = f"import sys; sys.path.insert(0, {source!r}); from hutch.network.server import main; main()"
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    high: list[int] = []
-    try:
-        high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (null, lock, listener)]  # none is where another belongs
-        places = ((high[0], 0), (high[0], 1), (high[0], 2), (high[1], LOCK_FD), (high[2], LISTENER_FD))
-        actions = [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in places]
-        pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", code], environment, file_actions=actions, setsid=True, setsigmask=())
-    finally:
-        for fd in (*high, null):
-            os.close(fd)
-    _thread.start_new_thread(_reap, (pid,))  # it forks, and its first process ends at once
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass  # somebody waits for all of this process's children
-
-
-def _tell(directory: str, data: bytes, fds: list[int]) -> bool:
-    """Register with a server that runs; whether it has said yes."""
-    import socket
-
-    try:
-        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HutchError(f"names: {directory}: {error.strerror}") from None
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as own:
-            own.settimeout(PATIENCE)
-            own.connect(f"/proc/self/fd/{place}/{SOCKET}")
-            socket.send_fds(own, [data], fds)
-            return own.recv(1) == b"y"
-    except OSError:
-        return False
-    finally:
-        os.close(place)
+    return resident.running(directory, KIND)

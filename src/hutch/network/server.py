@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 
-from hutch.network import dns, egress, filler, names
+from hutch.network import dns, egress, filler, names, resident
 from hutch.network.egress import Policy
 from hutch.network.names import Presence, Registration
 
@@ -33,8 +33,8 @@ GUESTS = 4096
 class Guest:
     """A container, and its sockets."""
 
-    def __init__(self, registration: Registration, pidfd: int, udp: socket.socket, tcp: socket.socket) -> None:
-        self.registration, self.pidfd, self.udp, self.tcp = registration, pidfd, udp, tcp
+    def __init__(self, registration: Registration, pidfd: int, udp: socket.socket, tcp: socket.socket, to_filler: Filler | None) -> None:
+        self.registration, self.pidfd, self.udp, self.tcp, self.filler = registration, pidfd, udp, tcp, to_filler
         self.policy = Policy() if registration.allowed is None else egress.parse(registration.allowed or (egress.NONE,))
         self.waiting: set[asyncio.Task[None]] = set()
         self.connections: set[asyncio.Task[None]] = set()
@@ -45,7 +45,31 @@ class Guest:
             task.cancel()
         self.udp.close()
         self.tcp.close()
+        if self.filler is not None:
+            self.filler.close()
         os.close(self.pidfd)
+
+
+class Filler:
+    """The way to the process that fills the sets of policies: one question at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._loop, self._channel, self._turns = loop, channel, asyncio.Lock()
+
+    async def fill(self, record: bytes) -> bool | None:
+        """Whether it did; None where it has gone."""
+        async with self._turns:
+            try:
+                await self._loop.sock_sendall(self._channel, record)
+                found = await self._loop.sock_recv(self._channel, 1)
+            except OSError:
+                return None
+        return found == b"y" if found else None
+
+    def close(self) -> None:
+        """It ends."""
+        self._channel.close()
 
 
 class Server:
@@ -53,16 +77,14 @@ class Server:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, filler_socket: socket.socket | None = None) -> None:
         self._loop, self._listener = loop, listener
-        self._filler, self._turns = filler_socket, asyncio.Lock()
-        if filler_socket is not None:
-            filler_socket.setblocking(False)
+        self._filler = Filler(loop, filler_socket) if filler_socket is not None else None
         self._guests: list[Guest] = []
         self._names: dict[tuple[str, str], list[tuple[Guest, Presence]]] = {}  # by network and name
         self._turn = 0
         self._ended = loop.create_future()
         listener.setblocking(False)
         loop.add_reader(listener.fileno(), self._accept)
-        loop.call_later(names.PATIENCE, self._maybe_end)
+        loop.call_later(resident.PATIENCE, self._maybe_end)
 
     async def serve(self) -> None:
         """Until nobody is left."""
@@ -85,8 +107,8 @@ class Server:
             with connection:
                 connection.settimeout(1)
                 try:
-                    data, fds, _, _ = socket.recv_fds(connection, names.LARGEST, 3)
-                    if len(fds) == 3 and len(self._guests) < GUESTS:
+                    data, fds, _, _ = socket.recv_fds(connection, names.LARGEST, 4)
+                    if len(fds) in (3, 4) and len(self._guests) < GUESTS:
                         self._welcome(data, fds)
                         connection.send(b"y")
                     else:
@@ -99,7 +121,8 @@ class Server:
         registration = Registration.from_text(data.decode())
         for known in [guest for guest in self._guests if guest.registration.container == registration.container]:
             self._forget(known)
-        guest = Guest(registration, fds[0], socket.socket(fileno=fds[1]), socket.socket(fileno=fds[2]))
+        own = Filler(self._loop, socket.socket(fileno=fds[3])) if len(fds) > 3 else None
+        guest = Guest(registration, fds[0], socket.socket(fileno=fds[1]), socket.socket(fileno=fds[2]), own)
         guest.udp.setblocking(False)
         guest.tcp.setblocking(False)
         self._guests.append(guest)
@@ -243,22 +266,16 @@ class Server:
         for number, item in enumerate(guest.policy.allowed):
             for address, ttl in answered if item in egress.matching(guest.policy, name) else ():
                 record = filler.record(guest.registration.guard, number, address, min(max(ttl, SHORTEST) + GRACE, filler.MOST_SECONDS))
-                if not await asyncio.shield(self._fill(record)):  # or an answer could be left for the next one to take
+                if not await asyncio.shield(self._fill(guest, record)):  # or an answer could be left for the next one to take
                     raise OSError("its policy has gone")
 
-    async def _fill(self, record: bytes) -> bool:
-        if self._filler is None:
-            return False
-        async with self._turns:
-            try:
-                await self._loop.sock_sendall(self._filler, record)
-                found = await self._loop.sock_recv(self._filler, 1)
-            except OSError:
-                found = b""
-        if not found:
+    async def _fill(self, guest: Guest, record: bytes) -> bool:
+        through = guest.filler or self._filler
+        found = await through.fill(record) if through is not None else False
+        if found is None:
             # it was killed: the next start, or `hutch network prune`, makes both anew; whoever has just asked gets an answer
             self._loop.call_later(0.01, os._exit, 1)
-        return found == b"y"
+        return bool(found)
 
     async def _by_datagram(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
         # a port and an id of its own for each question: who wants to forge an answer has to guess both (RFC 5452)
@@ -311,15 +328,14 @@ def main() -> None:
     """The process: with its lock, and the socket that registrations come by."""
     if os.fork():  # its starter waits for nobody
         os._exit(0)
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write("hutch-names")
+    resident.name_process("hutch-names")
     os.chdir("/")
     import ipaddress  # noqa: F401 -- what is imported later may lie where nobody may read
 
     "".encode("idna")
     to_filler = filler.start() if os.geteuid() == 0 else None
     _drop()
-    listener = socket.socket(fileno=names.LISTENER_FD)
+    listener = socket.socket(fileno=resident.LISTENER_FD)
 
     async def run() -> None:
         await Server(asyncio.get_running_loop(), listener, to_filler).serve()

@@ -36,6 +36,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         raise ConfigError("process.args", "is empty: there is no program to run")
     _check(b)
     # The identity's host operations and the container's first steps
+    identity.enter_user_network(b)
     cgroup = _cgroup(b)
     _state(b)
     lifecycle.prepare(b)

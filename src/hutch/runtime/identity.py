@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hutch.errors import ConfigError, UnsupportedError
 from hutch.kernel import capabilities
-from hutch.kernel.features import Features
+from hutch.kernel.features import Features, SubordinateIds
 from hutch.oci.config import IdMapping, Process
 from hutch.plan import ops
+from hutch.plan.ops import slot
 from hutch.runtime.builder import Builder
 from hutch.runtime.rootfs import USERNS
 
@@ -41,6 +42,29 @@ def build(b: Builder) -> None:
         b.ready += limits(b.config.process, f)
 
 
+def enter_user_network(b: Builder) -> None:
+    """The executor goes where the user's networks are, before all else: what it makes from now on belongs there. Interfaces can be
+    put into a container only by those who are root of a user namespace around it (user_namespaces(7))."""
+    if not b.request.user_network:
+        return
+    number = b.request.first_extra + len(b.request.inherited)
+    user, network = slot("own-user-namespace"), slot("own-network-namespace")
+    b.prepare.append(ops.Inherit(into=user, number=number, origin="network"))
+    b.prepare.append(ops.Inherit(into=network, number=number + 1, origin="network"))
+    b.prepare.append(ops.EnterUserNetwork(user=user, network=network, origin="network"))
+
+
+def _nested(b: Builder, mappings: tuple[IdMapping, ...], own: int, sub: SubordinateIds | None) -> str:
+    """Mappings as the user's own user namespace sees them: its root is the user, the subordinate ids are behind it."""
+    lines = []
+    for m in mappings:
+        first = 0 if m.host_id == own and m.size == 1 else m.host_id - sub.start + 1 if sub is not None and m.host_id >= sub.start else -1
+        if first < 0:
+            raise UnsupportedError(f"linux.uidMappings: {m.host_id} is neither this user's id nor a subordinate one", "`hutch doctor` lists them")
+        lines.append(f"{m.container_id} {first} {m.size}")
+    return "\n".join(lines)
+
+
 def limits(process: Process, f: Features) -> list[ops.Operation]:
     """Resource limits and the OOM score, set by the host lane: raising them needs the host's privileges. Raises UnsupportedError
     for what this process cannot grant."""
@@ -72,6 +96,11 @@ def _write_maps(b: Builder) -> None:
         ("gid", b.gid_mappings, f.gid, f.newgidmap),
     ):
         origin = f"linux.{kind}Mappings"
+        if b.request.user_network:  # whose root the executor is by now
+            if kind == "gid" and f.subgid is None:
+                b.mapped.append(ops.ProcWrite(name="setgroups", data="deny", origin=origin))
+            b.mapped.append(ops.ProcWrite(name=f"{kind}_map", data=_nested(b, mappings, own, f.subuid if kind == "uid" else f.subgid), origin=origin))
+            continue
         text = "\n".join(f"{m.container_id} {m.host_id} {m.size}" for m in mappings)
         simple = len(mappings) == 1 and mappings[0].size == 1 and mappings[0].host_id == own
         if f.uid == 0 and f.capabilities & capabilities.SETUID:

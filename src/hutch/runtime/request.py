@@ -20,7 +20,8 @@ class Request(Record):
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
     pairs, each source resolved inside its directory when it is mounted. `networks` is what the container holds of networks that
-    its owner connects it to, `publish` what is passed on to it, `lent` the interfaces that it
+    its owner connects it to, `user_network`: inside of a user and a network namespace of the user's own, in which these networks are,
+    and whose descriptors the owner hands over behind the inherited directories'. `publish` is what is passed on to it, `lent` the interfaces that it
     gives back. `idle`: no program, PID 1 only holds the namespaces.
     `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
     is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
@@ -45,6 +46,7 @@ class Request(Record):
     images: tuple[ImageMount, ...] = ()
     beneath: tuple[tuple[str, str], ...] = ()
     networks: tuple[HoldShared, ...] = ()
+    user_network: bool = False
     publish: Publish | None = None
     lent: tuple[ReturnDevice, ...] = ()
     idle: bool = False

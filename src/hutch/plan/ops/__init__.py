@@ -29,6 +29,7 @@ from hutch.plan.ops.host import (
     CallOwner as CallOwner,
     Clone as Clone,
     DeviceProgram as DeviceProgram,
+    EnterUserNetwork as EnterUserNetwork,
     ExitFile as ExitFile,
     Export as Export,
     HoldLayer as HoldLayer,

@@ -159,6 +159,21 @@ class DeviceProgram(Operation):
         return f"attach an eBPF device filter of {len(self.program) // 8} instructions to {self.cgroup}: {self.summary}"
 
 
+class EnterUserNetwork(Operation):
+    """setns(2) into a user namespace of the user's own and its network namespace, where the user's networks are."""
+
+    code = 103
+    lanes = "host"
+    user: Slot
+    network: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.user, self.network)
+
+    def describe(self) -> str:
+        return f"enter the user's own user namespace {self.user} and network namespace {self.network}"
+
+
 class HoldShared(Operation):
     """Hold something of the host's that several containers use, by a shared lock on a file, made if it is missing.
 

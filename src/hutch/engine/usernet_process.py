@@ -1,0 +1,255 @@
+"""The process of a user's network namespace (hutch.engine.usernet says what it is for).
+
+It is root of a user namespace and does what it is asked by its own user alone: the socket lies in a directory that nobody else may
+enter. A second process stays outside, for what can be done only there: mapping ids, and starting pasta(1). When one of the
+two ends, so does the other; pasta goes with the namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+from hutch import jsontext
+from hutch.engine import networks, state, usernet
+from hutch.errors import HutchError, UnsupportedError
+from hutch.kernel import syscalls
+from hutch.kernel.features import features, program
+from hutch.kernel.netlink import route
+from hutch.network import attach, egress, filler, names, nft, resident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+LINGER = 1000  # milliseconds: who runs one container after another finds it there
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+# as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
+ADDRESS, LENGTH, GATEWAY = "10.0.2.100", 24, "10.0.2.2"
+PATIENCE = 10  # seconds for a program
+
+
+def main() -> None:
+    """The process, with its lock and the socket that requests come by."""
+    if os.fork():  # its starter waits for nobody
+        os._exit(0)
+    resident.name_process("hutch-usernet")
+    os.chdir("/")
+    features()  # what this user may do outside
+    process: UserNetworkProcess | None = None
+    trouble: HutchError | None = None
+    try:
+        process = UserNetworkProcess()
+    except HutchError as error:
+        trouble = error
+    except OSError as error:
+        trouble = HutchError(f"network: a network namespace of the user's own: {error.strerror}", "`hutch doctor` says what user namespaces need")
+    serve(socket.socket(fileno=resident.LISTENER_FD), process, trouble)
+    os._exit(0)  # the lock goes last
+
+
+def serve(listener: socket.socket, process: UserNetworkProcess | None, trouble: HutchError | None) -> None:
+    """Answer, until nobody is there who would need it."""
+    connections: dict[int, socket.socket] = {}
+    guests: set[int] = set()  # pidfds
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while True:
+        events = poll.poll(LINGER if not connections and not guests else None)
+        if not events:
+            return
+        for fd, _ in events:
+            if fd == listener.fileno():
+                connection, _ = listener.accept()
+                connections[connection.fileno()] = connection
+                poll.register(connection, select.POLLIN)
+            elif fd in guests:
+                poll.unregister(fd)
+                guests.remove(fd)
+                os.close(fd)
+            elif not _answer(connections[fd], process, trouble, guests, poll):
+                poll.unregister(fd)
+                connections.pop(fd).close()
+
+
+def _answer(connection: socket.socket, process: UserNetworkProcess | None, trouble: HutchError | None, guests: set[int], poll: select.poll) -> bool:
+    """One request; whether others may follow."""
+    try:
+        data, fds, _, _ = socket.recv_fds(connection, usernet.LARGEST, 4)
+    except OSError:
+        return False
+    if not data:
+        return False
+    given: tuple[int, ...] = ()
+    out: dict[str, Any] = {}
+    try:
+        if process is None:
+            raise trouble or HutchError("network: no network namespace of the user's own")
+        request = jsontext.loads(data.decode())
+        given, out = process.answer(request, fds)
+        if request["do"] == usernet.ATTACH:
+            guests.add(fds[2])
+            poll.register(fds[2], select.POLLIN)
+            fds = fds[:2]
+    except HutchError as error:
+        out = {"error": error.message, "hint": error.hint, "unsupported": isinstance(error, UnsupportedError)}
+    except OSError as error:
+        out = {"error": f"network: {error.strerror}"}
+    except (ValueError, KeyError, TypeError, IndexError):
+        out = {"error": "network: a request that makes no sense"}
+    try:
+        socket.send_fds(connection, [jsontext.dumps(out).encode()], given)
+    except OSError:
+        return False
+    finally:
+        for fd in (*fds, *given):
+            os.close(fd)
+    return True
+
+
+class UserNetworkProcess:
+    """The namespaces, and what is done there."""
+
+    def __init__(self) -> None:
+        self._outside, own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        if not os.fork():
+            self._outside.close()
+            _stay_outside(own, parent)
+        own.close()
+        if not _join_existing():
+            syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            self._beyond(b"m")
+            with route.Route() as inside:
+                inside.do(route.set_link(name="lo", up=True))
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        syscalls.prctl(4, 1)  # PR_SET_DUMPABLE: pasta, and the executors, open its namespaces in /proc
+        self._has_way_out = False
+
+    def _beyond(self, request: bytes) -> None:
+        self._outside.sendall(request)
+        said = self._outside.recv(4096).decode("utf-8", "replace")
+        if said != "y":
+            raise UnsupportedError(said or "network: the process outside of the user's network namespace has ended")
+
+    def answer(self, request: dict[str, Any], fds: list[int]) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """(descriptors, words) that a request gets. Raises HutchError."""
+        kind = request["do"]
+        if kind == usernet.ENTER:
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            return (os.open("/proc/self/ns/user", flags), os.open("/proc/self/ns/net", flags)), {}
+        if kind == usernet.ATTACH:
+            connection = usernet.connection_of(request["connection"])
+            if not all(network.internal for network, _ in connection.places):
+                self._make_way_out()
+            attach.connect(connection, fds[0], fds[1])
+            return (), {}
+        if kind == usernet.NAMES:
+            sockets = [*names.sockets_in(fds[0])]
+            if request["guarded"]:
+                sockets.append(filler.start())
+            return tuple(one.detach() for one in sockets), {}
+        if kind == usernet.CLEAR:
+            networks.clear()
+            return (), {}
+        if kind == usernet.RELEASE:
+            networks.release(usernet.network_of(request["network"]))
+            return (), {}
+        if kind == usernet.REFUSED:
+            try:
+                return (), {"found": list(egress.refused(request["table"]))}
+            except nft.NftError:
+                return (), {"found": None}
+        raise HutchError(f"network: {kind!r} is not known: another version's process is running", "it ends with the containers on networks")
+
+    def _make_way_out(self) -> None:
+        if self._has_way_out:
+            return
+        with route.Route() as here:
+            there = any(link.name not in ("lo",) and not link.name.startswith("hutch-") and link.kind == "tun" for link in here.links())
+        if not there:
+            self._beyond(b"p")
+        self._has_way_out = True
+
+
+def _join_existing() -> bool:
+    """Enter the namespaces that the containers of one that was killed are in, if there are any."""
+    with open("/proc/self/ns/user", "rb") as own_namespace:
+        own = os.fstat(own_namespace.fileno()).st_ino
+    for container in state.containers(reclaim=False):
+        executor = container.data.get("executor")
+        if not isinstance(executor, int) or not container.pid:
+            continue
+        try:
+            user = os.open(f"/proc/{executor}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if os.fstat(user).st_ino == own:
+                continue  # it is on no network
+            net = os.open(f"/proc/{executor}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                syscalls.setns(user, CLONE_NEWUSER)
+                syscalls.setns(net, CLONE_NEWNET)
+                return True
+            finally:
+                os.close(net)
+        except OSError:
+            continue
+        finally:
+            os.close(user)
+    return False
+
+
+def _stay_outside(requests: socket.socket, inside: int) -> None:
+    """The second process: it maps ids and starts pasta for the first, for as long as that lives."""
+    from hutch.image import mapped
+
+    for fd in (resident.LOCK_FD, resident.LISTENER_FD):
+        os.close(fd)
+    while True:
+        request = requests.recv(16)
+        if not request:
+            os._exit(0)
+        try:
+            if request == b"m":
+                mapped.map_ids(inside, features())
+            else:
+                _pasta(inside)
+            requests.sendall(b"y")
+        except HutchError as error:
+            requests.sendall(f"{error.message}".encode()[:4000])
+        except OSError as error:
+            requests.sendall(f"network: {error.strerror}".encode())
+
+
+def _pasta(inside: int) -> None:
+    """Start pasta for a process's network namespace; it ends with that. Nothing of the host's is reachable by it but what the
+    host's own programs could reach, without its loopback; and nothing comes in."""
+    import subprocess
+
+    path = program("pasta")
+    if not path:
+        raise UnsupportedError("network: pasta is not installed")
+    common = [path, "--config-net", "--quiet", "--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+    own = ["-a", ADDRESS, "-n", str(LENGTH), "-g", GATEWAY]
+    said = ""
+    for words in (own, []):
+        try:
+            done = subprocess.run([*common, *words, str(inside)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        except subprocess.TimeoutExpired:
+            raise HutchError("network: pasta does not answer") from None
+        if done.returncode == 0:
+            return
+        said = done.stderr.strip().rpartition("\n")[2] or f"ended with {done.returncode}"
+    if _routed():
+        raise HutchError(f"network: pasta: {said}")
+    # a host that leads nowhere: there is no way out to be had
+
+
+def _routed() -> bool:
+    with route.Route() as here:
+        return any(not item.prefix and item.gateway for item in here.routes())
