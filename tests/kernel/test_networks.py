@@ -193,8 +193,3 @@ def test_a_failing_start_leaves_nothing(host):
     host.run("ip", "link", "add", bridge, "type", "veth", "peer", "name", "x")
     refused(host.try_("run", "--network", "unlucky", "host", "true"), bridge, "another kind")
     host.run("ip", "link", "del", "x", check=False)
-
-
-def test_an_ordinary_user_is_told(as_user):
-    done = as_user("-m", "hutch.cli", "run", "--network", "bridge", "host", "true")
-    refused(done, "bridges need root", "--network host")

@@ -10,6 +10,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from hutch import jsontext
 from hutch.errors import HutchError, UsageError
 from hutch.network import leases, spec
 from hutch.network.attach import endpoint_of, port_rules
@@ -196,3 +197,32 @@ def test_macs():
     assert endpoint_of("0123456789ab", 0, ("fd00::2",)).mac == "02:01:23:45:67:89"
     assert endpoint_of("c" * 12, 1, ("10.9.0.2",), "02:00:00:00:00:01").mac == "02:00:00:00:00:01"
     assert endpoint_of("c" * 12, 1, ("10.9.0.2",)).interface == "eth1" and not endpoint_of("c" * 12, 1, ("10.9.0.2",)).default
+
+
+def test_without_root_and_without_pasta(monkeypatch):
+    """What is missing is said, with what to install."""
+    from hutch.engine import usernet
+    from hutch.errors import UnsupportedError
+    from hutch.kernel.features import features
+
+    monkeypatch.setattr(usernet, "program", lambda name: "")
+    monkeypatch.setattr(usernet, "features", lambda: features().replace(user_namespaces=True))
+    with pytest.raises(UnsupportedError, match="pasta") as caught:
+        usernet.check()
+    assert "passt" in (caught.value.hint or "")
+    monkeypatch.setattr(usernet, "features", lambda: features().replace(user_namespaces=False))
+    with pytest.raises(UnsupportedError, match="user namespaces"):
+        usernet.check()
+
+
+def test_what_is_sent_to_the_users_network_comes_as_it_was():
+    from hutch.engine import usernet
+    from hutch.network import egress
+    from hutch.network.attach import Connection, Endpoint
+    from hutch.network.spec import Network, Subnet
+
+    network = Network(name="web", id="0123456789ab", bridge="hutch-01234567", subnets=(Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1"),), labels={"a": "b"})
+    endpoint = Endpoint(addresses=("10.0.0.2",), mac="02:42:0a:00:00:02", port="vx")
+    for policy in (egress.Policy(), egress.parse(["none"]), egress.parse(["a.org:443", "10.0.0.0/8"])):
+        connection = Connection(places=((network, endpoint),), policy=policy, guard="hutch-egress-x")
+        assert usernet.connection_of(jsontext.loads(jsontext.dumps(usernet.to_plain(connection)))) == connection

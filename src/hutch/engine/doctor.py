@@ -6,7 +6,7 @@ import importlib.util
 import os
 
 from hutch.kernel import capabilities, syscalls
-from hutch.kernel.features import IDMAP_SINCE, Features, features
+from hutch.kernel.features import IDMAP_SINCE, Features, features, program
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -98,7 +98,7 @@ def _said(errno: int) -> str:
 def examine() -> list[Finding]:
     """Every finding, from the kernel up. Processes are made and end; nothing else is touched."""
     f = features()
-    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_cgroups(f), *_rights(f), *_libraries()]
+    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_networks(f), *_cgroups(f), *_rights(f), *_libraries()]
     out.append(_whole())
     return out
 
@@ -176,6 +176,47 @@ def _filesystems(f: Features) -> list[Finding]:
                 enable=f"Linux {since[0]}.{since[1]}" if since else f"another file system: {kind} takes no idmapped mounts",
             )
         )
+    return out
+
+
+def _bridge() -> None:
+    from hutch.kernel.netlink import route
+
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    with route.Route() as socket:
+        socket.do(route.bridge("doctor0"))
+        socket.do(route.veth("doctor1", "doctor2"))
+
+
+def _networks(f: Features) -> list[Finding]:
+    from hutch.network import nft
+
+    refusal = "--network NAME is refused; --network none and host remain"
+    errno = attempt(_in_namespace(_bridge))
+    there = nft.available()
+    out = [
+        Finding(name="bridges and veth pairs", ok=errno == 0, detail=_said(errno), instead=refusal, enable="modprobe bridge veth"),
+        Finding(name="nftables", ok=bool(there), detail=there, instead=refusal, enable="apt-get install nftables"),
+    ]
+    if not f.privileged:
+        path = program("pasta")
+        out.append(Finding(name="networks without root", ok=bool(path), detail=path, instead=refusal, enable="install pasta (Debian: passt)"))
+        out.append(
+            Finding(
+                name="interfaces of the host's",
+                ok=False,
+                instead="--network device:NAME is refused; an address of the host's reaches its services",
+                enable="sudo",
+            )
+        )
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            first = int(file.read())
+        out.append(
+            Finding(
+                name="ports below 1024", ok=first <= 1, detail=f"from {first} on", instead=f"publish ports from {first} on",
+                enable="sysctl net.ipv4.ip_unprivileged_port_start=0",
+            )
+        )  # fmt: skip
     return out
 
 

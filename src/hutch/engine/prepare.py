@@ -347,7 +347,11 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
 
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:
-            places.attach(pid, found.descriptors["netlink"], user_network)
+            try:
+                places.attach(pid, found.descriptors["netlink"], user_network)
+            finally:
+                if user_network is not None:
+                    user_network.close()  # the container itself keeps it now
         elif request == NET_DEVICES:
             _lend(prepared, pid, found.descriptors["netlink"])
         else:
@@ -369,8 +373,6 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
             places.close()
         if sockets is not None:
             sockets.close()
-        if user_network is not None:
-            user_network.close()
         for fd in own:
             os.close(fd)
     return found

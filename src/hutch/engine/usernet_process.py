@@ -1,8 +1,8 @@
 """The process of a user's network namespace (hutch.engine.usernet says what it is for).
 
 It is root of a user namespace and does what it is asked by its own user alone: the socket lies in a directory that nobody else may
-enter. A second process stays outside, for what can be done only there: mapping ids, and starting pasta(1). When one of the
-two ends, so does the other; pasta goes with the namespace.
+enter. A second process stays outside, for what can be done only there: mapping ids, and starting pasta(1). When the first
+ends, so do the other, and pasta.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LINGER = 1000  # milliseconds: who runs one container after another finds it there
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
+SIGKILL, PR_SET_DUMPABLE = 9, 4
 # as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
-ADDRESS, LENGTH, GATEWAY = "10.0.2.100", 24, "10.0.2.2"
+UPLINK, ADDRESS, LENGTH, GATEWAY = "uplink", "10.0.2.100", 24, "10.0.2.2"
 PATIENCE = 10  # seconds for a program
 
 
@@ -126,8 +126,7 @@ class UserNetworkProcess:
                 inside.do(route.set_link(name="lo", up=True))
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-        syscalls.prctl(4, 1)  # PR_SET_DUMPABLE: pasta, and the executors, open its namespaces in /proc
-        self._has_way_out = False
+        syscalls.prctl(PR_SET_DUMPABLE, 1)  # pasta, and the executors, open its namespaces in /proc
 
     def _beyond(self, request: bytes) -> None:
         self._outside.sendall(request)
@@ -166,13 +165,10 @@ class UserNetworkProcess:
         raise HutchError(f"network: {kind!r} is not known: another version's process is running", "it ends with the containers on networks")
 
     def _make_way_out(self) -> None:
-        if self._has_way_out:
-            return
         with route.Route() as here:
-            there = any(link.name not in ("lo",) and not link.name.startswith("hutch-") and link.kind == "tun" for link in here.links())
-        if not there:
+            there = here.link(UPLINK)  # it goes with pasta
+        if there is None:
             self._beyond(b"p")
-        self._has_way_out = True
 
 
 def _join_existing() -> bool:
@@ -213,12 +209,14 @@ def _stay_outside(requests: socket.socket, inside: int) -> None:
     while True:
         request = requests.recv(16)
         if not request:
+            _stop_pasta()
             os._exit(0)
         try:
             if request == b"m":
                 mapped.map_ids(inside, features())
             else:
-                _pasta(inside)
+                _stop_pasta()  # of one that was killed
+                _start_pasta(inside)
             requests.sendall(b"y")
         except HutchError as error:
             requests.sendall(f"{error.message}".encode()[:4000])
@@ -226,30 +224,80 @@ def _stay_outside(requests: socket.socket, inside: int) -> None:
             requests.sendall(f"network: {error.strerror}".encode())
 
 
-def _pasta(inside: int) -> None:
-    """Start pasta for a process's network namespace; it ends with that. Nothing of the host's is reachable by it but what the
-    host's own programs could reach, without its loopback; and nothing comes in."""
+def _pid_file() -> str:
+    return f"{networks.root()}/.pasta"
+
+
+def _start_pasta(inside: int) -> None:
+    """Start pasta for a process's network namespace. Nothing of the host's is reachable by it but what the host's own programs
+    could reach, without its loopback; and nothing comes in."""
     import subprocess
+    import time
 
     path = program("pasta")
     if not path:
         raise UnsupportedError("network: pasta is not installed")
-    common = [path, "--config-net", "--quiet", "--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+    common = [
+        path,
+        "--config-net",
+        "--foreground",
+        "--quiet",
+        "--no-map-gw",
+        "-t",
+        "none",
+        "-u",
+        "none",
+        "-T",
+        "none",
+        "-U",
+        "none",
+        "-I",
+        UPLINK,
+        "-P",
+        _pid_file(),
+    ]
     own = ["-a", ADDRESS, "-n", str(LENGTH), "-g", GATEWAY]
     said = ""
-    for words in (own, []):
-        try:
-            done = subprocess.run([*common, *words, str(inside)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        except subprocess.TimeoutExpired:
-            raise HutchError("network: pasta does not answer") from None
-        if done.returncode == 0:
-            return
-        said = done.stderr.strip().rpartition("\n")[2] or f"ended with {done.returncode}"
-    if _routed():
+    # a host without a way out has neighbours nevertheless; one without IPv4 has its own addresses to offer
+    for words in (own, *([*own, "-i", name] for name in _interfaces()), []):
+        process = subprocess.Popen([*common, *words, str(inside)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            if _pasta_pid() == process.pid:
+                process.stderr.close()
+                return
+            time.sleep(0.002)
+        process.kill()
+        said = process.stderr.read().strip().rpartition("\n")[2] or f"ended with {process.wait()}"
+        process.stderr.close()
+    if _interfaces():
         raise HutchError(f"network: pasta: {said}")
-    # a host that leads nowhere: there is no way out to be had
+    # a host without a network: there is no way out to be had
 
 
-def _routed() -> bool:
+def _pasta_pid() -> int:
+    """The pid that pasta has written when it was ready; 0 where it has not, or has ended."""
+    try:
+        with open(_pid_file(), encoding="ascii") as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+            return pid if file.read().startswith(("pasta", "passt")) else 0  # the same program
+    except (OSError, ValueError):
+        return 0
+
+
+def _stop_pasta() -> None:
+    pid = _pasta_pid()
+    try:
+        if pid:
+            os.kill(pid, SIGKILL)
+        os.unlink(_pid_file())
+    except OSError:
+        pass  # it has just ended
+
+
+def _interfaces() -> list[str]:
     with route.Route() as here:
-        return any(not item.prefix and item.gateway for item in here.routes())
+        having = {item.index for item in here.addresses()}
+        return [link.name for link in here.links() if link.up and link.name != "lo" and link.index in having]

@@ -33,6 +33,13 @@ def run(commands: Iterable[Rule]) -> list[Rule]:
     return [item for item in jsontext.loads(out).get("nftables", []) if "metainfo" not in item]
 
 
+def available() -> str:
+    """By what rules are made here: the library, or a program's path; "" for nothing."""
+    from hutch.kernel.features import program
+
+    return "libnftables" if _load() is not None else program("nft")
+
+
 def _load() -> Any:
     if not _library:
         import ctypes
