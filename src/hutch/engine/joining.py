@@ -130,7 +130,7 @@ class Places:
 
 
 def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tuple[str, ...]]], upstream: tuple[str, ...],
-    policy: Policy, pid: int, namespace: int, user_network: UserNetwork | None,
+    policy: Policy, pid: int, namespace: int, user_network: UserNetwork | None, *, again: bool = False,
 ) -> bool:  # fmt: skip
     """Tell the name server of a container: (network, names, addresses) of each of its networks. Whether it had to be started."""
     presences = tuple(
@@ -143,7 +143,7 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
     registration = names.Registration(
         container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed, guard=egress.table_name(networks.root(), container)
     )
-    sockets = names.sockets_in(namespace) if user_network is None else user_network.names(namespace, allowed is not None)
+    sockets = names.sockets_in(namespace, again=again) if user_network is None else user_network.names(namespace, allowed is not None, again)
     pidfd = -1
     try:
         pidfd = os.pidfd_open(pid)
@@ -186,7 +186,7 @@ def _revive(user_network: UserNetwork | None) -> None:
         except OSError:
             continue  # it has just ended
         try:
-            _register(running.id, known, s.dns, egress.parse(s.egress), running.pid, namespace, user_network)
+            _register(running.id, known, s.dns, egress.parse(s.egress), running.pid, namespace, user_network, again=True)
         except HutchError:
             continue  # it is about to end
         finally:

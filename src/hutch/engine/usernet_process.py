@@ -147,7 +147,7 @@ class UserNetworkProcess:
             attach.connect(connection, fds[0], fds[1])
             return (), {}
         if kind == usernet.NAMES:
-            sockets = [*names.sockets_in(fds[0])]
+            sockets = [*names.sockets_in(fds[0], again=request["again"])]
             if request["guarded"]:
                 sockets.append(filler.start())
             return tuple(one.detach() for one in sockets), {}

@@ -6,8 +6,8 @@
 static char packed[DETAIL]; /* the files read at the end: tag, length, content */
 static long packed_size;
 
-/* Go back over the host lane and undo it. */
-static void undo(int pack)
+/* Go back over the host lane and undo it: all but what is shared with others, or that alone. */
+static void undo(int pack, int only_shared)
 {
     static const u8 *starts[4096];
     const u8 *at = lane_start[HOST];
@@ -19,7 +19,7 @@ static void undo(int pack)
     }
     while (n-- > 0) {
         at = starts[n];
-        if (!next_op(&at, &op, n)) continue;
+        if (!next_op(&at, &op, n) || (op.code == HOLD_SHARED) != only_shared) continue;
         if (op.code == HOST_DIRECTORY) {
             detail.used = 0;
             host_directory(&op, 1);
@@ -51,9 +51,18 @@ static void undo(int pack)
     }
 }
 
+/* Rules and bridges take the kernel longer to remove than most programs run, as it waits until nobody looks at them any more:
+ * nobody waits for that, but who wants to start on the same network, by its lock. */
+static void undo_shared(void)
+{
+    u32 some = 0;
+    for (u32 i = 0; i < sizeof held / sizeof *held; i++) some |= (u32)held[i];
+    if (some && fork_(0) <= 0) undo(0, 1);
+}
+
 _Noreturn static void finish(i32 status, i64 *usage)
 {
-    undo(1);
+    undo(1, 0);
     memcpy(shared->detail, packed, DETAIL);
     if (exit_file) {
         TEXT(line, 32);
@@ -64,6 +73,7 @@ _Noreturn static void finish(i32 status, i64 *usage)
     }
     usage[0] = status;
     tell(EXITED, 0, 0, 0, usage, 0);
+    undo_shared();
     exit_(0);
 }
 
@@ -86,7 +96,7 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     i32 status = reap(usage);
     static char words[DETAIL];
     memcpy(words, lane == HOST ? detail_ : shared->detail, DETAIL);
-    undo(0);
+    undo(0, 0), undo(0, 1);
     memcpy(shared->detail, words, DETAIL);
     usage[0] = status;
     if (killed && owner_gone) error = ECANCELED;

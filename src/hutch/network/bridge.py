@@ -59,7 +59,11 @@ def _make(socket: Route, network: Network) -> None:
     for subnet in network.subnets:
         length = int(subnet.subnet.partition("/")[2])
         _tolerating(socket, route.new_address(link.index, subnet.gateway, length))
-    nft.run(rules(network))
+    try:
+        nft.run(rules(network))
+    except nft.NftError as error:
+        if "exists" not in error.message:
+            raise
     if not network.internal:
         allow_forwarding(ipv6=any(":" in subnet.subnet for subnet in network.subnets))
     socket.do(route.set_link(link.index, up=True, alias=f"hutch network {network.name}"[:255]))  # last: who sees it up sees it whole
@@ -79,12 +83,12 @@ def _tolerating(socket: Route, request: tuple[int, int, bytes]) -> None:
 
 
 def rules(network: Network) -> list[Rule]:
-    """The network's table, made anew in one transaction."""
+    """The network's table, in one transaction, which fails if it is there: then it is there whole."""
     name, bridge = table_name(network), network.bridge
     inside = match(meta("iifname"), bridge)
     to_it = match(meta("oifname"), bridge)
     own = nft.table("inet", name)
-    commands = [{"add": own}, {"delete": own}, {"add": own}]
+    commands = [{"create": own}]
     commands.append({"add": nft.chain("inet", name, "forward", "filter", "forward", FORWARD)})
     added = [
         nft.rule("inet", name, "forward", inside, to_it, ACCEPT, comment="between its containers, where br_netfilter asks"),

@@ -155,7 +155,7 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
     itself would get it. Who sends is told by the MAC, which a port lets nobody change, so that no address gets around it.
     `subnets` are the container's own networks', whose members it may reach."""
     own = nft.table("inet", name)
-    commands: list[Rule] = [{"add": own}, {"delete": own}, {"add": own}]
+    commands: list[Rule] = [{"add": own}]
     allowed = policy.allowed or ()
     for number, item in enumerate(allowed):
         if item.name:

@@ -63,8 +63,9 @@ class Registration(Record):
                    allowed=None if data["allowed"] is None else tuple(data["allowed"]), guard=data["guard"])  # fmt: skip
 
 
-def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
-    """The server's two sockets (UDP, TCP) in a network namespace, by its descriptor. Raises HutchError.
+def sockets_in(namespace: int, *, again: bool = False) -> tuple[socket.socket, socket.socket]:
+    """The server's two sockets (UDP, TCP) in a network namespace, by its descriptor; `again` where it has had some before. Raises
+    HutchError.
 
     A thread of its own enters the namespace (setns(2)) and ends: no other ever runs there."""
     import socket
@@ -83,7 +84,7 @@ def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
                 found.append(one)
                 one.bind((ADDRESS, 0))
             found[1].listen(64)
-            nft.run(_rules(found[0].getsockname()[1], found[1].getsockname()[1]))
+            nft.run(_rules(found[0].getsockname()[1], found[1].getsockname()[1], again))
         except BaseException as error:
             failed.append(error)
 
@@ -99,11 +100,12 @@ def sockets_in(namespace: int) -> tuple[socket.socket, socket.socket]:
     return found[0], found[1]
 
 
-def _rules(udp: int, tcp: int) -> list[Rule]:
+def _rules(udp: int, tcp: int, again: bool) -> list[Rule]:
     """Questions to port 53 come to the server's ports, whatever else has that port in the container: a name server may run in one.
     Packets are rewritten one by one, so that the container's connections need no tracking."""
     table = nft.table("ip", TABLE)
-    commands = [{"add": table}, {"delete": table}, {"add": table}, {"add": nft.chain("ip", TABLE, "output", "filter", "output", MANGLE)}]
+    commands: list[Rule] = [{"add": table}, {"delete": table}] if again else []  # a removal, even of nothing, costs some 10 ms
+    commands += [{"add": table}, {"add": nft.chain("ip", TABLE, "output", "filter", "output", MANGLE)}]
     for protocol, port in (("udp", udp), ("tcp", tcp)):
         for side, field, before, after in (("daddr", "dport", PORT, port), ("saddr", "sport", port, PORT)):
             key = nft.payload(protocol, field)
