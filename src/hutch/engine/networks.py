@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hutch.plan import ops
 
 DEFAULT = "bridge"
-PATIENCE = 2.0  # seconds
 DEFAULT_ID = "0000b41d9e00"
 
 
@@ -172,14 +171,9 @@ def users(network: Network) -> list[tuple[str, tuple[str, ...]]]:
 
 def remove(name: str) -> None:
     """Remove a network. Raises StateError when there is none, or containers are on it."""
-    from hutch.engine import state
-
     network = get(name)
-    deadline = time.monotonic() + PATIENCE
-    while found := users(network):
-        if time.monotonic() < deadline and found[0][0] not in {running.id for running in state.containers(reclaim=False) if running.pid}:
-            time.sleep(0.005)  # it has ended: its executor is about to let go
-            continue
+    found = users(network)
+    if found:
         raise StateError(f"network {network.name}: container {found[0][0]} is on it", "`hutch stop` first")
     reclaim(network)
     place = place_of(network.name)
