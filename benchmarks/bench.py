@@ -39,7 +39,7 @@ from images import cold_runs, fork_times, index_time
 HERE = Path(__file__).resolve().parent
 HUTCH = str(Path(sys.executable).parent / "hutch")
 HUTCH_OCI = f"{HUTCH}-oci"
-SECTIONS = ("start", "exec", "oci", "throughput", "kill", "memory", "images")
+SECTIONS = ("start", "exec", "oci", "throughput", "kill", "memory", "images", "networks")
 FLOOR, ENTER_FLOOR = "C floor", "C floor of exec"
 
 
@@ -247,6 +247,24 @@ def measure_images(shop: Shop, report: Report, rounds: int) -> None:
     print(f"the index of a layer of {layer['mib']} MiB and {layer['files']} files: {layer['seconds']:.3f} s")
 
 
+def measure_networks(shop: Shop, report: Report, rounds: int) -> None:
+    """A container with a network, names and a port, and bytes per second, in a network namespace of its own."""
+    place = shop.directory / "networks"
+    place.mkdir()
+    words = ["unshare", "--net", "--", sys.executable, str(HERE / "networks.py"), str(place), shop.cgroup, str(rounds)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise Missing((done.stderr.strip() or "no word").splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
+    report.notes += answer["notes"]
+    report.figures["networks"] = answer["found"]
+    rows = [("with a network and a port", "first on it", "beside another", "between two", "by a port")]
+    for name, item in answer["found"].items():
+        rows.append((name, f"{item['alone'] * 1e3:.1f} ms", f"{item['beside'] * 1e3:.1f} ms", f"{item['between']:.2f} GB/s", f"{item['port']:.2f} GB/s"))
+    print()
+    columns(rows, range(1, 5))
+
+
 def rates(calls: Sequence[Callable[[], object]], count: int, width: int, blocks: int) -> list[list[float]]:
     """How often a second each function ends when `width` threads call it `count` times, in blocks that take turns; sorted."""
     found: list[list[float]] = [[] for _ in calls]
@@ -408,6 +426,13 @@ def judge(report: Report, everything: bool) -> None:
     report.goal("memory beside an idle detached container: <= 1024 KiB", float(idle) if isinstance(idle, int) else None, 1024, unit=" KiB")
     report.ratio("pull to first command: >= 5 x faster than podman", "podman run (cold)", "hutch run (cold)", 5, at_least=True)
     report.ratio("pull to first command: >= 5 x faster than docker", "docker run (cold)", "hutch run (cold)", 5, at_least=True)
+    nets = figures.get("networks")
+    for name in ("docker", "podman"):
+        pair_ = (nets["hutch"], nets[name]) if isinstance(nets, dict) and name in nets else None
+        report.goal(f"with a network: >= 20 x faster than {name} run", pair_[1]["beside"] / pair_[0]["beside"] if pair_ else None, 20, at_least=True, unit=" x")
+        if name == "docker":
+            for key, what in (("between", "between two containers"), ("port", "by a published port")):
+                report.goal(f"bytes {what}: as many as docker", pair_[0][key] / pair_[1][key] if pair_ else None, 0.9, at_least=True, unit=" x")
     forks = [value for key, value in figures.items() if key.startswith("fork_ms_each") and isinstance(value, float)]
     report.goal("fork(20): < 10 ms each, whatever the size", max(forks) if forks else None, 10, unit=" ms")
     layer = figures.get("index")
@@ -501,6 +526,7 @@ def main() -> int:
             "throughput": lambda: measure_throughput(report, 1 if options.quick else 5),
             "kill": lambda: measure_kill(report, 50 if options.quick else 200),
             "memory": lambda: measure_memory(shop, report, 3 if options.quick else 10),
+            "networks": lambda: measure_networks(shop, report, 16 if options.quick else 40),
             "images": lambda: measure_images(shop, report, 3 if options.quick else 7),
         }
         for name, measure in parts.items():

@@ -130,15 +130,17 @@ def podman(shop: Shop) -> Contestants:
     return [start], [Contestant("podman exec", "in a container of its own", [*base, "exec", idle, TRUE], every=20, settle=True)]
 
 
-def docker_base(shop: Shop, name: str) -> list[str]:
-    """docker's command with a daemon and a store of its own."""
+def docker_base(shop: Shop, name: str, *, networks: bool = False) -> list[str]:
+    """docker's command with a daemon and a store of its own; `networks`: it may write rules into this network namespace."""
     client, daemon = need("docker"), need("dockerd")
     directory = shop.directory / name
     directory.mkdir()
     (directory / "config.json").write_text("{}")
     argv = [need("setpriv"), "--pdeathsig", "TERM", daemon, "--config-file", f"{directory}/config.json", "--data-root", f"{directory}/data"]
-    argv += ["--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid", "--host", f"unix://{directory}/socket", "--bridge=none"]
-    argv += ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--cgroup-parent", f"/{shop.cgroup}"]
+    argv += ["--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid", "--host", f"unix://{directory}/socket"]
+    if not networks:
+        argv += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
+    argv += ["--cgroup-parent", f"/{shop.cgroup}"]
     argv += ["--containerd-namespace", shop.cgroup, "--containerd-plugins-namespace", f"{shop.cgroup}-plugins"]
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

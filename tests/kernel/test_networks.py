@@ -193,3 +193,22 @@ def test_a_failing_start_leaves_nothing(host):
     host.run("ip", "link", "add", bridge, "type", "veth", "peer", "name", "x")
     refused(host.try_("run", "--network", "unlucky", "host", "true"), bridge, "another kind")
     host.run("ip", "link", "del", "x", check=False)
+
+
+def test_a_command_that_was_started_is_on_its_network_at_once(host):
+    """Also where nobody reads from it: `hutch.start` comes back when it runs."""
+    code = """
+import hutch
+hutch.networks.create("mine")
+with hutch.start("host", ["sleep", "100"], network="mine", name="server", ports=["8080:80"]) as server:
+    print(hutch.run("host", ["getent", "hosts", "server"], network="mine").exit_code)
+    server.kill()
+try:
+    hutch.start("host", ["no-such-program"], network="mine")
+except hutch.StartError as error:
+    print("StartError")
+hutch.networks.remove("mine")
+"""
+    words = ["nsenter", f"--net=/proc/{host.process.pid}/ns/net", "--", sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=host.environment, timeout=60)
+    assert done.stdout == "0\nStartError\n", done.stderr

@@ -50,7 +50,14 @@ def start(
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
         return prepare.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
-    return Process(launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
+    process = Process(launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
+    if prepared.asks:
+        try:
+            process.pid  # noqa: B018 -- its executor asks for networks, and whoever starts it may not look at it again for long
+        except BaseException:
+            process.close()
+            raise
+    return process
 
 
 def run(

@@ -46,6 +46,11 @@ class Prepared(Record):
     ports: tuple[Port, ...] = ()
     ipv6: bool = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether its executor asks its owner for something while it starts."""
+        return bool(self.joinings or self.settings.net_devices or self.settings.systemd)
+
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
