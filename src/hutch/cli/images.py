@@ -265,6 +265,12 @@ def diff(_: dict[str, Any], rest: list[str]) -> int:
 
 def inspect(values: dict[str, Any], rest: list[str]) -> int:
     """All that is known, as JSON; 1 when something does not exist."""
+    if values.get("kernel"):
+        from hutch.engine import kernelview
+
+        for name in some(rest, "inspect", "a container"):
+            print("\n".join(kernelview.of_container(name).lines()))
+        return 0
     from hutch.engine import documents
 
     kind = values.get("type", "")

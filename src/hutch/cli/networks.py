@@ -76,9 +76,15 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
     return 0
 
 
-def inspect(_: dict[str, Any], rest: list[str]) -> int:
+def inspect(values: dict[str, Any], rest: list[str]) -> int:
     """Show networks as JSON."""
     some(rest, "network inspect", "a network")
+    if values.get("kernel"):
+        from hutch.engine import kernelview
+
+        for name in rest:
+            print("\n".join(kernelview.of_network(networks.get(name)).lines()))
+        return 0
     print(jsontext.dumps([networks.inspect(networks.get(name)) for name in rest], indent=2))
     return 0
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 KIND = Kind(socket=".usernet", module="hutch.engine.usernet_process")
 LARGEST = 1 << 18  # bytes of a message
 ENTER, ATTACH, NAMES, CLEAR, RELEASE, REFUSED = "enter", "attach", "names", "clear", "release", "refused"
+NETLINK, TABLE = "netlink", "table"
 
 
 class UserNetwork:
@@ -81,6 +82,15 @@ class UserNetwork:
         """(packets, bytes) that the policy of a table has refused; None for none."""
         found = self._ask({"do": REFUSED, "table": table}, ())[0]["found"]
         return (int(found[0]), int(found[1])) if found is not None else None
+
+    def netlink(self, namespace: int) -> int:
+        """A netlink socket's descriptor, in a container's network namespace (by its descriptor), or in this one (-1)."""
+        return self._ask({"do": NETLINK}, (namespace,) if namespace >= 0 else ())[1][0]
+
+    def table(self, family: str, name: str) -> list[dict[str, Any]]:
+        """An nftables table; nothing where it is not there."""
+        found: list[dict[str, Any]] = self._ask({"do": TABLE, "family": family, "table": name}, ())[0]["found"]
+        return found
 
     def _ask(self, request: dict[str, Any], fds: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
         import socket

@@ -157,6 +157,13 @@ class UserNetworkProcess:
         if kind == usernet.RELEASE:
             networks.release(usernet.network_of(request["network"]))
             return (), {}
+        if kind == usernet.NETLINK:
+            from hutch.engine import kernelview
+
+            with kernelview.entered(fds[0]) if fds else route.Route() as found:
+                return (os.dup(found.fileno()),), {}
+        if kind == usernet.TABLE:
+            return (), {"found": nft.listed(request["family"], request["table"])}
         if kind == usernet.REFUSED:
             try:
                 return (), {"found": list(egress.refused(request["table"]))}

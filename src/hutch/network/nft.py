@@ -33,6 +33,14 @@ def run(commands: Iterable[Rule]) -> list[Rule]:
     return [item for item in jsontext.loads(out).get("nftables", []) if "metainfo" not in item]
 
 
+def listed(family: str, name: str) -> list[dict[str, Any]]:
+    """A table with all that is in it; nothing where it is not there."""
+    try:
+        return run([{"list": {"table": {"family": family, "name": name}}}])
+    except NftError:
+        return []
+
+
 def available() -> str:
     """By what rules are made here: the library, or a program's path; "" for nothing."""
     from hutch.kernel.features import program
