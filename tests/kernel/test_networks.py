@@ -212,3 +212,40 @@ hutch.networks.remove("mine")
     words = ["nsenter", f"--net=/proc/{host.process.pid}/ns/net", "--", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=host.environment, timeout=60)
     assert done.stdout == "0\nStartError\n", done.stderr
+
+
+def test_another_containers_network(host):
+    """--network container:NAME, as with Docker: its interfaces, its loopback, its names; whoever of the two ends first."""
+    host("network", "create", "shop")
+    host("run", "-d", "--name", "db", "--network", "shop", "host", "sleep", "1000")
+    host(
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "shop",
+        "host",
+        "python3",
+        "-c",
+        "import socket, time; s = socket.create_server(('127.0.0.1', 80)); time.sleep(1000)",
+    )
+    script = "ip -4 -br addr show eth0; getent hosts db; cat /etc/resolv.conf; python3 -c \"import socket; socket.create_connection(('127.0.0.1', 80)); print('reached')\""
+    until(lambda: "reached" in host.try_("run", "--network", "container:web", "host", "sh", "-c", script).stdout)
+    shown = host("run", "--network", "container:web", "host", "sh", "-c", script)
+    (web,) = [
+        entry["IPv4Address"]
+        for entry in json.loads(host("network", "inspect", "shop"))[0]["Containers"].values()
+        if entry["IPv4Address"] in shown.split("\n")[0]
+    ]
+    assert web and "db" in shown and "nameserver 127.0.0.11" in shown
+    assert host("run", "--network", "container:web", "--userns", "host", "host", "ip", "-4", "-br", "addr", "show", "eth0").split()[2].startswith(web)
+    host("run", "-d", "--name", "late", "--network", "container:web", "host", "sleep", "1000")
+    assert "reached" in host("exec", "late", "sh", "-c", script)
+    refused(host.try_("run", "--network", "container:web", "-p", "80:80", "host", "true"), "no ports to be published")
+    refused(host.try_("run", "--network", "container:web", "--network", "shop", "host", "true"), "goes with no other network")
+    refused(host.try_("run", "--network", "container:web", "--ip", "10.0.0.1", "host", "true"), "has its addresses")
+    refused(host.try_("run", "--network", "container:nobody", "host", "true"), "nobody")
+    host("rm", "-f", "web")
+    assert "lo" in host("exec", "late", "ip", "-br", "addr")
+    refused(host.try_("run", "--network", "container:web", "host", "true"), "web")

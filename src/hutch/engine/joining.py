@@ -6,7 +6,8 @@ import os
 import time
 
 from hutch.engine import networks
-from hutch.errors import HutchError, UnsupportedError, UsageError
+from hutch.engine.settings import CONTAINER
+from hutch.errors import HutchError, StateError, UnsupportedError, UsageError
 from hutch.kernel.features import features
 from hutch.network import egress, leases, names
 from hutch.network.attach import Connection, connect
@@ -294,9 +295,38 @@ def lent(s: Settings) -> tuple[ops.ReturnDevice, ...]:
 # the files by which programs find names
 
 
+def shared(s: Settings) -> Settings:
+    """With the network namespace of the container that is named. Raises StateError, UsageError, UnsupportedError."""
+    from hutch.engine import state
+
+    other = state.find(s.network.removeprefix(CONTAINER))
+    if not other.pid:
+        raise StateError(f"network {s.network}: the container has ended")
+    if not features().privileged:
+        raise UnsupportedError(
+            f"network {s.network}: without root, a network namespace that is there already cannot be entered", "a network of their own for both"
+        )
+    if other.data["settings"].get("network") == "host":
+        return s.replace(network="host")
+    return s.replace(network=f"{CONTAINER}{other.id}", network_path=f"/proc/{other.pid}/ns/net")
+
+
+def _other(s: Settings) -> tuple[Settings, tuple[Joining, ...], str]:
+    """Of the container whose network namespace is shared: its settings, networks, and its line of /etc/hosts."""
+    from hutch.engine import recorded, state
+
+    other = state.find(s.network.removeprefix(CONTAINER))
+    theirs = recorded.settings_of(other.data["settings"])
+    found = joinings(theirs)
+    address = next((addresses[0] for item in found[:1] for container, addresses in networks.users(item.network) if container == other.id), "")
+    return theirs, found, f"{address}\t{theirs.hostname or other.id}\n" if address else ""
+
+
 def hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, address: str) -> str:
     """The lines of /etc/hosts beside localhost's. Raises UsageError."""
     lines = f"{address}\t{hostname}\n" if joinings and hostname else ""
+    if s.network_path:
+        lines = _other(s)[2]
     for item in s.extra_hosts:
         name, _, place = item.replace("=", ":", 1).partition(":")
         place = place.removeprefix("[").removesuffix("]")
@@ -323,6 +353,9 @@ def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
     None leaves the image's."""
     if s.network == "none" and not s.net_devices:
         return ""
+    if s.network_path and not (s.dns or s.dns_search or s.dns_options):
+        theirs, found, _ = _other(s)
+        return resolv_conf(theirs, found)
     text = _read("/etc/resolv.conf")
     own = bool(joinings) and (any(has_names(item.network) for item in joinings) or egress.parse(s.egress).allowed is not None)
     if text is None and not own and not s.dns:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import CONTAINER, NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 from hutch.network.spec import is_interface
 
@@ -121,6 +121,13 @@ def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "",
     """The fields of `Settings` for networks: ``NAME``, ``NAME:ip=…,alias=…`` (Podman's way) or ``name=NAME,ip=…`` (Docker's). What stands
     beside them is the first network's. Raises UsageError."""
     wanted = [*wanted]
+    shared = next((item for item in wanted if isinstance(item, str) and item.startswith(CONTAINER)), None)
+    if shared is not None:
+        if len(wanted) > 1:
+            raise UsageError(f"network {shared}: goes with no other network")
+        if ip or ip6 or mac_address or [*aliases]:
+            raise UsageError(f"network {shared}: has its addresses and names already")
+        return {"network": shared}
     lent = tuple(lent_device(item) for item in wanted if isinstance(item, str) and item.startswith(DEVICE))
     found = [item if isinstance(item, Attachment) else attachment(item) for item in wanted if not (isinstance(item, str) and item.startswith(DEVICE))]
     aliases = tuple(aliases)

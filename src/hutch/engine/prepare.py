@@ -7,7 +7,7 @@ import os
 from hutch import jsontext
 from hutch.engine import settings as settings_module, state
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
-from hutch.engine.settings import ImageSource, Settings, VolumeMount
+from hutch.engine.settings import CONTAINER, ImageSource, Settings, VolumeMount
 from hutch.errors import UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
 from hutch.image import resolve, store
@@ -73,6 +73,10 @@ def prepare(
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         settings_module.check(s)
         s = _with_volumes(s, rootfs, detach and not remove)
+    if s.network.startswith(CONTAINER):
+        from hutch.engine import joining
+
+        s = joining.shared(s)
     joinings = _joinings(s)
     base = state.root()
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
@@ -244,7 +248,7 @@ def _holds(joinings: tuple[Joining, ...], s: Settings) -> tuple[HoldShared, ...]
 
 
 def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
-    if not joinings and not s.extra_hosts:
+    if not joinings and not s.extra_hosts and not s.network_path:
         return ""
     from hutch.engine import joining
 

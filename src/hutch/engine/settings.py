@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 USERNS = ("auto", "host", "private", "single")
+CONTAINER = "container:"  # in front of another's name: its network namespace
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
 
 # what of the settings is not for one who only takes part in, or begins where, another container is
-NO_NETWORK: dict[str, Any] = {"network": "none", "attachments": (), "ports": (), "publish_all": False, "net_devices": (), "egress": ()}
+NO_NETWORK: dict[str, Any] = {"network": "none", "network_path": "", "attachments": (), "ports": (), "publish_all": False, "net_devices": (), "egress": ()}
 
 
 class Bind(Record):
@@ -127,6 +128,7 @@ class Settings(Record):
     no_new_privileges: bool = True
     privileged: bool = False
     network: str = "none"
+    network_path: str = ""
     attachments: tuple[Attachment, ...] = ()
     ports: tuple[str, ...] = ()
     publish_all: bool = False
@@ -173,7 +175,7 @@ def _check_dns(s: Settings) -> None:
 
 def check(s: Settings) -> None:
     """Find what makes no sense before anything is touched. Raises UsageError."""
-    if (s.network in NETWORKS) == bool(s.attachments):
+    if (s.network in NETWORKS or s.network.startswith(CONTAINER)) == bool(s.attachments):
         raise UsageError(f"network {s.network}: is named with others, or without what it is to give")
     if (s.ports or s.publish_all) and not s.attachments:
         raise UsageError(f"publish: network {s.network} has no ports to be published", "on the host's network every port is the host's; --network bridge")
@@ -268,10 +270,11 @@ def namespaces(s: Settings, userns: bool) -> tuple[oci.Namespace, ...]:
     """The namespaces that the container has to itself."""
     wanted = ["mount"]
     wanted += [kind for kind, value in (("pid", s.pid), ("ipc", s.ipc), ("uts", s.uts), ("cgroup", s.cgroupns)) if value == "private"]
-    wanted += ["network"] if s.network != "host" else []
+    wanted += ["network"] if s.network != "host" and not s.network_path else []
     wanted += ["user"] if userns else []
     wanted += ["time"] if s.time_offsets else []
-    return tuple(oci.Namespace(type=kind) for kind in wanted)
+    joined = (oci.Namespace(type="network", path=s.network_path),) if s.network_path else ()
+    return (*(oci.Namespace(type=kind) for kind in wanted), *joined)
 
 
 def to_config(

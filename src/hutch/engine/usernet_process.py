@@ -29,6 +29,7 @@ SIGKILL, PR_SET_DUMPABLE = 9, 4
 # as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
 UPLINK, ADDRESS, LENGTH, GATEWAY = "uplink", "10.0.2.100", 24, "10.0.2.2"
 PATIENCE = 10  # seconds for a program
+PASTA = "--config-net --foreground --quiet --no-map-gw -t none -u none -T none -U none".split()
 
 
 def main() -> None:
@@ -244,40 +245,24 @@ def _start_pasta(inside: int) -> None:
     path = program("pasta")
     if not path:
         raise UnsupportedError("network: pasta is not installed")
-    common = [
-        path,
-        "--config-net",
-        "--foreground",
-        "--quiet",
-        "--no-map-gw",
-        "-t",
-        "none",
-        "-u",
-        "none",
-        "-T",
-        "none",
-        "-U",
-        "none",
-        "-I",
-        UPLINK,
-        "-P",
-        _pid_file(),
-    ]
+    common = [path, *PASTA, "-I", UPLINK, "-P", _pid_file()]
     own = ["-a", ADDRESS, "-n", str(LENGTH), "-g", GATEWAY]
     said = ""
     # a host without a way out has neighbours nevertheless; one without IPv4 has its own addresses to offer
     for words in (own, *([*own, "-i", name] for name in _interfaces()), []):
-        process = subprocess.Popen([*common, *words, str(inside)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
+        # what it says later goes nowhere: a pipe that nobody reads, which stops nobody who writes
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        process = subprocess.Popen([*common, *words, str(inside)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer)
+        os.close(writer)
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             if _pasta_pid() == process.pid:
-                process.stderr.close()
-                return
+                return  # the reader stays
             time.sleep(0.002)
         process.kill()
-        said = process.stderr.read().strip().rpartition("\n")[2] or f"ended with {process.wait()}"
-        process.stderr.close()
+        code = process.wait()
+        said = (os.read(reader, 65536) or b"").decode("utf-8", "replace").strip().rpartition("\n")[2] or f"ended with {code}"
+        os.close(reader)
     if _interfaces():
         raise HutchError(f"network: pasta: {said}")
     # a host without a network: there is no way out to be had

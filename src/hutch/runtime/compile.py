@@ -226,7 +226,8 @@ def _join_namespaces(b: Builder) -> None:
         b.prepare.append(ops.Open(path=path, flags=0, into=found, origin="linux.namespaces"))
         # a pid namespace is entered by children alone; without privileges the rights to it come with the user namespace,
         # which the outer process enters first: it has no others to lose
-        outer = name == "pid" or (name == "user" and not b.features.privileged)
+        # which goes for a network namespace as well: a new user namespace has no rights to one that is there already
+        outer = name == "pid" or (name == "user" and not b.features.privileged) or (name == "network" and b.userns)
         lane = b.prepare if outer else b.container
         lane.append(ops.Join(target=found, flags=NAMESPACES[name], origin="linux.namespaces"))
     if b.late_namespaces:
