@@ -20,6 +20,7 @@ from tests.kernel.test_egress import (
     test_what_was_refused_is_counted_and_ports_still_work,
     world,
 )
+from tests.kernel.test_kernelview import test_a_container_and_its_network, test_a_container_without_a_network
 from tests.kernel.test_names import (
     test_hosts,
     test_names_and_aliases_of_ones_own_network_alone,
@@ -35,6 +36,8 @@ from tests.kernel.test_ports import (
 )
 
 __all__ = [
+    "test_a_container_and_its_network",
+    "test_a_container_without_a_network",
     "test_a_port_in_use_is_reported_before_anything_starts",
     "test_a_server_is_reached",
     "test_by_address",

@@ -170,24 +170,39 @@ def _namespaces(pid: int) -> Node:
 
 
 def _network_namespace(host: Host, running: Running, number: str) -> Node:
-    below = []
-    with host.route() as here, host.route_of(running.pid) as inside:
+    try:
+        below = _interfaces(host, running.pid)
+    except HutchError:  # of a user's container on no network: its user namespace is not around ours, nor is ours around it
+        below = [Node(text=f"{name}, whose addresses this user may not ask for") for name in _names(running.pid)]
+    below += [Node(text=f"socket {text}") for text in _sockets(running.pid)]
+    return Node(text=f"network namespace {number}", below=tuple(below))
+
+
+def _interfaces(host: Host, pid: int) -> list[Node]:
+    found = []
+    with host.route() as here, host.route_of(pid) as inside:
         outer = {link.index: link for link in here.links()}
         names = {link.index: link.name for link in inside.links()}
         for link in inside.links():
-            text = f"{_shown(link)}{_addresses(inside, link)}"
             other = outer.get(link.parent)
             ends: tuple[Node, ...] = ()
             if link.kind == "veth" and other is not None and other.kind == "veth":
                 master = outer.get(other.master)
                 ends = (Node(text=f"other end {_shown(other)}{f', a port of {_shown(master)}' if master is not None else ''}"),)
-            below.append(Node(text=text, below=ends))
+            found.append(Node(text=f"{_shown(link)}{_addresses(inside, link)}", below=ends))
         for entry in inside.routes():
             where = f"{entry.destination}/{entry.prefix}" if entry.destination else "default"
             way = f" via {entry.gateway}" if entry.gateway else ""
-            below.append(Node(text=f"route {where}{way} by {names.get(entry.index, '?')}"))
-    below += [Node(text=f"socket {text}") for text in _sockets(running.pid)]
-    return Node(text=f"network namespace {number}", below=tuple(below))
+            found.append(Node(text=f"route {where}{way} by {names.get(entry.index, '?')}"))
+    return found
+
+
+def _names(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii", errors="replace") as file:
+            return [line.partition(":")[0].strip() for line in file if ":" in line]
+    except OSError:
+        return []
 
 
 def _shown(link: Link) -> str:
