@@ -77,3 +77,13 @@ def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "it
 
 def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert done.returncode == 125 and all(word in done.stderr for word in said) and "Traceback" not in done.stderr, (done.returncode, done.stderr)
+
+
+def joined(host: Host, outside: Namespace) -> None:
+    """A cable between a host, 192.0.2.1, and what is outside of it, 192.0.2.2."""
+    with host.route() as here, outside.route() as far:
+        here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
+        for link_socket, number in ((here, 1), (far, 2)):
+            link = link_socket.link("uplink")
+            link_socket.do(route.set_link(link.index, up=True))
+            link_socket.do(route.new_address(link.index, f"192.0.2.{number}", 24))

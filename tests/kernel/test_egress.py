@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from hutch.kernel.netlink import route
-from tests.hosts import Host, host, refused, until
-from tests.kernel.test_names import joined, resolver
+from tests.hosts import Host, host, joined, refused, until
+from tests.kernel.test_names import resolver
 from tests.kernel.test_ports import fetch, serve
 from tests.namespaces import namespaces
 

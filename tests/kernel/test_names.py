@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hutch.kernel.netlink import route
 from hutch.network import dns
-from tests.hosts import Host, host, refused, until
+from tests.hosts import Host, host, joined, refused, until
 from tests.namespaces import Namespace, namespaces
 
 __all__ = ["host"]
@@ -163,15 +162,6 @@ def resolver(outside: Namespace, address: str) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
-
-
-def joined(host: Host, outside: Namespace) -> None:
-    with host.route() as here, outside.route() as far:
-        here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
-        for link_socket, number in ((here, 1), (far, 2)):
-            link = link_socket.link("uplink")
-            link_socket.do(route.set_link(link.index, up=True))
-            link_socket.do(route.new_address(link.index, f"192.0.2.{number}", 24))
 
 
 def test_other_names_are_asked_for_elsewhere(host):

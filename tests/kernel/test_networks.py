@@ -11,8 +11,7 @@ import sys
 
 import pytest
 
-from hutch.kernel.netlink import route
-from tests.hosts import Host, host, refused, until
+from tests.hosts import Host, host, joined, refused, until
 from tests.namespaces import namespaces
 
 __all__ = ["host"]
@@ -29,12 +28,7 @@ def addresses(host: Host, network: str) -> dict[str, str]:
 
 def test_two_networks(host):
     with namespaces(1) as (outside,):
-        with host.route() as here, outside.route() as far:
-            here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
-            for socket, number in ((here, 1), (far, 2)):
-                link = socket.link("uplink")
-                socket.do(route.set_link(link.index, up=True))
-                socket.do(route.new_address(link.index, f"192.0.2.{number}", 24))
+        joined(host, outside)
         for name in ("red", "blue"):
             identity = host("network", "create", "--ipv6", name).strip()
             assert re.fullmatch("[0-9a-f]{12}", identity)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hutch.kernel.netlink import route
-from tests.hosts import Host, host, refused, until
+from tests.hosts import Host, host, joined, refused, until
 from tests.namespaces import namespaces
 
 __all__ = ["host"]
@@ -68,13 +68,10 @@ def echo(host: Host, address: str, port: int, text: bytes) -> tuple[bytes, str]:
 
 def test_a_server_is_reached(host):
     with namespaces(1) as (outside,):
+        joined(host, outside)
         with host.route() as here, outside.route() as far:
-            here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
-            for link_socket, number in ((here, 1), (far, 2)):
-                link = link_socket.link("uplink")
-                link_socket.do(route.set_link(link.index, up=True))
-                for address, length in ((f"192.0.2.{number}", 24), (f"192.0.2.{number + 10}", 24)):
-                    link_socket.do(route.new_address(link.index, address, length))
+            for link_socket, number in ((here, 11), (far, 12)):
+                link_socket.do(route.new_address(link_socket.link("uplink").index, f"192.0.2.{number}", 24))
         host("network", "create", "shop")
         serve(host, "--network", "shop", "-p", "8080:80", "-p", "5353:53/udp")
         for address in ("127.0.0.1", "::1", "192.0.2.1"):
@@ -104,12 +101,7 @@ def test_a_server_is_reached(host):
 def test_the_hosts_own_rules_hold(host):
     """Docker's oldest complaint: what the host's firewall closes stays closed."""
     with namespaces(1) as (outside,):
-        with host.route() as here, outside.route() as far:
-            here.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
-            for link_socket, number in ((here, 1), (far, 2)):
-                link = link_socket.link("uplink")
-                link_socket.do(route.set_link(link.index, up=True))
-                link_socket.do(route.new_address(link.index, f"192.0.2.{number}", 24))
+        joined(host, outside)
         host.run(
             "nft",
             "add table inet mine; add chain inet mine input { type filter hook input priority 0; policy accept; }; add rule inet mine input iifname uplink drop",

@@ -107,7 +107,7 @@ class Places:
             connection = Connection(
                 places=tuple((place.network, place.endpoint) for place in self.places),
                 policy=self._policy,
-                guard=egress.table_name(networks.root(), self._container),
+                guard=_guard(self._container, self._policy),
             )
             if user_network is None:
                 connect(connection, namespace, netlink)
@@ -139,12 +139,11 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
     )  # fmt: skip
     if not presences and policy.allowed is None:
         return False
-    allowed = None if policy.allowed is None else tuple(str(item) for item in policy.allowed)
     forward = any(not network.internal for network, _, _ in known)
     registration = names.Registration(
-        container=container, presences=presences, upstream=upstream, forward=forward, allowed=allowed, guard=egress.table_name(networks.root(), container)
+        container=container, presences=presences, upstream=upstream, forward=forward, egress=policy.words, guard=_guard(container, policy)
     )
-    sockets = names.sockets_in(namespace, again=again) if user_network is None else user_network.names(namespace, allowed is not None, again)
+    sockets = names.sockets_in(namespace, again=again) if user_network is None else user_network.names(namespace, policy.allowed is not None, again)
     pidfd = -1
     try:
         pidfd = os.pidfd_open(pid)
@@ -154,6 +153,11 @@ def _register(container: str, known: Sequence[tuple[Network, tuple[str, ...], tu
             os.close(pidfd)
         for one in sockets:
             one.close()
+
+
+def _guard(container: str, policy: Policy) -> str:
+    """The table of a container's egress policy; "" for one that allows everything."""
+    return "" if policy.allowed is None else egress.table_name(networks.root(), container)
 
 
 def revive() -> None:
@@ -256,9 +260,9 @@ def _joining(wanted: Attachment) -> Joining:
 def holds(joinings: tuple[Joining, ...], container: str, s: Settings) -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds of its networks."""
     found: list[ops.HoldShared] = []
+    guard = _guard(container, egress.parse(s.egress))
     for number, item in enumerate(joinings):
-        guard = "" if number or egress.parse(s.egress).allowed is None else egress.table_name(networks.root(), container)
-        found += [operation for operation in networks.holds(item.network, container, number, guard=guard) if operation not in found]
+        found += [operation for operation in networks.holds(item.network, container, number, guard="" if number else guard) if operation not in found]
     return tuple(found)
 
 

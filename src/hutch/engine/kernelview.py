@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-import threading
 
 from hutch.engine import networks, state
+from hutch.engine.usernet import Host
 from hutch.errors import HutchError
-from hutch.kernel import syscalls
-from hutch.kernel.features import features
-from hutch.kernel.netlink import route
-from hutch.network import bridge, egress, nft, spec
+from hutch.network import bridge, egress, spec
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from hutch.engine.state import Running
     from hutch.kernel.netlink.route import Link, Route
     from hutch.network.spec import Network
 
-CLONE_NEWNET = 0x40000000
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 LISTENING = {"tcp": "0A", "udp": "07"}  # states of /proc/net (proc_net_tcp.rst): LISTEN, and a UDP socket without a peer
 
@@ -46,74 +40,6 @@ class Node(Record):
             out.append(f"{'└─' if last else '├─'} {first}")
             out += [f"{'  ' if last else '│ '} {line}" for line in rest]
         return out
-
-
-class Host:
-    """The network namespace that the bridges are in: this one, or the user's own."""
-
-    def __init__(self) -> None:
-        self._process = None
-        if not features().privileged:
-            from hutch.engine import usernet
-
-            self._process = usernet.reach_running()
-
-    def __enter__(self) -> Host:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.close()
-
-    def route(self) -> Route:
-        """A socket in it."""
-        if self._process is None:
-            return route.Route()
-        return _taken(self._process.netlink(-1))
-
-    def route_of(self, pid: int) -> Route:
-        """A socket in a container's. Raises HutchError."""
-        try:
-            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise HutchError(f"process {pid}: its network namespace: {error.strerror}") from None
-        try:
-            return entered(namespace) if self._process is None else _taken(self._process.netlink(namespace))
-        finally:
-            os.close(namespace)
-
-    def table(self, family: str, name: str) -> list[dict[str, Any]]:
-        """An nftables table, as libnftables-json(5) has it; nothing where it is not there."""
-        if self._process is not None:
-            return self._process.table(family, name)
-        return nft.listed(family, name)
-
-
-def _taken(fd: int) -> Route:
-    try:
-        return route.Route(fd)
-    finally:
-        os.close(fd)
-
-
-def entered(namespace: int) -> Route:
-    """A socket in a network namespace, by its descriptor. Raises HutchError."""
-    found: list[Route] = []
-    failed: list[OSError] = []
-
-    def enter() -> None:
-        try:
-            syscalls.setns(namespace, CLONE_NEWNET)
-            found.append(route.Route())
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=enter)  # which ends there: no other ever runs in it
-    thread.start()
-    thread.join()
-    if failed:
-        raise HutchError(f"network namespace: {failed[0].strerror}")
-    return found[0]
 
 
 def of_container(reference: str) -> Node:

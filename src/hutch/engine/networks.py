@@ -114,9 +114,8 @@ def _write(network: Network) -> bool:
     place = place_of(network.name)
     os.makedirs(place, mode=0o700, exist_ok=True)
     fresh = f"{place}/.{os.urandom(6).hex()}"
-    plain = {**network.as_dict(), "subnets": [subnet.as_dict() for subnet in network.subnets]}
     with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(jsontext.dumps(plain) + "\n")
+        file.write(jsontext.dumps(network.plain()) + "\n")
     try:
         os.link(fresh, f"{place}/network")  # who comes second does not get it
     except FileExistsError:
@@ -144,8 +143,7 @@ def get(name: str) -> Network:
 def _read(name: str) -> Network | None:
     try:
         with open(f"{place_of(name)}/network", encoding="utf-8", errors="surrogateescape") as file:
-            data = jsontext.loads(file.read())
-        return Network(**{**data, "subnets": tuple(Subnet(**item) for item in data["subnets"])})
+            return Network.of_plain(jsontext.loads(file.read()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -218,7 +216,7 @@ def clear() -> None:
 def _sweep_policies() -> None:
     """Remove the tables of containers that are on no network any more. One that starts has its addresses before its table."""
     from hutch.kernel.netlink.route import Route
-    from hutch.network import egress
+    from hutch.network import bridge, egress
 
     tables = egress.tables(root())
     on_one = {container[:12] for network in every() for container, _ in users(network)}
@@ -226,7 +224,7 @@ def _sweep_policies() -> None:
         there = {link.name for link in socket.links()}
     for container in tables:
         if container not in on_one and spec.port_name(container, 0) not in there:
-            egress.remove(egress.table_name(root(), container))
+            bridge.drop_table("inet", egress.table_name(root(), container))
 
 
 def reclaim(network: Network) -> None:
@@ -259,35 +257,20 @@ def holds(network: Network, container: str, number: int = 0, *, guard: str = "")
     return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guard=guard)
 
 
-def _refused(container: str) -> tuple[int, int] | None:
-    """What a container's egress policy has refused: (packets, bytes); None where it has none."""
-    from hutch.network import egress, nft
-
-    table = egress.table_name(root(), container)
-    if not features().privileged:
-        from hutch.engine import usernet
-
-        process = usernet.reach_running()
-        if process is None:
-            return None
-        with process:
-            return process.refused(table)
-    try:
-        return egress.refused(table)
-    except nft.NftError:
-        return None
-
-
 def inspect(network: Network) -> dict[str, Any]:
     """As `hutch network inspect` prints it: Docker's names, as far as they fit."""
+    from hutch.engine import usernet
+    from hutch.network import egress
+
     on_it: dict[str, dict[str, Any]] = {
         container: {"IPv4Address": next((item for item in found if ":" not in item), ""), "IPv6Address": next((item for item in found if ":" in item), "")}
         for container, found in users(network)
     }
-    for container, entry in on_it.items():
-        refused = _refused(container)
-        if refused is not None:
-            entry["EgressRefused"] = {"Packets": refused[0], "Bytes": refused[1]}
+    with usernet.Host() as host:
+        for container, entry in on_it.items():
+            table = host.table("inet", egress.table_name(root(), container))
+            if table:
+                entry["EgressRefused"] = dict(zip(("Packets", "Bytes"), egress.refused(table), strict=True))
     pools = [{"Subnet": item.subnet, "Gateway": item.gateway, **({"IPRange": item.range} if item.range else {})} for item in network.subnets]
     return {
         "Name": network.name, "Id": network.id, "Driver": network.driver, "Internal": network.internal, "Bridge": network.bridge, "MTU": network.mtu,

@@ -155,6 +155,7 @@ def _template(
     if not idle and not process.args:
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
     ports, ipv6 = _ports(s, rootfs, joinings)
+    user_network = bool(joinings) and not found.privileged
     directory = f"{base}/{PLACEHOLDER}"
     upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else "")
     record = {
@@ -185,9 +186,9 @@ def _template(
         reopen=bool(reopen),
         inherited=inherited,
         networks=_holds(joinings, s),
-        user_network=bool(joinings) and not found.privileged,
+        user_network=user_network,
         lent=lent,
-        publish=_publish(ports, ipv6, len(inherited) + (2 if joinings and not found.privileged else 0)),
+        publish=_publish(ports, ipv6, len(inherited) + 2 * user_network),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,

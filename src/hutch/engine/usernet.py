@@ -10,17 +10,17 @@ Ports are sockets of the host's as ever, and names are answered as ever: nothing
 
 from __future__ import annotations
 
-import time
+import os
 
 from hutch import jsontext
 from hutch.engine import networks
 from hutch.errors import HutchError, UnsupportedError
 from hutch.kernel.features import features, program
-from hutch.network import resident
+from hutch.network import nft, resident
 from hutch.network.attach import Connection, Endpoint
-from hutch.network.egress import Policy, parse
+from hutch.network.egress import parse
 from hutch.network.resident import Kind
-from hutch.network.spec import Network, Subnet
+from hutch.network.spec import Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Self
 
+    from hutch.kernel.netlink.route import Route
+
 KIND = Kind(socket=".usernet", module="hutch.engine.usernet_process")
 LARGEST = 1 << 18  # bytes of a message
-ENTER, ATTACH, NAMES, CLEAR, RELEASE, REFUSED = "enter", "attach", "names", "clear", "release", "refused"
-NETLINK, TABLE = "netlink", "table"
+ENTER, ATTACH, NAMES, CLEAR, RELEASE, NETLINK, TABLE = "enter", "attach", "names", "clear", "release", "netlink", "table"
 
 
 class UserNetwork:
@@ -76,12 +77,7 @@ class UserNetwork:
 
     def release(self, network: Network) -> None:
         """Remove what the namespace has of a network, if nobody holds it."""
-        self._ask({"do": RELEASE, "network": network_to_plain(network)}, ())
-
-    def refused(self, table: str) -> tuple[int, int] | None:
-        """(packets, bytes) that the policy of a table has refused; None for none."""
-        found = self._ask({"do": REFUSED, "table": table}, ())[0]["found"]
-        return (int(found[0]), int(found[1])) if found is not None else None
+        self._ask({"do": RELEASE, "network": network.plain()}, ())
 
     def netlink(self, namespace: int) -> int:
         """A netlink socket's descriptor, in a container's network namespace (by its descriptor), or in this one (-1)."""
@@ -112,12 +108,8 @@ class UserNetwork:
 def reach() -> UserNetwork:
     """A connection; the process is started if there is none. Raises HutchError, UnsupportedError."""
     check()
-    deadline = time.monotonic() + resident.PATIENCE
-    while time.monotonic() < deadline:
-        connection = resident.start(networks.root(), KIND) or resident.connect(networks.root(), KIND)
-        if connection is not None:
-            return UserNetwork(connection)
-        time.sleep(0.003)  # one is about to begin, or to end
+    for connection, _ in resident.attempts(networks.root(), KIND):
+        return UserNetwork(connection)
     raise HutchError("network: the process of the user's network namespace does not answer")
 
 
@@ -127,20 +119,12 @@ def reach_running() -> UserNetwork | None:
     return UserNetwork(connection) if connection is not None else None
 
 
-def missing() -> str:
-    """What this host lacks for networks without root; "" for nothing."""
-    if not features().user_namespaces:
-        return "user namespaces"
-    return "" if program("pasta") else "pasta"
-
-
 def check() -> None:
     """Raises UnsupportedError where networks without root cannot be."""
-    lacking = missing()
-    if lacking == "pasta":
+    if not features().user_namespaces:
+        raise UnsupportedError("network: without root, networks need user namespaces, which this kernel does not let users make", "--network host, or none")
+    if not program("pasta"):
         raise UnsupportedError("network: without root, pasta is the way out, and it is not installed", "install it (Debian: passt), or --network none, or host")
-    if lacking:
-        raise UnsupportedError(f"network: without root, networks need {lacking}, which this kernel does not let users make", "--network host, or none")
 
 
 def host_address() -> str:
@@ -152,31 +136,78 @@ def host_address() -> str:
         return next((item.address for item in socket.addresses() if item.index in up and ":" not in item.address), "")
 
 
+class Host:
+    """The network namespace that the bridges are in: this one, or the user's own."""
+
+    def __init__(self) -> None:
+        self._process = None if features().privileged else reach_running()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.close()
+
+    def route(self) -> Route:
+        """A socket in it."""
+        from hutch.kernel.netlink import route
+
+        if self._process is None:
+            return route.Route()
+        return _taken(self._process.netlink(-1))
+
+    def route_of(self, pid: int) -> Route:
+        """A socket in a container's. Raises HutchError."""
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HutchError(f"process {pid}: its network namespace: {error.strerror}") from None
+        try:
+            return entered(namespace) if self._process is None else _taken(self._process.netlink(namespace))
+        finally:
+            os.close(namespace)
+
+    def table(self, family: str, name: str) -> list[dict[str, Any]]:
+        """An nftables table, as libnftables-json(5) has it; nothing where it is not there."""
+        if self._process is not None:
+            return self._process.table(family, name)
+        return nft.listed(family, name)
+
+
+def _taken(fd: int) -> Route:
+    from hutch.kernel.netlink import route
+
+    try:
+        return route.Route(fd)
+    finally:
+        os.close(fd)
+
+
+def entered(namespace: int) -> Route:
+    """A socket in a network namespace, by its descriptor. Raises HutchError."""
+    from hutch.kernel import netns
+    from hutch.kernel.netlink import route
+
+    try:
+        return netns.inside(namespace, route.Route)
+    except OSError as error:
+        raise HutchError(f"network namespace: {error.strerror}") from None
+
+
 # as it is sent
-
-
-def network_to_plain(network: Network) -> dict[str, Any]:
-    """A network as JSON's types."""
-    return {**network.as_dict(), "subnets": [subnet.as_dict() for subnet in network.subnets]}
-
-
-def network_of(data: dict[str, Any]) -> Network:
-    """A network as it was sent."""
-    return Network(**{**data, "subnets": tuple(Subnet(**item) for item in data["subnets"])})
 
 
 def to_plain(connection: Connection) -> dict[str, Any]:
     """A connection as JSON's types."""
-    allowed = connection.policy.allowed
     return {
-        "places": [[network_to_plain(network), {**endpoint.as_dict(), "addresses": list(endpoint.addresses)}] for network, endpoint in connection.places],
-        "allowed": None if allowed is None else [str(item) for item in allowed],
+        "places": [[network.plain(), {**endpoint.as_dict(), "addresses": list(endpoint.addresses)}] for network, endpoint in connection.places],
+        "egress": list(connection.policy.words),
         "guard": connection.guard,
     }
 
 
 def connection_of(data: dict[str, Any]) -> Connection:
     """A connection as it was sent."""
-    places = tuple((network_of(network), Endpoint(**{**endpoint, "addresses": tuple(endpoint["addresses"])})) for network, endpoint in data["places"])
-    allowed = data["allowed"]
-    return Connection(places=places, policy=Policy() if allowed is None else parse(allowed or ("none",)), guard=data["guard"])
+    places = tuple((Network.of_plain(network), Endpoint(**{**endpoint, "addresses": tuple(endpoint["addresses"])})) for network, endpoint in data["places"])
+    return Connection(places=places, policy=parse(data["egress"]), guard=data["guard"])

@@ -17,13 +17,13 @@ from hutch.errors import HutchError, UnsupportedError
 from hutch.kernel import syscalls
 from hutch.kernel.features import features, program
 from hutch.kernel.netlink import route
-from hutch.network import attach, egress, filler, names, nft, resident
+from hutch.network import attach, filler, names, nft, resident
+from hutch.network.spec import Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LINGER = 1000  # milliseconds: who runs one container after another finds it there
 SIGKILL, PR_SET_DUMPABLE = 9, 4
 # as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
@@ -121,7 +121,7 @@ class UserNetworkProcess:
             _stay_outside(own, parent)
         own.close()
         if not _join_existing():
-            syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET)
             self._beyond(b"m")
             with route.Route() as inside:
                 inside.do(route.set_link(name="lo", up=True))
@@ -156,20 +156,13 @@ class UserNetworkProcess:
             networks.clear()
             return (), {}
         if kind == usernet.RELEASE:
-            networks.release(usernet.network_of(request["network"]))
+            networks.release(Network.of_plain(request["network"]))
             return (), {}
         if kind == usernet.NETLINK:
-            from hutch.engine import kernelview
-
-            with kernelview.entered(fds[0]) if fds else route.Route() as found:
+            with usernet.entered(fds[0]) if fds else route.Route() as found:
                 return (os.dup(found.fileno()),), {}
         if kind == usernet.TABLE:
             return (), {"found": nft.listed(request["family"], request["table"])}
-        if kind == usernet.REFUSED:
-            try:
-                return (), {"found": list(egress.refused(request["table"]))}
-            except nft.NftError:
-                return (), {"found": None}
         raise HutchError(f"network: {kind!r} is not known: another version's process is running", "it ends with the containers on networks")
 
     def _make_way_out(self) -> None:
@@ -196,8 +189,8 @@ def _join_existing() -> bool:
                 continue  # it is on no network
             net = os.open(f"/proc/{executor}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                syscalls.setns(user, CLONE_NEWUSER)
-                syscalls.setns(net, CLONE_NEWNET)
+                syscalls.setns(user, syscalls.CLONE_NEWUSER)
+                syscalls.setns(net, syscalls.CLONE_NEWNET)
                 return True
             finally:
                 os.close(net)

@@ -60,14 +60,13 @@ static int has_shared(void)
 
 /* Rules and bridges take the kernel longer to remove than most programs run, as it waits until nobody looks at them any more.
  * Nobody else waits for that: addresses, whose locks are open here, are free before the end is told, and what is shared has locks. */
-static int release_all_but_shared(void)
+static void release_all_but_shared(void)
 {
-    int some = 0;
-    for (i32 from = 0, kept;; from = kept + 1, some += kept != CONTROL_FD) {
+    for (i32 from = 0, kept;; from = kept + 1) {
         kept = from <= CONTROL_FD ? CONTROL_FD : 0x7fffffff;
         for (u32 i = 0; i < sizeof held / sizeof *held; i++)
             if (held[i] && held[i] - 1 >= from && held[i] - 1 < kept) kept = held[i] - 1;
-        if (kept == 0x7fffffff) return sys(__NR_close_range, from, ~0U, 0), some;
+        if (kept == 0x7fffffff) return (void)sys(__NR_close_range, from, ~0U, 0);
         if (kept > from) sys(__NR_close_range, from, kept - 1, 0);
     }
 }
@@ -84,7 +83,8 @@ _Noreturn static void finish(i32 status, i64 *usage)
         close_(fd);
     }
     usage[0] = status;
-    int shares = has_shared() && release_all_but_shared();
+    int shares = has_shared();
+    if (shares) release_all_but_shared();
     tell(EXITED, 0, 0, 0, usage, 0);
     if (shares && fork_(0) <= 0) undo(0, 1);
     exit_(0);

@@ -50,6 +50,11 @@ class Policy(Record):
     allowed: tuple[Allowed, ...] | None = None
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """As `parse` takes them."""
+        return () if self.allowed is None else tuple(map(str, self.allowed)) or (NONE,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names in it."""
         return tuple(dict.fromkeys(item.name for item in self.allowed or () if item.name))
@@ -203,9 +208,8 @@ def _port_matches(item: Allowed) -> list[tuple[Rule, ...]]:
     return [(match(payload(protocol, "dport"), value),) for protocol in ((item.protocol,) if item.protocol else PROTOCOLS)]
 
 
-def refused(name: str) -> tuple[int, int]:
-    """(packets, bytes) that the policy of a table has refused. Raises NftError where there is none."""
-    listed = nft.run([{"list": {"table": {"family": "inet", "name": name}}}])
+def refused(listed: list[Rule]) -> tuple[int, int]:
+    """(packets, bytes) that a policy has refused, of its table as it is listed."""
     counters = [
         part["counter"]
         for item in listed
@@ -214,12 +218,6 @@ def refused(name: str) -> tuple[int, int]:
         if "counter" in part
     ]  # fmt: skip
     return sum(int(item["packets"]) for item in counters), sum(int(item["bytes"]) for item in counters)
-
-
-def remove(name: str) -> None:
-    """Remove a container's table, if it is there."""
-    own = nft.table("inet", name)
-    nft.run([{"add": own}, {"delete": own}])
 
 
 def tables(root: str) -> list[str]:

@@ -7,8 +7,6 @@ server; the first one starts it. Queries wait in the sockets meanwhile.
 
 from __future__ import annotations
 
-import time
-
 from hutch import jsontext
 from hutch.errors import HutchError
 from hutch.network import nft, resident
@@ -25,7 +23,6 @@ ADDRESS, PORT = "127.0.0.11", 53
 TABLE, MANGLE = "hutch-names", -150  # a table in the container's namespace, and its place (nft(8), "Base chain priorities")
 KIND = Kind(socket=".names", module="hutch.network.server")
 LARGEST = 65536  # bytes of a registration
-CLONE_NEWNET = 0x40000000
 
 
 class Presence(Record):
@@ -38,21 +35,21 @@ class Presence(Record):
 
 class Registration(Record):
     """A container as the server knows it. `upstream` are the servers that answer its other questions (those of this host where
-    there are none). `forward`: whether they may be asked. `allowed` is what the container's egress
-    policy names, in its order, None for everything, and `guard` the table that enforces it."""
+    there are none). `forward`: whether they may be asked. `egress` is the container's
+    egress policy, in words, and `guard` the table that enforces it."""
 
     container: str
     presences: tuple[Presence, ...]
     upstream: tuple[str, ...] = ()
     forward: bool = True
-    allowed: tuple[str, ...] | None = None
+    egress: tuple[str, ...] = ()
     guard: str = ""
 
     def to_text(self) -> str:
         """As it is sent."""
         presences = [{"network": item.network, "names": list(item.names), "addresses": list(item.addresses)} for item in self.presences]
         return jsontext.dumps({"container": self.container, "presences": presences, "upstream": list(self.upstream), "forward": self.forward,
-                               "allowed": None if self.allowed is None else list(self.allowed), "guard": self.guard})  # fmt: skip
+                               "egress": list(self.egress), "guard": self.guard})  # fmt: skip
 
     @classmethod
     def from_text(cls, text: str) -> Registration:
@@ -60,44 +57,33 @@ class Registration(Record):
         data = jsontext.loads(text)
         presences = tuple(Presence(network=item["network"], names=tuple(item["names"]), addresses=tuple(item["addresses"])) for item in data["presences"])
         return cls(container=data["container"], presences=presences, upstream=tuple(data["upstream"]), forward=data["forward"],
-                   allowed=None if data["allowed"] is None else tuple(data["allowed"]), guard=data["guard"])  # fmt: skip
+                   egress=tuple(data["egress"]), guard=data["guard"])  # fmt: skip
 
 
 def sockets_in(namespace: int, *, again: bool = False) -> tuple[socket.socket, socket.socket]:
     """The server's two sockets (UDP, TCP) in a network namespace, by its descriptor; `again` where it has had some before. Raises
-    HutchError.
-
-    A thread of its own enters the namespace (setns(2)) and ends: no other ever runs there."""
+    HutchError."""
     import socket
-    import threading
 
-    from hutch.kernel import syscalls
+    from hutch.kernel import netns
 
-    found: list[socket.socket] = []
-    failed: list[BaseException] = []
-
-    def enter() -> None:
+    def make() -> tuple[socket.socket, socket.socket]:
+        udp, tcp = found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            syscalls.setns(namespace, CLONE_NEWNET)
-            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                one = socket.socket(socket.AF_INET, kind)
-                found.append(one)
+            for one in found:
                 one.bind((ADDRESS, 0))
-            found[1].listen(64)
-            nft.run(_rules(found[0].getsockname()[1], found[1].getsockname()[1], again))
-        except BaseException as error:
-            failed.append(error)
+            tcp.listen(64)
+            nft.run(_rules(udp.getsockname()[1], tcp.getsockname()[1], again))
+        except BaseException:
+            for one in found:
+                one.close()
+            raise
+        return found
 
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if failed:
-        for one in found:
-            one.close()
-        if isinstance(failed[0], OSError):
-            raise HutchError(f"names: {ADDRESS} in the container: {failed[0].strerror}")
-        raise failed[0]
-    return found[0], found[1]
+    try:
+        return netns.inside(namespace, make)
+    except OSError as error:
+        raise HutchError(f"names: {ADDRESS} in the container: {error.strerror}") from None
 
 
 def _rules(udp: int, tcp: int, again: bool) -> list[Rule]:
@@ -123,23 +109,15 @@ def register(directory: str, registration: Registration, pidfd: int, sockets: tu
 
     data = registration.to_text().encode()
     fds = [pidfd, *(one.fileno() for one in sockets)]
-    deadline = time.monotonic() + resident.PATIENCE
-    while time.monotonic() < deadline:
-        started = resident.start(directory, KIND)
-        if started is not None:
-            with started:
-                socket.send_fds(started, [data], fds)
-            return True
-        connection = resident.connect(directory, KIND)
-        if connection is not None:
-            with connection:
-                try:
-                    socket.send_fds(connection, [data], fds)
-                    if connection.recv(1) == b"y":
-                        return False
-                except OSError:
-                    pass
-        time.sleep(0.003)  # one is about to begin, or to end
+    for connection, started in resident.attempts(directory, KIND):
+        with connection:
+            try:
+                socket.send_fds(connection, [data], fds)
+                if started or connection.recv(1) == b"y":
+                    return started
+            except OSError:
+                if started:
+                    raise
     raise HutchError(f"names: the server of {directory} does not answer")
 
 

@@ -14,6 +14,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_FD, LISTENER_FD = 3, 4  # what it is started with
@@ -90,6 +91,20 @@ def connect(directory: str, kind: Kind) -> socket.socket | None:
         return None
     finally:
         os.close(place)
+
+
+def attempts(directory: str, kind: Kind) -> Iterator[tuple[socket.socket, bool]]:
+    """Connections to the one that there is, and whether it had to be started: another each time that one is asked for, as who runs may
+    be about to end. They end after `PATIENCE`. Raises HutchError."""
+    import time
+
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        started = start(directory, kind)
+        connection = started or connect(directory, kind)
+        if connection is not None:
+            yield connection, started is not None
+        time.sleep(0.003)  # one is about to begin, or to end
 
 
 def _spawn(kind: Kind, lock: int, listener: int) -> None:

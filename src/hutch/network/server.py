@@ -12,7 +12,6 @@ import os
 import socket
 
 from hutch.network import dns, egress, filler, names, resident
-from hutch.network.egress import Policy
 from hutch.network.names import Presence, Registration
 
 TYPE_CHECKING = False
@@ -35,7 +34,7 @@ class Guest:
 
     def __init__(self, registration: Registration, pidfd: int, udp: socket.socket, tcp: socket.socket, to_filler: Filler | None) -> None:
         self.registration, self.pidfd, self.udp, self.tcp, self.filler = registration, pidfd, udp, tcp, to_filler
-        self.policy = Policy() if registration.allowed is None else egress.parse(registration.allowed or (egress.NONE,))
+        self.policy = egress.parse(registration.egress)
         self.waiting: set[asyncio.Task[None]] = set()
         self.connections: set[asyncio.Task[None]] = set()
 

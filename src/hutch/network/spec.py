@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Network, IPv6Network
+    from typing import Any
 
     AnyNetwork = IPv4Network | IPv6Network
 
@@ -46,6 +47,15 @@ class Network(Record):
     internal: bool = False
     labels: dict[str, str] = {}
     created: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return {**self.as_dict(), "subnets": [subnet.as_dict() for subnet in self.subnets]}
+
+    @classmethod
+    def of_plain(cls, data: dict[str, Any]) -> Network:
+        """From `plain`. Raises TypeError, KeyError for something else."""
+        return cls(**{**data, "subnets": tuple(Subnet(**item) for item in data["subnets"])})
 
 
 def check_name(name: str) -> str:

@@ -54,13 +54,13 @@ def enter_user_network(b: Builder) -> None:
     b.prepare.append(ops.EnterUserNetwork(user=user, network=network, origin="network"))
 
 
-def _nested(b: Builder, mappings: tuple[IdMapping, ...], own: int, sub: SubordinateIds | None) -> str:
+def _nested(origin: str, mappings: tuple[IdMapping, ...], own: int, sub: SubordinateIds | None) -> str:
     """Mappings as the user's own user namespace sees them: its root is the user, the subordinate ids are behind it."""
     lines = []
     for m in mappings:
         first = 0 if m.host_id == own and m.size == 1 else m.host_id - sub.start + 1 if sub is not None and m.host_id >= sub.start else -1
         if first < 0:
-            raise UnsupportedError(f"linux.uidMappings: {m.host_id} is neither this user's id nor a subordinate one", "`hutch doctor` lists them")
+            raise UnsupportedError(f"{origin}: {m.host_id} is neither this user's id nor a subordinate one", "`hutch doctor` lists them")
         lines.append(f"{m.container_id} {first} {m.size}")
     return "\n".join(lines)
 
@@ -99,7 +99,7 @@ def _write_maps(b: Builder) -> None:
         if b.request.user_network:  # whose root the executor is by now
             if kind == "gid" and f.subgid is None:
                 b.mapped.append(ops.ProcWrite(name="setgroups", data="deny", origin=origin))
-            b.mapped.append(ops.ProcWrite(name=f"{kind}_map", data=_nested(b, mappings, own, f.subuid if kind == "uid" else f.subgid), origin=origin))
+            b.mapped.append(ops.ProcWrite(name=f"{kind}_map", data=_nested(origin, mappings, own, f.subuid if kind == "uid" else f.subgid), origin=origin))
             continue
         text = "\n".join(f"{m.container_id} {m.host_id} {m.size}" for m in mappings)
         simple = len(mappings) == 1 and mappings[0].size == 1 and mappings[0].host_id == own
