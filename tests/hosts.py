@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from tests.namespaces import Namespace
 class Host(Namespace):
     """A host of its own, with an uplink to an outside."""
 
+    interpreter = sys.executable
+
     def __init__(self, place: Path) -> None:
         super().__init__()
         self.environment = {**os.environ, "HUTCH_DATA": str(place / "data"), "HUTCH_STATE": str(place / "state")}
@@ -27,7 +30,18 @@ class Host(Namespace):
             own.do(route.set_link(name="lo", up=True))
 
     def command(self, *words: str) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "--", *HUTCH, *words]
+        return [*self.prefix(), *HUTCH, *words]
+
+    def prefix(self) -> list[str]:
+        """What has a program run on this host."""
+        return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "--"]
+
+    def python(self, script: str) -> str:
+        """What a program in Python prints."""
+        words = [*self.prefix(), self.interpreter, "-c", script]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=self.environment, stdin=subprocess.DEVNULL, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def try_(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, env=self.environment, stdin=subprocess.DEVNULL, timeout=60)

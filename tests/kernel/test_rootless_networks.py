@@ -14,6 +14,12 @@ import pytest
 
 from tests.conftest import system_python
 from tests.hosts import Host, refused, until
+from tests.kernel.test_connecting import (
+    test_from_python_and_by_several_at_once,
+    test_on_and_off,
+    test_the_holder_is_killed,
+    test_whoever_connects_is_killed,
+)
 from tests.kernel.test_egress import (
     test_by_address,
     test_by_name_one_host_is_reached_and_no_other,
@@ -43,13 +49,17 @@ __all__ = [
     "test_by_address",
     "test_by_name_one_host_is_reached_and_no_other",
     "test_free_ports",
+    "test_from_python_and_by_several_at_once",
     "test_hosts",
     "test_much_at_once",
     "test_names_and_aliases_of_ones_own_network_alone",
+    "test_on_and_off",
     "test_other_names_are_asked_for_elsewhere",
     "test_several_containers_share_an_alias",
+    "test_the_holder_is_killed",
     "test_the_hosts_own_rules_hold",
     "test_what_was_refused_is_counted_and_ports_still_work",
+    "test_whoever_connects_is_killed",
     "world",
 ]
 pytestmark = pytest.mark.root
@@ -65,10 +75,13 @@ class UserHost(Host):
             **{name: self.environment[name] for name in keep}, "HOME": str(place), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(source),
         }  # fmt: skip
         self.user = user
+        self.interpreter = system_python()
 
     def command(self, *words: str) -> list[str]:
-        prefix = ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "--", "setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"]
-        return [*prefix, system_python(), "-m", "hutch.cli", *words]
+        return [*self.prefix(), system_python(), "-m", "hutch.cli", *words]
+
+    def prefix(self) -> list[str]:
+        return [*super().prefix(), "setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"]
 
 
 @pytest.fixture
@@ -118,6 +131,12 @@ def test_who_stands_by_is_killed(world, what):
     other = ("run", "--network", "mine", "--dns", "192.0.2.2", "host")
     assert world(*other, "sh", "-c", "busybox ping -c 1 -W 2 store >/dev/null && echo reached") == "reached\n"
     assert world(*other, *reach) == world("exec", "box", *reach) == "198.51.100.7:80\n"
+
+
+def test_a_container_that_began_without_a_network_gets_none(host):
+    host("network", "create", "mine")
+    host("run", "-d", "--name", "box", "host", "sleep", "1000")
+    refused(host.try_("network", "connect", "mine", "box"), "was started without a network", "without root", "--network bridge at its start")
 
 
 def test_everything_is_killed(world):

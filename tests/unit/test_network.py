@@ -15,6 +15,7 @@ from hutch.errors import HutchError, UsageError
 from hutch.network import leases, spec
 from hutch.network.attach import endpoint_of, port_rules
 from hutch.network.bridge import rules
+from hutch.network.leases import Tenant
 from hutch.network.spec import Network, parse_subnet
 
 SMALL = parse_subnet("10.9.0.0/29")  # .1 is the gateway's, .2 to .6 are free
@@ -88,45 +89,60 @@ def test_ipv6_of_ones_own():
 
 def test_an_address_is_given_once_and_comes_back(tmp_path):
     place = str(tmp_path / "leases")
-    found = [leases.take(place, SMALL, f"c{number}") for number in range(5)]
+    found = [leases.take(place, SMALL, Tenant(container=f"c{number}")) for number in range(5)]
     assert sorted(lease.address for lease in found) == [f"10.9.0.{n}" for n in range(2, 7)]
     with pytest.raises(HutchError, match="every address of 10.9.0.0/29 is in use"):
-        leases.take(place, SMALL, "one more")
-    assert dict(leases.held(place)) == {lease.address: f"c{number}" for number, lease in enumerate(found)}
+        leases.take(place, SMALL, Tenant(container="one more"))
+    assert dict(leases.held(place)) == {lease.address: Tenant(container=f"c{number}") for number, lease in enumerate(found)}
     found[2].close()
     found[2].close()
-    assert leases.take(place, SMALL, "next").address == found[2].address
+    assert leases.take(place, SMALL, Tenant(container="next")).address == found[2].address
 
 
 def test_an_address_that_is_asked_for(tmp_path):
     place = str(tmp_path)
     with pytest.raises(UsageError, match="is none"):
-        leases.take(place, SMALL, "c", "x")
+        leases.take(place, SMALL, Tenant(container="c"), "x")
     for address in ("10.9.1.2", "10.9.0.0", "10.9.0.7", "fd00::2"):
         with pytest.raises(UsageError, match="none of a host"):
-            leases.take(place, SMALL, "c", address)
+            leases.take(place, SMALL, Tenant(container="c"), address)
     with pytest.raises(UsageError, match="gateway"):
-        leases.take(place, SMALL, "c", "10.9.0.1")
-    lease = leases.take(place, SMALL, "first", "10.9.0.5")
+        leases.take(place, SMALL, Tenant(container="c"), "10.9.0.1")
+    lease = leases.take(place, SMALL, Tenant(container="first"), "10.9.0.5")
     with pytest.raises(UsageError, match="10.9.0.5: is container first's already"):
-        leases.take(place, SMALL, "second", "10.9.0.5")
+        leases.take(place, SMALL, Tenant(container="second"), "10.9.0.5")
     assert lease.address == "10.9.0.5" and os.listdir(place) == ["10.9.0.5"]
     six = parse_subnet("fd00::/64")
-    assert leases.take(place, six, "c", "fd00:0::00ff").address == "fd00::ff"
+    assert leases.take(place, six, Tenant(container="c"), "fd00:0::00ff").address == "fd00::ff"
 
 
 def test_a_range_is_for_those_who_do_not_ask(tmp_path):
     narrow = parse_subnet("10.9.0.0/24", range_="10.9.0.128/30")
-    kept = [leases.take(str(tmp_path), narrow, f"c{n}") for n in range(4)]
+    kept = [leases.take(str(tmp_path), narrow, Tenant(container=f"c{n}")) for n in range(4)]
     assert sorted(lease.address for lease in kept) == [f"10.9.0.{n}" for n in range(128, 132)]
-    assert leases.take(str(tmp_path), narrow, "other", "10.9.0.9").address == "10.9.0.9"
+    assert leases.take(str(tmp_path), narrow, Tenant(container="other"), "10.9.0.9").address == "10.9.0.9"
+
+
+def test_an_address_says_whose_it_is_and_can_be_taken_away(tmp_path):
+    place = str(tmp_path)
+    lease = leases.take(place, SMALL, Tenant(container="first", number=3, aliases=("a", "b-c")), "10.9.0.5")
+    assert dict(leases.held(place)) == {"10.9.0.5": Tenant(container="first", number=3, aliases=("a", "b-c"))}
+    lease.sign(Tenant(container="first", number=3, holder=1234567))
+    lease.sign(Tenant(container="first", number=3, holder=7))  # shorter: nothing of the longer one stays
+    assert dict(leases.held(place)) == {"10.9.0.5": Tenant(container="first", number=3, holder=7)}
+    leases.drop(place, "10.9.0.5", "second")
+    leases.drop(place, "10.9.0.6", "first")
+    assert dict(leases.held(place))
+    leases.drop(place, "10.9.0.5", "first")
+    assert not dict(leases.held(place)) and leases.take(place, SMALL, Tenant(container="second"), "10.9.0.5").address == "10.9.0.5"
+    lease.close()
 
 
 def test_the_killed_hold_nothing(tmp_path):
     place = str(tmp_path)
     child = os.fork()
     if child == 0:
-        kept = [leases.take(place, SMALL, "dying") for _ in range(5)]
+        kept = [leases.take(place, SMALL, Tenant(container="dying")) for _ in range(5)]
         os.write(1, b"")
         time.sleep(100 if kept else 0)
         os._exit(0)
@@ -134,10 +150,10 @@ def test_the_killed_hold_nothing(tmp_path):
     while len(list(leases.held(place))) < 5 and time.monotonic() < deadline:
         time.sleep(0.005)
     with pytest.raises(HutchError):
-        leases.take(place, SMALL, "waiting")
+        leases.take(place, SMALL, Tenant(container="waiting"))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert leases.take(place, SMALL, "alive").address.startswith("10.9.0.")
+    assert leases.take(place, SMALL, Tenant(container="alive")).address.startswith("10.9.0.")
 
 
 def test_many_at_once_get_different_ones(tmp_path):
@@ -151,10 +167,10 @@ def test_many_at_once_get_different_ones(tmp_path):
             code = 1
             try:
                 for round_ in range(60):
-                    mine = [leases.take(place, subnet, f"p{number}r{round_}") for _ in range(3)]
+                    mine = [leases.take(place, subnet, Tenant(container=f"p{number}r{round_}")) for _ in range(3)]
                     for lease in mine:
                         with open(f"{place}/{lease.address}") as file:
-                            assert file.read() == f"p{number}r{round_}"
+                            assert Tenant.of_text(file.read()).container == f"p{number}r{round_}"
                     leases.sweep(place, rest=0)
                     for lease in mine:
                         lease.close()
@@ -169,7 +185,7 @@ def test_many_at_once_get_different_ones(tmp_path):
 
 def test_sweeping_leaves_what_is_held_or_fresh(tmp_path):
     place = str(tmp_path)
-    held, left = leases.take(place, SMALL, "a", "10.9.0.2"), leases.take(place, SMALL, "b", "10.9.0.3")
+    held, left = leases.take(place, SMALL, Tenant(container="a"), "10.9.0.2"), leases.take(place, SMALL, Tenant(container="b"), "10.9.0.3")
     left.close()
     leases.sweep(place)
     assert sorted(os.listdir(place)) == ["10.9.0.2", "10.9.0.3"]

@@ -74,8 +74,9 @@ _COMMANDS = (
             _flag("--gateway", "the host's own address in a subnet (default: the first)", "ADDRESS", "list"),
             _flag("--ip-range", "containers get addresses of this part of a subnet", "CIDR", "list"),
             _flag("--ipv6", "IPv6 addresses of its own, too"), _flag("--internal", "nothing leads out of it"),
-            _flag("-d --driver", "bridge", "DRIVER", values="bridge"),
-            _flag("-o --opt", "com.docker.network.driver.mtu=BYTES", "KEY=VALUE", "list"), _flag("--label", "a label", "KEY=VALUE", "list"),
+            _flag("-d --driver", "bridge (the default), macvlan or ipvlan", "DRIVER", values="bridge macvlan ipvlan"),
+            _flag("-o --opt", "parent=INTERFACE, macvlan_mode=, ipvlan_mode=, com.docker.network.driver.mtu=BYTES", "KEY=VALUE", "list"),
+            _flag("--label", "a label", "KEY=VALUE", "list"),
         ),
         details="Containers of a network reach each other and, unless it is internal, what the host reaches. No other network's\n"
         "containers reach them, and nobody outside does."),
@@ -86,6 +87,13 @@ _COMMANDS = (
         flags=(_flag("-f --force", "no error for one that does not exist"),)),
     Command(name="network prune", summary="Remove networks that no container is on.", usage="[FLAGS]",
         flags=(_flag("-f --force", "for scripts that say it: nothing is asked"),)),
+    Command(name="network connect", summary="Connect a running container to a further network.", usage="[FLAGS] NETWORK CONTAINER",
+        flags=(
+            _flag("--ip", "its address on the network", "ADDRESS"), _flag("--ip6", "its IPv6 address on the network", "ADDRESS"),
+            _flag("--mac-address", "its MAC there", "MAC"), _flag("--alias", "a further name on the network", "NAME", "list"),
+        )),
+    Command(name="network disconnect", summary="Take a running container off a network.", usage="NETWORK CONTAINER",
+        flags=(_flag("-f --force", "no error for one that is not on it"),)),
     Command(name="system df", summary="Show what takes room on the disk.", usage="[FLAGS]", flags=(_FORMAT,)),
     Command(name="system prune", summary="Remove what nothing needs: layers, blobs, half-made files.", usage="[FLAGS]",
         flags=(

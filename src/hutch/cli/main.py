@@ -23,7 +23,9 @@ PLACES = {
         "hutch.cli.images",
     ),
     **dict.fromkeys(("volume create", "volume ls", "volume inspect", "volume rm", "volume prune"), "hutch.cli.volumes"),
-    **dict.fromkeys(("network create", "network ls", "network inspect", "network rm", "network prune"), "hutch.cli.networks"),
+    **dict.fromkeys(
+        ("network create", "network ls", "network inspect", "network rm", "network prune", "network connect", "network disconnect"), "hutch.cli.networks"
+    ),
     **dict.fromkeys(("system df", "system prune", "system fsck"), "hutch.cli.system"),
 }  # fmt: skip
 FUNCTIONS = {"exec": "execute", "import": "import_"}

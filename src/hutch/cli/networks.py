@@ -7,8 +7,9 @@ from hutch.cli.images import some
 from hutch.cli.manage import table
 from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
-from hutch.engine import joining, networks
+from hutch.engine import naming, networks
 from hutch.errors import StateError, UsageError
+from hutch.network import spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +24,18 @@ def create(values: dict[str, Any], rest: list[str]) -> int:
     """Make a network, and print its id."""
     if len(rest) != 1:
         raise UsageError("network create: expected one name", "`hutch network create web`")
-    if values.get("driver", "bridge") != "bridge":
-        raise UsageError(f"driver: {values['driver']!r} is not known", "bridge is")
+    driver = values.get("driver", spec.BRIDGE)
     options = dict(pairs(values.get("opt", ()), "opt"))
     mtu = integer(options.pop(MTU, None), "mtu") or 0
+    parent, mode = options.pop("parent", ""), options.pop(f"{driver}_mode", "") if driver in spec.MODES else ""
     if options:
-        raise UsageError(f"opt: {next(iter(options))!r} is not known", f"{MTU} is")
+        known = (MTU, "parent", *(f"{name}_mode" for name in spec.MODES))
+        raise UsageError(f"opt: {next(iter(options))!r} is not known", f"{', '.join(known)} are")
     labels = dict(pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"))
     found = networks.create(
         rest[0], subnets=values.get("subnet", ()), gateways=values.get("gateway", ()), ranges=values.get("ip_range", ()),
         ipv6=values.get("ipv6", False), internal=values.get("internal", False), mtu=mtu, labels=labels,
+        driver=driver, parent=parent, mode=mode,
     )  # fmt: skip
     print(found.id)
     return 0
@@ -51,7 +54,7 @@ def _matches(network: Network, filters: list[str]) -> bool:
             name, equals, wanted = value.partition("=")
             good = name in network.labels and (not equals or network.labels[name] == wanted)
         elif key == "dangling":
-            good = (value == "true") == (not networks.users(network))
+            good = (value == "true") == (not networks.members(network))
         else:
             raise UsageError(f"filter: {key!r} is not known", "name, id, driver, label and dangling are")
         if not good:
@@ -103,11 +106,32 @@ def rm(values: dict[str, Any], rest: list[str]) -> int:
     return 0
 
 
+def connect(values: dict[str, Any], rest: list[str]) -> int:
+    """Connect a running container to a network."""
+    if len(rest) != 2:
+        raise UsageError("network connect: expected a network and a container", "`hutch network connect web db`")
+    given = {name: values.get(name, "") for name in ("ip", "ip6", "mac_address")}
+    networks.connect(*rest, **given, aliases=values.get("alias", ()))
+    return 0
+
+
+def disconnect(values: dict[str, Any], rest: list[str]) -> int:
+    """Take a running container off a network."""
+    if len(rest) != 2:
+        raise UsageError("network disconnect: expected a network and a container", "`hutch network disconnect web db`")
+    try:
+        networks.disconnect(rest[0], rest[1])
+    except StateError as error:
+        if not (values.get("force") and "is not on it" in error.message):
+            raise
+    return 0
+
+
 def prune(_: dict[str, Any], rest: list[str]) -> int:
     """Remove networks that nobody is on."""
     if rest:
         raise UsageError(f"network prune: unexpected argument {rest[0]!r}")
     for name in networks.prune():
         print(name)
-    joining.revive_if_lost()
+    naming.revive_if_lost()
     return 0

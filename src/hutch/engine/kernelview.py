@@ -61,22 +61,34 @@ def of_container(reference: str) -> Node:
 
 def of_network(network: Network) -> Node:
     """A network: its bridge with the ports and whose they are, its tables."""
-    users = networks.users(network)
+    members = networks.members(network)
+    if network.parent:
+        return _of_parent(network)
     with Host() as host, host.route() as here:
         link = here.link(network.bridge)
         if link is None:
             return Node(text=f"network {network.name}: the kernel has nothing of it: nobody is on it")
-        owners = {spec.port_name(container, number): container for container, _ in users for number in range(16)}
-        addresses = dict(users)
+        owners = {spec.port_name(container, member.number): container for container, member in members.items()}
         ports = []
         for port in here.links():
             if port.master == link.index:
                 owner = owners.get(port.name, "")
-                whose = f" → container {owner} ({', '.join(addresses[owner])})" if owner else ""
+                whose = f" → container {owner} ({', '.join(members[owner].addresses)})" if owner else ""
                 ports.append(Node(text=f"port {_shown(port)}{whose}"))
         text = f"bridge {_shown(link)}{_addresses(here, link)}"
         tables = [_table(host, family, bridge.table_name(network)) for family in ("inet", "netdev")]
     return Node(text=f"network {network.name}", below=(Node(text=text, below=tuple(ports)), *(table for table in tables if table is not None)))
+
+
+def _of_parent(network: Network) -> Node:
+    with Host() as host, host.route() as here:
+        link = here.link(network.parent)
+        shown = f"{_shown(link)}{_addresses(here, link)}" if link is not None else f"{network.parent}, which is gone"
+    below = tuple(
+        Node(text=f"{network.driver} eth{member.number} → container {container} ({', '.join(member.addresses)})")
+        for container, member in networks.members(network).items()
+    )
+    return Node(text=f"network {network.name}", below=(Node(text=f"interface {shown}", below=below),))
 
 
 def _namespace_number(pid: int, kind: str = "net") -> str:
@@ -115,6 +127,8 @@ def _interfaces(host: Host, pid: int) -> list[Node]:
             if link.kind == "veth" and other is not None and other.kind == "veth":
                 master = outer.get(other.master)
                 ends = (Node(text=f"other end {_shown(other)}{f', a port of {_shown(master)}' if master is not None else ''}"),)
+            if link.kind in ("macvlan", "ipvlan") and other is not None:
+                ends = (Node(text=f"on {_shown(other)}"),)
             found.append(Node(text=f"{_shown(link)}{_addresses(inside, link)}", below=ends))
         for entry in inside.routes():
             where = f"{entry.destination}/{entry.prefix}" if entry.destination else "default"
@@ -162,7 +176,7 @@ def _sockets(pid: int) -> list[str]:
 def _rules(host: Host, running: Running) -> list[Node]:
     out = []
     for network in networks.every():
-        if running.id in dict(networks.users(network)):
+        if running.id in networks.members(network):
             out.append(_table(host, "netdev", bridge.table_name(network), chain=running.id[:8]))
     out.append(_table(host, "inet", egress.table_name(networks.root(), running.id)))
     return [node for node in out if node is not None]

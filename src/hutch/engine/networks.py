@@ -10,17 +10,19 @@ import os
 import time
 
 from hutch import jsontext
-from hutch.errors import HutchError, StateError, UsageError
+from hutch.errors import StateError, UsageError
 from hutch.image.store import data_root
 from hutch.kernel.features import features
 from hutch.network import leases, spec
 from hutch.network.spec import Network, Subnet
+from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from hutch.engine.container import Container
     from hutch.plan import ops
 
 DEFAULT = "bridge"
@@ -42,14 +44,15 @@ def place_of(name: str) -> str:
     return f"{root()}/{name}"
 
 
-def _taken() -> list[str]:
-    """Every subnet that is somebody's: of the other networks, and of this host's own addresses and routes."""
+def _taken(parent: str = "") -> list[str]:
+    """Every subnet that is somebody's: of the other networks, and of this host's own addresses and routes; but for what it
+    has for the neighbours on an interface `parent`."""
     from hutch.kernel.netlink.route import Route
 
     found = [subnet.subnet for network in every() for subnet in network.subnets]
     with Route() as socket:
         # what a bridge of ours has is a network's, which is listed already
-        own = {link.index for link in socket.links() if link.name.startswith("hutch-")}
+        own = {link.index for link in socket.links() if link.name.startswith("hutch-") or link.name == parent}
         found += [f"{item.address}/{item.prefix}" for item in socket.addresses() if item.index not in own]
         found += [f"{item.destination}/{item.prefix}" for item in socket.routes() if item.destination and item.index not in own]
     return found
@@ -57,9 +60,10 @@ def _taken() -> list[str]:
 
 def create(
     name: str, *, subnets: Iterable[str] = (), gateways: Iterable[str] = (), ranges: Iterable[str] = (), ipv6: bool = False, internal: bool = False,
-    mtu: int = 0, labels: dict[str, str] | None = None,
+    mtu: int = 0, labels: dict[str, str] | None = None, driver: str = spec.BRIDGE, parent: str = "", mode: str = "",
 ) -> Network:  # fmt: skip
-    """Make a bridge network. Subnets that are not given are chosen: free ones, of private addresses.
+    """Make a network: a bridge, or with `driver` macvlan or ipvlan one on the interface `parent` of the host's, in a `mode` of the driver's.
+    Subnets that are not given are chosen: free ones, of private addresses; who stands on an interface has to name those that are there.
 
     Raises UsageError for a name or addresses that cannot be, and for those that something else has.
     """
@@ -68,15 +72,42 @@ def create(
         raise UsageError(f"network {name}: exists already")
     if mtu and not spec.MIN_MTU <= mtu <= spec.MAX_MTU:
         raise UsageError(f"mtu: expected {spec.MIN_MTU} to {spec.MAX_MTU}, got {mtu}")
-    identity = os.urandom(6).hex()
-    taken = _taken()
+    identity, subnets = os.urandom(6).hex(), tuple(subnets)
+    mode = _check_driver(driver, parent, mode, subnets, internal)
+    chosen = _subnets(identity, subnets, tuple(gateways), tuple(ranges), ipv6, _taken(parent))
     network = Network(
-        name=name, id=identity, bridge=spec.bridge_name(identity), subnets=_subnets(identity, tuple(subnets), tuple(gateways), tuple(ranges), ipv6, taken),
+        name=name, id=identity, driver=driver, parent=parent, mode=mode, bridge="" if parent else spec.bridge_name(identity), subnets=chosen,
         mtu=mtu, internal=internal, labels=dict(labels or {}), created=time.time(),
     )  # fmt: skip
     if not _write(network):
         raise UsageError(f"network {name}: exists already")
     return network
+
+
+def _check_driver(driver: str, parent: str, mode: str, subnets: tuple[str, ...], internal: bool) -> str:
+    """The mode of a network on an interface; "" for a bridge. Raises UsageError."""
+    from hutch.kernel.netlink.route import Route
+
+    if driver == spec.BRIDGE:
+        if parent or mode:
+            raise UsageError(f"network: a bridge stands on no interface: {parent or mode!r} is for other drivers", "--driver macvlan")
+        return ""
+    if driver not in spec.MODES:
+        raise UsageError(f"driver: {driver!r} is not known", f"bridge, {', '.join(spec.MODES)} are")
+    if not parent:
+        raise UsageError(f"network: {driver} stands on an interface of the host's, and none is named", "-o parent=eth0; `ip link` lists them")
+    if mode and mode not in spec.MODES[driver]:
+        raise UsageError(f"network: {driver} has no mode {mode!r}", f"{', '.join(spec.MODES[driver])} are known")
+    if internal:
+        raise UsageError(f"network: {driver} leads to whoever is on {parent}: it cannot be internal", "a bridge can")
+    if not subnets:
+        raise UsageError(
+            f"network: {driver} has its parent's neighbours, whose subnet has to be named", "--subnet, --gateway and --ip-range say what is free there"
+        )
+    with Route() as socket:
+        if socket.link(parent) is None:
+            raise UsageError(f"network: this host has no interface {parent}", "`ip link` lists them")
+    return mode or spec.MODES[driver][0]
 
 
 def _subnets(identity: str, given: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[str, ...], ipv6: bool, taken: list[str]) -> tuple[Subnet, ...]:
@@ -158,22 +189,67 @@ def every() -> Iterator[Network]:
             yield found
 
 
-def users(network: Network) -> list[tuple[str, tuple[str, ...]]]:
-    """(container's id, its addresses) of those on a network."""
-    found: dict[str, list[str]] = {}
+class Member(Record):
+    """A container on a network: its addresses, the number of its interface, its further names, and the process that holds its place
+    where that is not its executor (0)."""
+
+    addresses: tuple[str, ...]
+    number: int = 0
+    aliases: tuple[str, ...] = ()
+    holder: int = 0
+
+
+def members(network: Network) -> dict[str, Member]:
+    """Who is on a network, by the containers' ids."""
+    found: dict[str, Member] = {}
     for number in range(len(network.subnets)):
-        for address, container in leases.held(f"{place_of(network.name)}/leases-{number}"):
-            found.setdefault(container, []).append(address)
-    return [(container, tuple(addresses)) for container, addresses in sorted(found.items())]
+        for address, tenant in leases.held(leases_of(network, number)):
+            before = found[tenant.container].addresses if tenant.container in found else ()
+            found[tenant.container] = Member(addresses=(*before, address), number=tenant.number, aliases=tenant.aliases, holder=tenant.holder)
+    return dict(sorted(found.items()))
+
+
+def memberships(container: str) -> list[tuple[Network, Member]]:
+    """The networks that a container is on, in the order of its interfaces."""
+    found = [(network, member) for network in every() if (member := members(network).get(container)) is not None]
+    return sorted(found, key=lambda item: item[1].number)
+
+
+def ports_of(network: Network) -> set[str]:
+    """The host's ends of its members' pairs."""
+    return {spec.port_name(container, member.number) for container, member in members(network).items()}
+
+
+def leases_of(network: Network, number: int) -> str:
+    """The directory of the addresses of a network's `number`-th subnet."""
+    return f"{place_of(network.name)}/leases-{number}"
+
+
+def connect(name: str, container: str | Container, *, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> str:
+    """Connect a running container, by its name or id, to a further network; the name of its interface there.
+
+    Raises StateError for one that has ended or is on the network already, UsageError for addresses that cannot be, UnsupportedError.
+    """
+    from hutch.engine import connecting
+
+    reference = container if isinstance(container, str) else container.id
+    return connecting.connect(name, reference, ip=ip, ip6=ip6, mac_address=mac_address, aliases=aliases)
+
+
+def disconnect(name: str, container: str | Container) -> None:
+    """Take a running container, by its name or id, off a network. Raises StateError for one that is not on it."""
+    from hutch.engine import connecting
+
+    connecting.disconnect(name, container if isinstance(container, str) else container.id)
 
 
 def remove(name: str) -> None:
     """Remove a network. Raises StateError when there is none, or containers are on it."""
     network = get(name)
-    found = users(network)
+    found = members(network)
     if found:
-        raise StateError(f"network {network.name}: container {found[0][0]} is on it", "`hutch stop` first")
-    reclaim(network)
+        raise StateError(f"network {network.name}: container {next(iter(found))} is on it", "`hutch stop` or `hutch network disconnect` first")
+    reclaim(network, even_held=True)
     place = place_of(network.name)
     from hutch.kernel.trees import remove_tree
 
@@ -189,11 +265,11 @@ def prune() -> list[str]:
     else:
         from hutch.engine import usernet
 
-        process = usernet.reach() if any(users(network) for network in every()) else usernet.reach_running()
+        process = usernet.reach() if any(members(network) for network in every()) else usernet.reach_running()
         if process is not None:
             with process:
                 process.clear()
-    gone = [network.name for network in every() if network.name != DEFAULT and not users(network)]
+    gone = [network.name for network in every() if network.name != DEFAULT and not members(network)]
     for name in gone:
         remove(name)
     return gone
@@ -206,11 +282,13 @@ def clear() -> None:
 
     _sweep_policies()
     for network in every():
-        if users(network):
-            with Route() as socket:
-                attach.sweep(socket, network)
-        else:
+        if network.driver != spec.BRIDGE:
+            continue  # what there is goes with the containers
+        if not members(network):
             release(network)
+            continue
+        with Route() as socket:
+            attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
 
 
 def _sweep_policies() -> None:
@@ -219,7 +297,7 @@ def _sweep_policies() -> None:
     from hutch.network import bridge, egress
 
     tables = egress.tables(root())
-    on_one = {container[:12] for network in every() for container, _ in users(network)}
+    on_one = {container[:12] for network in every() for container in members(network)}
     with Route() as socket:  # of a container whose executor was killed, processes may still be about
         there = {link.name for link in socket.links()}
     for container in tables:
@@ -227,31 +305,35 @@ def _sweep_policies() -> None:
             bridge.drop_table("inet", egress.table_name(root(), container))
 
 
-def reclaim(network: Network) -> None:
-    """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed."""
+def reclaim(network: Network, *, even_held: bool = False) -> None:
+    """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed. `even_held`: those who hold it
+    are on it no more."""
     if features().privileged:
-        release(network)
+        release(network, even_held=even_held)
         return
     from hutch.engine import usernet
 
     process = usernet.reach_running()
     if process is not None:
         with process:
-            process.release(network)
+            process.release(network, even_held)
 
 
-def release(network: Network) -> None:
+def release(network: Network, *, even_held: bool = False) -> None:
     """`reclaim`, in this network namespace."""
     from hutch.executor import undo
+    from hutch.kernel.netlink.route import Route
+    from hutch.network import bridge
 
+    if even_held and network.driver == spec.BRIDGE:
+        with Route() as socket:
+            bridge.remove(socket, network)
     for operation in holds(network, "0" * 12):
         undo.let_go(operation)
 
 
 def holds(network: Network, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds of its `number`-th network. `guard`: the table of its egress policy."""
-    if network.driver != "bridge":
-        raise HutchError(f"network {network.name}: driver {network.driver!r} is not known")
     from hutch.network import hold
 
     return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guard=guard)
@@ -263,8 +345,11 @@ def inspect(network: Network) -> dict[str, Any]:
     from hutch.network import egress
 
     on_it: dict[str, dict[str, Any]] = {
-        container: {"IPv4Address": next((item for item in found if ":" not in item), ""), "IPv6Address": next((item for item in found if ":" in item), "")}
-        for container, found in users(network)
+        container: {
+            "IPv4Address": next((item for item in member.addresses if ":" not in item), ""),
+            "IPv6Address": next((item for item in member.addresses if ":" in item), ""),
+        }
+        for container, member in members(network).items()
     }
     with usernet.Host() as host:
         for container, entry in on_it.items():
@@ -275,6 +360,7 @@ def inspect(network: Network) -> dict[str, Any]:
     return {
         "Name": network.name, "Id": network.id, "Driver": network.driver, "Internal": network.internal, "Bridge": network.bridge, "MTU": network.mtu,
         "EnableIPv6": any(":" in item.subnet for item in network.subnets), "IPAM": {"Driver": "default", "Config": pools},
+        **({"Options": {"parent": network.parent, f"{network.driver}_mode": network.mode}} if network.parent else {}),
         "Created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(network.created)), "Labels": network.labels, "Containers": on_it,
     }  # fmt: skip
 

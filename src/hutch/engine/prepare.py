@@ -251,9 +251,9 @@ def _holds(joinings: tuple[Joining, ...], s: Settings) -> tuple[HoldShared, ...]
 def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
     if not joinings and not s.extra_hosts and not s.network_path:
         return ""
-    from hutch.engine import joining
+    from hutch.engine import resolver
 
-    return joining.hosts(s, joinings, hostname, ADDRESS)
+    return resolver.hosts(s, joinings, hostname, ADDRESS)
 
 
 def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[tuple[Port, ...], bool]:
@@ -268,6 +268,9 @@ def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[
         known = {(port.container, port.protocol) for port in found}
         found += [port for port in exposed if (port.container, port.protocol) not in known]
     ports.check(found)
+    if found and joinings[0].network.parent:
+        name, driver = joinings[0].network.name, joinings[0].network.driver
+        raise UsageError(f"publish: this host does not reach network {name}, of driver {driver}", "its neighbours do, at the container's own address")
     if found and joinings[0].network.internal:
         raise UsageError(f"publish: network {joinings[0].network.name} is internal: nothing leads into it", "name one that is not as the first --network")
     return tuple(found), ports.has_ipv6()
@@ -299,9 +302,9 @@ def _published(wanted: tuple[Port, ...], ipv6: bool) -> list[str]:
 def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
     if s.network == "none" and not s.net_devices:
         return ""
-    from hutch.engine import joining
+    from hutch.engine import resolver
 
-    return joining.resolv_conf(s, joinings)
+    return resolver.resolv_conf(s, joinings)
 
 
 def _with_record(plan: Plan, text: str) -> Plan:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KIND = Kind(socket=".usernet", module="hutch.engine.usernet_process")
 LARGEST = 1 << 18  # bytes of a message
-ENTER, ATTACH, NAMES, CLEAR, RELEASE, NETLINK, TABLE = "enter", "attach", "names", "clear", "release", "netlink", "table"
+ENTER, ATTACH, DETACH, NAMES, CLEAR, RELEASE, NETLINK, TABLE = "enter", "attach", "detach", "names", "clear", "release", "netlink", "table"
 
 
 class UserNetwork:
@@ -75,9 +75,13 @@ class UserNetwork:
         """Remove what dead containers have left there."""
         self._ask({"do": CLEAR}, ())
 
-    def release(self, network: Network) -> None:
-        """Remove what the namespace has of a network, if nobody holds it."""
-        self._ask({"do": RELEASE, "network": network.plain()}, ())
+    def release(self, network: Network, even_held: bool) -> None:
+        """Remove what the namespace has of a network, if nobody holds it, or by force."""
+        self._ask({"do": RELEASE, "network": network.plain(), "even_held": even_held}, ())
+
+    def detach(self, network: Network, port: str) -> None:
+        """Take a container's pair away, by its end in this namespace."""
+        self._ask({"do": DETACH, "network": network.plain(), "port": port}, ())
 
     def netlink(self, namespace: int) -> int:
         """A netlink socket's descriptor, in a container's network namespace (by its descriptor), or in this one (-1)."""
@@ -204,10 +208,11 @@ def to_plain(connection: Connection) -> dict[str, Any]:
         "places": [[network.plain(), {**endpoint.as_dict(), "addresses": list(endpoint.addresses)}] for network, endpoint in connection.places],
         "egress": list(connection.policy.words),
         "guard": connection.guard,
+        "later": connection.later,
     }
 
 
 def connection_of(data: dict[str, Any]) -> Connection:
     """A connection as it was sent."""
     places = tuple((Network.of_plain(network), Endpoint(**{**endpoint, "addresses": tuple(endpoint["addresses"])})) for network, endpoint in data["places"])
-    return Connection(places=places, policy=parse(data["egress"]), guard=data["guard"])
+    return Connection(places=places, policy=parse(data["egress"]), guard=data["guard"], later=data["later"])

@@ -156,7 +156,11 @@ class UserNetworkProcess:
             networks.clear()
             return (), {}
         if kind == usernet.RELEASE:
-            networks.release(Network.of_plain(request["network"]))
+            networks.release(Network.of_plain(request["network"]), even_held=request["even_held"])
+            return (), {}
+        if kind == usernet.DETACH:
+            with route.Route() as here:
+                attach.detach(here, Network.of_plain(request["network"]), request["port"])
             return (), {}
         if kind == usernet.NETLINK:
             with usernet.entered(fds[0]) if fds else route.Route() as found:

@@ -9,6 +9,7 @@ static int plan_respawns;
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
 static int owner_gone, killed, umask_set, unarmed;
+static long watched_pidfd = -1; /* of a container that is another executor's: its end ends this one, which never ends it */
 
 static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
 {
@@ -115,7 +116,7 @@ static int take_over(void)
 static int wait_for_news(i32 timeout)
 {
     struct pollfd fds[8] = {{(int)event[CONTAINER], POLLIN, 0},
-                            {(int)child_pidfd, POLLIN, 0},
+                            {(int)(child_pidfd < 0 ? watched_pidfd : child_pidfd), POLLIN, 0},
                             {(int)exec_pipe[0], POLLIN, 0},
                             {owner_gone ? -1 : CONTROL_FD, POLLIN, 0},
                             {owner_gone ? -1 : (int)owner_pidfd, POLLIN, 0}};

@@ -26,6 +26,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
+    WATCH = 104,
 };
 
 #include "control.h" /* after the numbers above */
@@ -124,6 +125,10 @@ static long host_op(struct op *op)
     case PUBLISH: return host_publish(op);
     case ENTER_USER_NETWORK: return host_enter_user_network(op);
     case RETURN_DEVICE: return host_return_device(op, 0);
+    case WATCH:
+        watched_pidfd = slot(op);
+        close_(exec_pipe[1]), exec_pipe[1] = -1; /* nothing is going to be executed: it runs already */
+        return watched_pidfd < 0 ? -EBADF : 0;
     case READ_AT_EXIT: case KILL_AT_EXIT: return 0;
     case WRITE_PID: return host_write_pid(op);
     case CALL_OWNER: return op_call_owner(op->index);

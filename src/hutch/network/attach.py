@@ -9,7 +9,7 @@ from __future__ import annotations
 from hutch.errors import HutchError
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import bridge, egress, nft, spec
+from hutch.network import bridge, egress, nft, parent, spec
 from hutch.network.egress import Policy
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, payload
 from hutch.network.spec import Network
@@ -17,6 +17,8 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from hutch.kernel.netlink.route import Route
     from hutch.network.nft import Rule
 
@@ -35,11 +37,23 @@ class Endpoint(Record):
 
 
 class Connection(Record):
-    """What connects a container: its `places`, (network, endpoint) pairs, and its egress policy, which the table `guard` enforces."""
+    """What connects a container: its `places`, (network, endpoint) pairs, and its egress policy, which the table `guard` enforces.
+    `later`: it runs already, and may be on other networks."""
 
     places: tuple[tuple[Network, Endpoint], ...]
     policy: Policy = Policy()
     guard: str = ""
+    later: bool = False
+
+    @property
+    def subnets(self) -> list[str]:
+        """Of its networks."""
+        return [subnet.subnet for network, _ in self.places for subnet in network.subnets]
+
+    @property
+    def macs(self) -> list[str]:
+        """Of its interfaces."""
+        return [endpoint.mac for _, endpoint in self.places]
 
 
 def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
@@ -47,9 +61,8 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
     from hutch.kernel.netlink.route import Route
 
     if connection.policy.allowed is not None:  # before there is a way out
-        macs = [endpoint.mac for _, endpoint in connection.places]
-        subnets = [subnet.subnet for network, _ in connection.places for subnet in network.subnets]
-        nft.run(egress.rules(connection.policy, connection.guard, macs, subnets))
+        has_one = connection.later and nft.listed("inet", connection.guard)
+        nft.run((egress.further if has_one else egress.rules)(connection.policy, connection.guard, connection.macs, connection.subnets))
     with Route() as host, Route(netlink) as inside:
         for network, endpoint in connection.places:
             attach(host, inside, namespace_fd, network, endpoint)
@@ -57,6 +70,9 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
 
 def attach(host: Route, inside: Route, namespace_fd: int, network: Network, endpoint: Endpoint) -> None:
     """Make the pair, give the container's end its addresses and routes. Raises HutchError; then nothing of it is there."""
+    if network.driver != spec.BRIDGE:
+        _on_parent(host, inside, namespace_fd, network, endpoint)
+        return
     index = bridge.ensure(host, network)
     try:
         host.do(
@@ -78,6 +94,17 @@ def attach(host: Route, inside: Route, namespace_fd: int, network: Network, endp
         raise
 
 
+def _on_parent(host: Route, inside: Route, namespace_fd: int, network: Network, endpoint: Endpoint) -> None:
+    parent.make(host, namespace_fd, network, endpoint.interface, endpoint.mac)
+    try:
+        _configure(inside, network, endpoint)
+    except BaseException as error:
+        parent.remove(inside, network, endpoint.interface)
+        if isinstance(error, NetlinkError):
+            raise HutchError(f"network {network.name}: {endpoint.interface}: {error.strerror}") from None
+        raise
+
+
 def _configure(inside: Route, network: Network, endpoint: Endpoint) -> None:
     link = inside.link(endpoint.interface)
     if link is None:
@@ -87,7 +114,7 @@ def _configure(inside: Route, network: Network, endpoint: Endpoint) -> None:
     inside.do(route.set_link(link.index, up=True))
     if endpoint.default and not network.internal:
         for subnet in network.subnets:
-            inside.do(route.new_route(gateway=subnet.gateway, family=route.family_of(subnet.gateway)))
+            inside.do(_default_route(network, subnet.gateway, link.index))
 
 
 def detach(host: Route, network: Network, port: str) -> None:
@@ -100,6 +127,26 @@ def detach(host: Route, network: Network, port: str) -> None:
     _remove_rules(network, port)
 
 
+def _default_route(network: Network, gateway: str, index: int) -> tuple[int, int, bytes]:
+    # in ipvlan's layer 3 nobody asks for a neighbour's MAC: the parent routes (ipvlan.rst)
+    routed = network.driver == spec.IPVLAN and network.mode != "l2"
+    return route.new_route(gateway="" if routed else gateway, index=index, family=route.family_of(gateway))
+
+
+def lead_out(inside: Route, network: Network, interface: str) -> None:
+    """Make a network the way out of a container, where there is none (of the same family)."""
+    link = inside.link(interface)
+    taken = {entry.family for entry in inside.routes() if not entry.destination}
+    for subnet in network.subnets:
+        family = route.family_of(subnet.gateway)
+        if link is None or family in taken:
+            continue
+        try:
+            inside.do(_default_route(network, subnet.gateway, link.index))
+        except NetlinkError:
+            continue  # the container has changed its interface
+
+
 def _remove_rules(network: Network, port: str) -> None:
     chain = {"chain": {"family": "netdev", "table": bridge.table_name(network), "name": port}}
     try:
@@ -109,9 +156,17 @@ def _remove_rules(network: Network, port: str) -> None:
             raise
 
 
-def sweep(host: Route, network: Network) -> list[str]:
-    """Remove the rules of ports that are gone with their containers; their names. (Before Linux 6.16 the kernel did that.)"""
-    there = {link.name for link in host.links()}
+def sweep(host: Route, network: Network, living: Callable[[], Collection[str]] | None = None) -> list[str]:
+    """Remove the rules of ports that are gone with their containers (before Linux 6.16 the kernel did that), and the ports that are not among
+    the `living`: of containers that have lost their address with the process that held it. The names of both."""
+    links = {link.name: link for link in host.links()}
+    there = set(links)
+    if living is not None and network.bridge in links:
+        own = living()  # asked behind the links: whoever has a port had an address before
+        index = links[network.bridge].index
+        for port in [name for name, link in links.items() if link.master == index and spec.is_port(name) and name not in own]:
+            host.do(route.del_link(name=port))
+            there.remove(port)
     name = bridge.table_name(network)
     chains = [item["chain"] for item in nft.run([{"list": {"chains": {"family": "netdev"}}}]) if "chain" in item]
     gone = [str(chain["name"]) for chain in chains if chain["table"] == name and chain["name"] not in there]

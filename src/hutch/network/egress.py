@@ -23,7 +23,7 @@ NONE, ALL = "none", "all"
 PROTOCOLS = ("tcp", "udp")
 TABLE = "hutch-egress-"
 PRIORITY = 0  # nft(8), "Base chain priorities": filter
-REFUSED = "refused"
+REFUSED, SENT, NEIGHBOURS = "refused", "what it sends", "its own network, where br_netfilter asks"
 DISCOVERY = ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit", "mld2-listener-report")
 LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
@@ -173,7 +173,7 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
         own_packets = (match(payload("ether", "saddr"), {"set": [*macs]}), {"goto": {"target": judge}})
         commands.append({"add": {"chain": {"family": "inet", "table": name, "name": judge}}})
         commands.append({"add": nft.chain("inet", name, hook, "filter", hook, PRIORITY)})
-        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment="what it sends")})
+        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment=SENT)})
 
         def rule(*expressions: Rule, comment: str, chain: str = judge) -> None:
             commands.append({"add": nft.rule("inet", name, chain, *expressions, comment=comment)})
@@ -182,12 +182,24 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
         rule(match(payload("icmpv6", "type"), {"set": [*DISCOVERY]}), ACCEPT, comment="who has which address")
         if hook == "forward":
             for subnet in subnets:
-                rule(match(payload(_family(subnet), "daddr"), nft.prefix(subnet)), ACCEPT, comment="its own network, where br_netfilter asks")
+                rule(match(payload(_family(subnet), "daddr"), nft.prefix(subnet)), ACCEPT, comment=NEIGHBOURS)
         for number, item in enumerate(allowed):
             for target in _targets(item, number):
                 for port in _port_matches(item):
                     rule(target, *port, ACCEPT, comment=str(item))
         rule(COUNTER, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}, comment=REFUSED)
+    return commands
+
+
+def further(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+    """What a table `name` is given for interfaces and networks that come later."""
+    commands: list[Rule] = []
+    for hook in ("forward", "input"):
+        own_packets = (match(payload("ether", "saddr"), {"set": [*macs]}), {"goto": {"target": f"{hook}-judge"}})
+        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment=SENT)})
+    for subnet in subnets:
+        found = match(payload(_family(subnet), "daddr"), nft.prefix(subnet))
+        commands.append({"insert": nft.rule("inet", name, "forward-judge", found, ACCEPT, comment=NEIGHBOURS)})
     return commands
 
 

@@ -16,6 +16,8 @@ ROUTE, NETFILTER = 0, 12
 def holds(network: Network, lock: str, all_locks: str, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds: the right to forward, with every other network, and the network itself. `lock` and
     `all_locks` are files, `guard` is the table of its egress policy. What the last one removes is what `bridge.ensure` makes."""
+    if network.driver != spec.BRIDGE:  # the kernel has nothing of it but the containers' own interfaces
+        return (ops.HoldShared(lock=lock, what=f"network {network.name} ({network.driver} on {network.parent})", origin="network"),)
     name = bridge.table_name(network)
     kind, flags, body = route.del_link(name=network.bridge)
     own: tuple[tuple[int, bytes], ...] = ((NETFILTER, netfilter.delete_chain("netdev", name, spec.port_name(container, number))),)

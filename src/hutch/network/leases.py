@@ -1,7 +1,8 @@
 """Who has which address: a file each, locked (flock(2)) for as long as its container lives.
 
 Nothing is given back: a lock goes with the last process that has the file open, however that ends, so an address can be
-neither lost nor given twice, and no lock is held but those. Files that nobody holds are removed on the way.
+neither lost nor given twice, and no lock is held but those. Files that nobody holds are removed on the way. Who loses an address while it
+lives (`hutch network disconnect`) may go on to lock a file, which is no longer there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import zlib
 
 from hutch.errors import HutchError, UsageError
 from hutch.network import spec
+from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +27,37 @@ ROUNDS = 5
 REST = 60.0  # seconds before the file of an address that nobody has is removed
 
 
+class Tenant(Record):
+    """Who has an address: a container, by its id, for its `number`-th interface. `aliases` are its further names on the network; `holder`
+    is the process that holds the address, where that is not the container's own executor. A line of text in the file."""
+
+    container: str
+    number: int = 0
+    holder: int = 0
+    aliases: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """As it is written."""
+        return f"{self.container} {self.number} {self.holder} {','.join(self.aliases)}\n"
+
+    @classmethod
+    def of_text(cls, text: str) -> Tenant:
+        """As it was written. Raises ValueError for something else."""
+        container, number, holder, aliases = text.partition("\n")[0].split(" ")
+        return cls(container=container, number=int(number), holder=int(holder), aliases=tuple(filter(None, aliases.split(","))))
+
+
 class Lease:
     """An address of a container's: `fd` is to be handed to whoever lives as long as the container."""
 
     def __init__(self, address: str, fd: int) -> None:
         self.address, self.fd = address, fd
+
+    def sign(self, tenant: Tenant) -> None:
+        """Say whose it is."""
+        text = tenant.to_text().encode()
+        os.pwrite(self.fd, text, 0)  # at once, for those who read it at any time
+        os.ftruncate(self.fd, len(text))
 
     def close(self) -> None:
         """Let go of it, here. Safe to call twice."""
@@ -38,7 +66,7 @@ class Lease:
             self.fd = -1
 
 
-def take(directory: str, subnet: Subnet, container: str, wanted: str = "") -> Lease:
+def take(directory: str, subnet: Subnet, tenant: Tenant, wanted: str = "") -> Lease:
     """An address that nobody has; `wanted`: this one. Raises UsageError for one that is not the network's or is taken,
     HutchError when all are."""
     try:
@@ -49,24 +77,30 @@ def take(directory: str, subnet: Subnet, container: str, wanted: str = "") -> Le
         address = _check(subnet, wanted)
         fd = -1
         for _ in range(5):
-            fd = _try(f"{directory}/{address}", container)
+            fd = _try(f"{directory}/{address}")
             if fd >= 0:
                 break
             time.sleep(0.001)  # it may only be looked at
         else:
             raise UsageError(f"address {address}: is {_holder(f'{directory}/{address}')}'s already")
-        return Lease(address, fd)
+        return _signed(address, fd, tenant)
     # everybody begins elsewhere, so that two who start at once rarely try the same
-    start = zlib.crc32(container.encode())
+    start = zlib.crc32(tenant.container.encode())
     for _ in range(ROUNDS):
         for count, address in enumerate(spec.hosts(subnet, start)):
-            fd = _try(f"{directory}/{address}", container)
+            fd = _try(f"{directory}/{address}")
             if fd >= 0:
                 if count % 8 == 7 or not start % 16:
                     sweep(directory)
-                return Lease(address, fd)
+                return _signed(address, fd, tenant)
         time.sleep(0.005)  # to see whether one is held is to hold it for a moment: it may be free all the same
     raise HutchError(f"every address of {subnet.range or subnet.subnet} is in use", "a larger --subnet, or fewer containers")
+
+
+def _signed(address: str, fd: int, tenant: Tenant) -> Lease:
+    lease = Lease(address, fd)
+    lease.sign(tenant)
+    return lease
 
 
 def _check(subnet: Subnet, wanted: str) -> str:
@@ -85,7 +119,7 @@ def _check(subnet: Subnet, wanted: str) -> str:
     return str(found)
 
 
-def _try(path: str, container: str) -> int:
+def _try(path: str) -> int:
     while True:
         fd = os.open(path, FLAGS, 0o600)
         try:
@@ -94,8 +128,6 @@ def _try(path: str, container: str) -> int:
             os.close(fd)
             return -1
         if _same(path, fd):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, container.encode(), 0)
             return fd
         os.close(fd)  # it was swept before it was locked
 
@@ -107,22 +139,37 @@ def _same(path: str, fd: int) -> bool:
         return False
 
 
-def _holder(path: str) -> str:
+def _tenant(path: str) -> Tenant | None:
     try:
-        with open(path, encoding="ascii") as file:
-            return f"container {file.read(64)}"
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return Tenant.of_text(file.read(65536))
     except (OSError, ValueError):
-        return "somebody else"
+        return None
 
 
-def held(directory: str) -> Iterator[tuple[str, str]]:
-    """(address, container) of every one that is in use."""
+def _holder(path: str) -> str:
+    tenant = _tenant(path)
+    return f"container {tenant.container}" if tenant is not None else "somebody else"
+
+
+def held(directory: str) -> Iterator[tuple[str, Tenant]]:
+    """(address, whose it is) of every one that is in use."""
     from hutch.kernel.locks import locked
 
     for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
         path = f"{directory}/{name}"
         if locked(path):
-            yield name, _holder(path).removeprefix("container ")
+            tenant = _tenant(path)
+            if tenant is not None:  # or it is just being taken
+                yield name, tenant
+
+
+def drop(directory: str, address: str, container: str) -> None:
+    """Take an address away from a container that may go on to hold it: whoever takes it next has a file of its own."""
+    path = f"{directory}/{address}"
+    tenant = _tenant(path)
+    if tenant is not None and tenant.container == container:
+        os.unlink(path)
 
 
 def sweep(directory: str, rest: float = REST) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     AnyNetwork = IPv4Network | IPv6Network
 
-DRIVERS = ("bridge", "macvlan", "ipvlan")
+BRIDGE, MACVLAN, IPVLAN = "bridge", "macvlan", "ipvlan"
+MODES = {MACVLAN: ("bridge", "private", "vepa", "passthru"), IPVLAN: ("l2", "l3", "l3s")}  # the first is the default
 RESERVED = ("none", "host", "default", "container", "device", "private")
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 # where subnets are taken from when nobody names one: Docker's own pools, less the first, which is Docker's default bridge's
@@ -34,11 +35,11 @@ class Subnet(Record):
 
 class Network(Record):
     """A network. `id` is 12 hexadecimal digits, `bridge` the interface of the host's that it is made of; `parent` the one that a
-    macvlan or ipvlan stands on. `internal`: nothing leads out of it. `mtu` 0 is the host's own choice."""
+    macvlan or ipvlan stands on, in a `mode` of its driver's. `internal`: nothing leads out of it. `mtu` 0 is the host's own choice."""
 
     name: str
     id: str
-    driver: str = "bridge"
+    driver: str = BRIDGE
     subnets: tuple[Subnet, ...] = ()
     bridge: str = ""
     parent: str = ""
@@ -159,6 +160,11 @@ def bridge_name(identity: str) -> str:
 def port_name(container: str, number: int) -> str:
     """The host's end of a container's `number`-th pair."""
     return f"v{container[:12]}{number:x}"
+
+
+def is_port(text: str) -> bool:
+    """Whether an interface is called as `port_name` calls them."""
+    return len(text) == 14 and text[0] == "v" and not set(text[1:]) - set("0123456789abcdef")
 
 
 def is_interface(text: str) -> bool:

@@ -49,6 +49,7 @@ from hutch.plan.ops.host import (
     ReadAtExit as ReadAtExit,
     ReturnDevice as ReturnDevice,
     TakeDescriptor as TakeDescriptor,
+    Watch as Watch,
     WritePid as WritePid,
 )
 from hutch.plan.ops.lifecycle import (

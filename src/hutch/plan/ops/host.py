@@ -174,6 +174,20 @@ class EnterUserNetwork(Operation):
         return f"enter the user's own user namespace {self.user} and network namespace {self.network}"
 
 
+class Watch(Operation):
+    """Last until a process ends that is another executor's container, by its pidfd. It is never touched."""
+
+    code = 104
+    lanes = "host"
+    process: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.process,)
+
+    def describe(self) -> str:
+        return f"stay for as long as the process {self.process}"
+
+
 class HoldShared(Operation):
     """Hold something of the host's that several containers use, by a shared lock on a file, made if it is missing.
 
