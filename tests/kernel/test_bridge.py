@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket as sockets
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from hutch.errors import HutchError
+from hutch.executor import undo
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.route import Route
-from hutch.network import attach, bridge, nft, spec
-from hutch.network.attach import Endpoint
+from hutch.network import attach, bridge, forwarding, hold, nft, spec
+from hutch.network.attach import Connection, Endpoint
 from hutch.network.spec import Network, parse_subnet
 from tests.namespaces import Namespace, namespaces
 
@@ -32,6 +35,8 @@ class Lab:
         self.host, self.outside = host, outside
         self.route = host.route()
         self.count = 0
+        self.place = tempfile.mkdtemp()
+        self.locks = f"{self.place}/.lock-"
         with outside.route() as far:
             self.route.do(route.veth("uplink", "uplink", peer_namespace_fd=outside.fd))
             for here, number in ((self.route, 1), (far, 2)):
@@ -46,8 +51,20 @@ class Lab:
         endpoint = attach.endpoint_of(f"{self.count:012x}", number, addresses)
         with container.route() as inside:
             inside.do(route.set_link(name="lo", up=True))
-            self.host.inside(lambda: attach.attach(self.route, inside, container.fd, network, endpoint))
+            connection = Connection(locks=self.locks, places=((network, endpoint),))
+            self.host.inside(lambda: attach.connect(connection, container.fd, inside.fileno()))
         return endpoint
+
+    def leave(self, network: Network) -> None:
+        """What the executor of the last container does."""
+        for operation in hold.holds(network, f"{self.place}/lock", self.locks, "0" * 12):
+            self.host.inside(lambda operation=operation: undo.let_go(operation))
+
+    def setting(self, name: str) -> str:
+        return self.host.run("cat", f"/proc/sys/net/{name}").stdout.strip()
+
+    def set(self, name: str, value: str) -> None:
+        self.host.run("sh", "-c", f"echo {value} > /proc/sys/net/{name}")
 
 
 @contextlib.contextmanager
@@ -56,6 +73,7 @@ def lab(containers: int) -> Iterator[tuple[Lab, list[Namespace]]]:
         made = Lab(found[0], found[1])
         yield made, found[2:]
         made.route.close()
+        shutil.rmtree(made.place)
 
 
 def pings(source: Namespace, address: str) -> bool:
@@ -106,38 +124,126 @@ def test_the_hosts_own_rules_hold():
         assert "own" in made.host.run("nft", "list", "tables").stdout and "hutch-bbbb" not in made.host.run("nft", "list", "tables").stdout
 
 
-def test_this_host_becomes_no_router_for_others():
-    with lab(1) as (made, (one,)), namespaces(1) as (neighbour,):
-        assert made.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "0\n"
-        made.join(one, BLUE, "10.82.0.2")
-        assert made.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
-        # somebody else beside the host, who sends through it
-        made.route.do(route.veth("beside", "eth0", peer_namespace_fd=neighbour.fd))
-        made.host.run("ip", "addr", "add", "198.51.100.1/24", "dev", "beside")
-        made.host.run("ip", "link", "set", "beside", "up")
-        neighbour.run("ip", "addr", "add", "198.51.100.2/24", "dev", "eth0")
-        neighbour.run("ip", "link", "set", "eth0", "up")
-        neighbour.run("ip", "route", "add", "default", "via", "198.51.100.1")
-        made.outside.run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+@pytest.fixture
+def neighbour() -> Iterator[Namespace]:
+    """Somebody else beside the host, who sends through it."""
+    with namespaces(1) as (found,):
+        yield found
+
+
+def beside(made: Lab, neighbour: Namespace) -> None:
+    made.route.do(route.veth("beside", "eth0", peer_namespace_fd=neighbour.fd))
+    for where, name, number in ((made.host, "beside", 1), (neighbour, "eth0", 2)):
+        where.run("ip", "link", "set", name, "up")
+        where.run("ip", "addr", "add", f"198.51.100.{number}/24", "dev", name)
+        where.run("ip", "addr", "add", f"fd51::{number}/64", "dev", name, "nodad")
+    neighbour.run("ip", "route", "add", "default", "via", "198.51.100.1")
+    neighbour.run("ip", "route", "add", "default", "via", "fd51::1")
+    made.outside.run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+    made.outside.run("ip", "route", "add", "fd51::/64", "via", "2001:db8::1")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_this_host_becomes_no_router_for_others(neighbour, first):
+    """Neither for those who are there, nor for those who come later."""
+    with lab(1) as (made, (one,)):
+        if first:
+            beside(made, neighbour)
+        made.join(one, RED, "10.81.0.2", "fd81::2")
+        if not first:
+            beside(made, neighbour)
+        assert made.setting("ipv4/ip_forward") == made.setting("ipv6/conf/all/forwarding") == "0", "its own switches are as they were"
         assert pings(neighbour, "198.51.100.1") and not pings(neighbour, "192.0.2.2") and pings(one, "192.0.2.2")
-
-        def undo() -> None:
-            bridge.remove(made.route, BLUE)
-            bridge.stop_forwarding()
-
-        made.host.inside(undo)
-        assert made.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "0\n"
+        assert pings(neighbour, "fd51::1") and not pings(neighbour, "2001:db8::2") and pings(one, "2001:db8::2")
+        assert not pings(neighbour, "10.81.0.2") and pings(one, "198.51.100.2") == first
+        bridge_settings = [
+            f"ipv{version}/conf/{name}/{what}" for version, what in ((4, "forwarding"), (6, "force_forwarding")) for name in ("uplink", "beside")
+        ]
+        made.host.inside(lambda: bridge.remove(made.route, RED))
+        made.leave(RED)
+        assert {made.setting(name) for name in (*bridge_settings, "ipv4/ip_forward", "ipv6/conf/all/forwarding")} == {"0"}
         assert made.host.run("nft", "list", "ruleset").stdout == "" and made.host.ip("link", "show", "type", "bridge") == []
-        made.host.inside(undo)  # what is not there need not be removed
+        made.host.inside(lambda: bridge.remove(made.route, RED))  # what is not there need not be removed
+        made.leave(RED)
+
+
+def test_where_ipv6_has_one_switch_for_all(neighbour, monkeypatch):
+    """As before Linux 6.17."""
+    known = forwarding.read
+    monkeypatch.setattr(forwarding, "read", lambda name: "" if name.endswith("force_forwarding") else known(name))
+    with lab(1) as (made, (one,)):
+        beside(made, neighbour)
+        made.set("ipv6/conf/beside/accept_ra", "1")
+        made.join(one, RED, "10.81.0.2", "fd81::2")
+        assert made.setting("ipv6/conf/all/forwarding") == "1" and made.setting("ipv6/conf/beside/accept_ra") == "2", "the host's own way out stays"
+        assert pings(one, "2001:db8::2") and not pings(neighbour, "2001:db8::2")
+        made.host.inside(lambda: bridge.remove(made.route, RED))
+        made.leave(RED)
+        assert made.setting("ipv6/conf/all/forwarding") == "0" and made.setting("ipv6/conf/beside/accept_ra") == "1"
+
+
+def test_another_engine_comes_while_we_are_here(neighbour):
+    """It makes this host a router, with a bridge of its own, and goes on when we have gone."""
+    with lab(1) as (made, (one,)), namespaces(2) as (theirs, second):
+        made.join(one, BLUE, "10.82.0.2")
+        made.set("ipv4/ip_forward", "1")
+        made.route.do(route.bridge("docker0", up=True))
+        made.host.run("ip", "addr", "add", "172.17.0.1/16", "dev", "docker0")
+        for number, space in ((2, theirs), (3, second)):
+            made.route.do(route.veth(f"d{number}", "eth0", up=True, master=made.route.link("docker0").index, peer_namespace_fd=space.fd))
+            space.run("ip", "addr", "add", f"172.17.0.{number}/16", "dev", "eth0")
+            space.run("ip", "link", "set", "eth0", "up")
+            space.run("ip", "route", "add", "default", "via", "172.17.0.1")
+        made.outside.run("ip", "route", "add", "172.17.0.0/16", "via", "192.0.2.1")
+        made.host.run(
+            "nft", "-f", "-", input="table ip theirs { chain pre { type nat hook prerouting priority -100; tcp dport 8080 dnat to 172.17.0.2:80; }\n}"
+        )
+
+        def works() -> bool:
+            with serving(theirs, 80) as _:
+                through = made.outside.run("busybox", "nc", "-w", "2", "192.0.2.1", "8080", input="", check=False).stdout == "here"
+            return through and pings(theirs, "172.17.0.3") and pings(theirs, "192.0.2.2")
+
+        assert works() and not pings(made.outside, "172.17.0.2") and pings(one, "192.0.2.2")
+        made.host.inside(lambda: forwarding.allow(made.route, made.locks, ipv6=False))  # the next start sees what it is
+        assert works() and pings(made.outside, "172.17.0.2") and pings(one, "192.0.2.2")
+        made.host.inside(lambda: bridge.remove(made.route, BLUE))
+        made.leave(BLUE)
+        assert works() and made.setting("ipv4/ip_forward") == made.setting("ipv4/conf/uplink/forwarding") == "1"
+
+
+@contextlib.contextmanager
+def serving(where: Namespace, port: int) -> Iterator[None]:
+    """A server that says "here" to each who comes."""
+
+    def listen() -> sockets.socket:
+        return sockets.create_server(("", port))
+
+    with where.inside(listen) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.sendall(b"here")
+                    connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown(sockets.SHUT_RDWR)
+            thread.join()
 
 
 def test_a_host_that_forwards_already_goes_on_doing_so():
     with lab(1) as (made, (one,)):
-        made.host.inside(lambda: open("/proc/sys/net/ipv4/ip_forward", "w").write("1"))
+        made.set("ipv4/ip_forward", "1")
         made.join(one, BLUE, "10.82.0.2")
-        assert bridge.FORWARDING not in made.host.run("nft", "list", "tables").stdout
-        made.host.inside(bridge.stop_forwarding)
-        assert made.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+        assert forwarding.TABLE not in made.host.run("nft", "list", "tables").stdout
+        made.leave(BLUE)
+        assert made.setting("ipv4/ip_forward") == "1"
 
 
 # what a container may not send

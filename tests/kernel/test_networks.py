@@ -130,6 +130,21 @@ def test_requests_that_make_no_sense(host):
     host.run("ip", "link", "del", "here")
 
 
+def test_doctor_says_whose_rules_are_in_the_way(host):
+    assert "nobody's policy is drop" in host("doctor")
+    for within, remedy in (
+        ("DOCKER-USER", "iptables -I DOCKER-USER -i hutch-+ -j ACCEPT"),
+        ("ufw-user-forward", "ufw default allow routed"),
+        ("own", "iifname hutch-*"),
+    ):
+        host.run(
+            "nft", "-f", "-", input=f"table ip filter {{ chain FORWARD {{ type filter hook forward priority 0; policy drop; }}\nchain {within} {{\n}}\n}}\n"
+        )
+        said = host.try_("doctor").stdout
+        assert "ip filter FORWARD drops what it does not accept" in said and remedy in said
+        host.run("nft", "delete", "table", "ip", "filter")
+
+
 def test_many_at_once(host):
     host("network", "create", "crowd")
     script = (

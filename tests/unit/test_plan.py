@@ -108,7 +108,10 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.EnterUserNetwork(user=slot("user"), network=slot("net")), ("user namespace <user>", "network namespace <net>")),
     (ops.Watch(process=slot("pidfd")), ("as long as the process <pidfd>",)),
     (ops.Publish(what="0.0.0.0:8080 -> 80/tcp", address="172.18.0.2     ", ports=((5, True, 80), (6, False, 53))), ("0.0.0.0:8080 -> 80/tcp",)),
-    (ops.HoldShared(lock="/n/lock", what="network web", own=((12, b"ab"),), last=((0, b"cd"),), reset="/proc/sys/x"), ("network web", "last one")),
+    (
+        ops.HoldShared(lock="/n/lock", what="network web", own=((12, b"ab"),), last=((0, b"cd"),), restore=True, unless="/proc/sys/x"),
+        ("network web", "last one"),
+    ),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),
 )
 CLASSES = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation) and kind is not ops.Operation}

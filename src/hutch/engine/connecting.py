@@ -162,7 +162,7 @@ class Connected:
         def on_call(_: str, __: int, executor: int) -> None:
             place.sign(Tenant(container=self.running.id, number=number, holder=executor, aliases=aliases))
             guard = naming.guard_of(self.running.id, self._policy)
-            connection = Connection(places=((place.network, place.endpoint),), policy=self._policy, guard=guard, later=True)
+            connection = Connection(locks=networks.locks(), places=((place.network, place.endpoint),), policy=self._policy, guard=guard, later=True)
             joining.make(connection, self._namespace, inside.fileno(), self._pidfd, self._user_network)
 
         try:

@@ -198,6 +198,8 @@ def _networks(f: Features) -> list[Finding]:
         Finding(name="bridges and veth pairs", ok=errno == 0, detail=_said(errno), instead=refusal, enable="modprobe bridge veth"),
         Finding(name="nftables", ok=bool(there), detail=there, instead=refusal, enable="apt-get install nftables"),
     ]
+    if f.privileged and there:
+        out.append(_others_rules())
     if not f.privileged:
         path = program("pasta")
         out.append(Finding(name="networks without root", ok=bool(path), detail=path, instead=refusal, enable="install pasta (Debian: passt)"))
@@ -218,6 +220,29 @@ def _networks(f: Features) -> list[Finding]:
             )
         )  # fmt: skip
     return out
+
+
+def _others_rules() -> Finding:
+    """Whether somebody else's rules drop what is forwarded and not theirs: then Hutch's do not help (nft(8): every chain is asked)."""
+    from hutch.errors import HutchError
+    from hutch.network import nft
+
+    name = "others' rules for what is forwarded"
+    try:
+        chains = [item["chain"] for item in nft.run([{"list": {"chains": None}}]) if "chain" in item]
+    except HutchError as error:
+        return Finding(name=name, ok=True, detail=f"cannot be listed: {error.message}")
+    strict = [item for item in chains if item.get("hook") == "forward" and item.get("policy") == "drop" and item["family"] in ("ip", "ip6", "inet")]
+    if not strict:
+        return Finding(name=name, ok=True, detail="nobody's policy is drop")
+    within = {item["name"] for item in chains if (item["family"], item["table"]) == (strict[0]["family"], strict[0]["table"])}
+    places = ", ".join(f"{item['family']} {item['table']} {item['name']}" for item in strict)
+    remedy = "rules there that accept iifname hutch-* and oifname hutch-*"
+    if "DOCKER-USER" in within:
+        remedy = "iptables -I DOCKER-USER -i hutch-+ -j ACCEPT; iptables -I DOCKER-USER -o hutch-+ -j ACCEPT"
+    elif any(chain.startswith("ufw") for chain in within):
+        remedy = "ufw default allow routed, or such rules in /etc/ufw/before.rules"
+    return Finding(name=name, ok=False, instead=f"containers reach nothing beyond this host: {places} drops what it does not accept", enable=remedy)
 
 
 def _cgroups(f: Features) -> list[Finding]:

@@ -106,6 +106,7 @@ class Places:
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             connection = Connection(
+                locks=networks.locks(),
                 places=tuple((place.network, place.endpoint) for place in self.places),
                 policy=self._policy,
                 guard=guard_of(self._container, self._policy),

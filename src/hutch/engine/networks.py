@@ -278,7 +278,7 @@ def prune() -> list[str]:
 def clear() -> None:
     """Remove what dead containers have left in this network namespace."""
     from hutch.kernel.netlink.route import Route
-    from hutch.network import attach
+    from hutch.network import attach, forwarding
 
     _sweep_policies()
     for network in every():
@@ -288,13 +288,15 @@ def clear() -> None:
             release(network)
             continue
         with Route() as socket:
+            if not network.internal:
+                forwarding.allow(socket, locks(), ipv6=any(":" in item.subnet for item in network.subnets))
             attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
 
 
 def _sweep_policies() -> None:
     """Remove the tables of containers that are on no network any more. One that starts has its addresses before its table."""
     from hutch.kernel.netlink.route import Route
-    from hutch.network import bridge, egress
+    from hutch.network import egress, nft
 
     tables = egress.tables(root())
     on_one = {container[:12] for network in every() for container in members(network)}
@@ -302,7 +304,7 @@ def _sweep_policies() -> None:
         there = {link.name for link in socket.links()}
     for container in tables:
         if container not in on_one and spec.port_name(container, 0) not in there:
-            bridge.drop_table("inet", egress.table_name(root(), container))
+            nft.drop_table("inet", egress.table_name(root(), container))
 
 
 def reclaim(network: Network, *, even_held: bool = False) -> None:
@@ -332,11 +334,16 @@ def release(network: Network, *, even_held: bool = False) -> None:
         undo.let_go(operation)
 
 
+def locks() -> str:
+    """What the names of the files begin with that are locked by all who need this host to forward."""
+    return f"{root()}/.lock-"
+
+
 def holds(network: Network, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:
     """What a container's plan holds of its `number`-th network. `guard`: the table of its egress policy."""
     from hutch.network import hold
 
-    return hold.holds(network, f"{place_of(network.name)}/lock", f"{root()}/.lock-", container, number, guard=guard)
+    return hold.holds(network, f"{place_of(network.name)}/lock", locks(), container, number, guard=guard)
 
 
 def inspect(network: Network) -> dict[str, Any]:

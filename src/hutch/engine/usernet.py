@@ -206,6 +206,7 @@ def to_plain(connection: Connection) -> dict[str, Any]:
     """A connection as JSON's types."""
     return {
         "places": [[network.plain(), {**endpoint.as_dict(), "addresses": list(endpoint.addresses)}] for network, endpoint in connection.places],
+        "locks": connection.locks,
         "egress": list(connection.policy.words),
         "guard": connection.guard,
         "later": connection.later,
@@ -215,4 +216,4 @@ def to_plain(connection: Connection) -> dict[str, Any]:
 def connection_of(data: dict[str, Any]) -> Connection:
     """A connection as it was sent."""
     places = tuple((Network.of_plain(network), Endpoint(**{**endpoint, "addresses": tuple(endpoint["addresses"])})) for network, endpoint in data["places"])
-    return Connection(places=places, policy=parse(data["egress"]), guard=data["guard"], later=data["later"])
+    return Connection(locks=data["locks"], places=places, policy=parse(data["egress"]), guard=data["guard"], later=data["later"])

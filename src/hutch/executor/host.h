@@ -308,13 +308,35 @@ static long netlink(i64 protocol, const char *data, word size)
     return r;
 }
 
+/* Lines of a value and a path: what settings were before they were changed. */
+static void restore_settings(long notes, const char *unless)
+{
+    static char text[65536];
+    char now = '0';
+    long file = *unless ? openat_(AT_FDCWD, unless, O_RDONLY | O_CLOEXEC, 0) : -1;
+    if (file >= 0) sys(__NR_read, file, &now, 1), close_(file);
+    sys(__NR_lseek, notes, 0, 0);
+    long size = sys(__NR_read, notes, text, sizeof text - 1);
+    sys(__NR_ftruncate, notes, 0);
+    for (char *line = text, *end; now == '0' && line < text + size; line = end + 1) {
+        for (end = line; end < text + size && *end != '\n'; end++) {}
+        *end = 0;
+        if (end - line < 3 || line[1] != ' ') continue;
+        file = openat_(AT_FDCWD, line + 2, O_WRONLY | O_CLOEXEC, 0);
+        if (file >= 0) write_all(file, line, 1);
+        close_(file);
+    }
+}
+
 /* What several containers use: the lock is held, shared, by every user, and getting it exclusively means to be the last. */
 static long host_hold_shared(struct op *op, int undo)
 {
-    const char *lock = str(op, 0), *reset = str(op, 0), *data;
+    const char *lock = str(op, 0), *unless, *data;
+    i64 restore = num(op);
     long fd, r = 0;
     int last = 0;
     word size;
+    unless = str(op, 0);
     if (op->index >= sizeof held / sizeof *held) return -E2BIG;
     if (!undo) {
         fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -334,11 +356,7 @@ static long host_hold_shared(struct op *op, int undo)
             if (round == 0 || last) r = netlink(protocol, data, size);
         }
     }
-    if (last && *reset && r == 0) {
-        long file = openat_(AT_FDCWD, reset, O_WRONLY | O_CLOEXEC, 0);
-        write_all(file, "0", 1);
-        close_(file);
-    }
+    if (last && restore && r == 0) restore_settings(fd, unless);
     held[op->index] = 0;
     close_(fd);
     return 0;

@@ -134,13 +134,31 @@ def let_go(operation: ops.HoldShared, replace: tuple[str, str] = ("", "")) -> No
     fd = os.open(operation.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if send(operation.last) and operation.reset:
-            with open(operation.reset, "w", encoding="ascii") as file:
-                file.write("0")
+        if send(operation.last) and operation.restore:
+            restore_settings(fd, operation.unless)
     except OSError:
         pass  # others hold it
     finally:
         os.close(fd)
+
+
+def restore_settings(notes: int, unless: str = "") -> None:
+    """Write back what settings were: lines of a value and a path, in an open file, which is emptied. Not if the file `unless` has something
+    else than 0."""
+    lines = os.pread(notes, 65536, 0).decode("utf-8", "surrogateescape").splitlines()
+    os.ftruncate(notes, 0)
+    try:
+        with open(unless or os.devnull, encoding="ascii") as file:
+            if file.read().strip() not in ("", "0"):
+                return
+    except OSError:
+        pass
+    for value, path in (line.split(" ", 1) for line in lines if " " in line):
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(value)
+        except OSError:
+            continue  # an interface that has gone
 
 
 def unmount(place: str) -> None:

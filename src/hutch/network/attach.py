@@ -9,7 +9,7 @@ from __future__ import annotations
 from hutch.errors import HutchError
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import bridge, egress, nft, parent, spec
+from hutch.network import bridge, egress, forwarding, nft, parent, spec
 from hutch.network.egress import Policy
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, payload
 from hutch.network.spec import Network
@@ -38,8 +38,9 @@ class Endpoint(Record):
 
 class Connection(Record):
     """What connects a container: its `places`, (network, endpoint) pairs, and its egress policy, which the table `guard` enforces.
-    `later`: it runs already, and may be on other networks."""
+    `later`: it runs already, and may be on other networks. `locks` is what the names of the files begin with by which this host is allowed to forward."""
 
+    locks: str
     places: tuple[tuple[Network, Endpoint], ...]
     policy: Policy = Policy()
     guard: str = ""
@@ -64,6 +65,9 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
         has_one = connection.later and nft.listed("inet", connection.guard)
         nft.run((egress.further if has_one else egress.rules)(connection.policy, connection.guard, connection.macs, connection.subnets))
     with Route() as host, Route(netlink) as inside:
+        leads_out = [network for network, _ in connection.places if network.driver == spec.BRIDGE and not network.internal]
+        if leads_out:
+            forwarding.allow(host, connection.locks, ipv6=any(":" in subnet for subnet in connection.subnets))
         for network, endpoint in connection.places:
             attach(host, inside, namespace_fd, network, endpoint)
 

@@ -7,12 +7,10 @@ refused: an `accept` in one table is no more than the absence of a `drop` there.
 
 from __future__ import annotations
 
-import os
-
 from hutch.errors import HutchError
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import nft
+from hutch.network import forwarding, nft
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, meta, payload, prefix
 
 TYPE_CHECKING = False
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 EEXIST, ENODEV = 17, 19
 FORWARD, SOURCE_NAT = 0, 100  # priorities (nft(8), "Base chain priorities")
-FORWARDING = "hutch-forwarding"  # the table that stands for having made this host a router
-SYSCTL = "/proc/sys/net"
 
 
 def table_name(network: Network) -> str:
@@ -53,9 +49,9 @@ def _make(socket: Route, network: Network) -> None:
     link = socket.link(network.bridge)
     if link is None:
         return
-    _sysctl(f"ipv6/conf/{network.bridge}/accept_ra", "0")  # the host takes no advice from its containers
+    forwarding.write(f"ipv6/conf/{network.bridge}/accept_ra", "0")  # the host takes no advice from its containers
     if not any(":" in subnet.subnet for subnet in network.subnets):
-        _sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "1")
+        forwarding.write(f"ipv6/conf/{network.bridge}/disable_ipv6", "1")
     for subnet in network.subnets:
         length = int(subnet.subnet.partition("/")[2])
         _tolerating(socket, route.new_address(link.index, subnet.gateway, length))
@@ -65,7 +61,7 @@ def _make(socket: Route, network: Network) -> None:
         if "exists" not in error.message:
             raise
     if not network.internal:
-        allow_forwarding(ipv6=any(":" in subnet.subnet for subnet in network.subnets))
+        forwarding.allow_bridge(network.bridge)
     socket.do(route.set_link(link.index, up=True, alias=f"hutch network {network.name}"[:255]))  # last: who sees it up sees it whole
 
 
@@ -106,52 +102,6 @@ def rules(network: Network) -> list[Rule]:
     return commands + [{"add": item} for item in added]
 
 
-def _sysctl(name: str, value: str) -> str:
-    """Set one; what it was ("" where the kernel has none such)."""
-    path = f"{SYSCTL}/{name}"
-    try:
-        with open(path, encoding="ascii") as file:
-            before = file.read().strip()
-        if before != value:
-            with open(path, "w", encoding="ascii") as file:
-                file.write(value)
-    except OSError:
-        return ""
-    return before
-
-
-def allow_forwarding(*, ipv6: bool) -> None:
-    """Let this host forward packets, if it does not; then those of Hutch's networks alone, so that it is no router for others."""
-    if _sysctl("ipv4/ip_forward", "1") == "0":
-        _guard("ip")
-    if ipv6 and _read("ipv6/conf/all/forwarding") == "0":
-        # a router takes no advice from other routers: where this host has taken it so far, it goes on (ip-sysctl.rst, accept_ra)
-        for name in os.listdir(f"{SYSCTL}/ipv6/conf"):
-            if name not in ("all", "default") and not name.startswith("hutch-") and _read(f"ipv6/conf/{name}/accept_ra") == "1":
-                _sysctl(f"ipv6/conf/{name}/accept_ra", "2")
-        if _sysctl("ipv6/conf/all/forwarding", "1") == "0":
-            _guard("ip6")
-
-
-def _read(name: str) -> str:
-    try:
-        with open(f"{SYSCTL}/{name}", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _guard(family: str) -> None:
-    others = [match(meta("iifname"), "hutch-*", "!="), match(meta("oifname"), "hutch-*", "!=")]
-    commands = [
-        {"add": nft.table(family, FORWARDING)},
-        {"add": nft.chain(family, FORWARDING, "forward", "filter", "forward", FORWARD)},
-        {"flush": {"chain": {"family": family, "table": FORWARDING, "name": "forward"}}},
-        {"add": nft.rule(family, FORWARDING, "forward", *others, COUNTER, DROP, comment="this host was no router before")},
-    ]
-    nft.run(commands)
-
-
 def remove(socket: Route, network: Network) -> None:
     """Remove what `ensure` has made, as far as it is there."""
     try:
@@ -160,19 +110,4 @@ def remove(socket: Route, network: Network) -> None:
         if error.errno != ENODEV:
             raise HutchError(f"network {network.name}: remove bridge {network.bridge}: {error.strerror}") from None
     for family in ("inet", "netdev"):
-        drop_table(family, table_name(network))
-
-
-def drop_table(family: str, name: str) -> None:
-    """Remove a table, if it is there."""
-    own = nft.table(family, name)
-    nft.run([{"add": own}, {"delete": own}])
-
-
-def stop_forwarding() -> None:
-    """Undo `allow_forwarding`, where it has changed anything: for when the last network goes."""
-    found = {(item["table"]["family"], item["table"]["name"]) for item in nft.run([{"list": {"tables": None}}]) if "table" in item}
-    for family, name in (("ip", "ipv4/ip_forward"), ("ip6", "ipv6/conf/all/forwarding")):
-        if (family, FORWARDING) in found:
-            _sysctl(name, "0")
-            drop_table(family, FORWARDING)
+        nft.drop_table(family, table_name(network))

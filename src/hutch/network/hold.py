@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.kernel.netlink import codec, netfilter, route
-from hutch.network import bridge, spec
+from hutch.network import bridge, forwarding, spec
 from hutch.plan import ops
 
 TYPE_CHECKING = False
@@ -28,11 +28,13 @@ def holds(network: Network, lock: str, all_locks: str, container: str, number: i
         (NETFILTER, netfilter.delete_table("netdev", name)),
         (NETFILTER, netfilter.delete_table("inet", name)),
     )
-    forwarding = [
+    right = [
         ops.HoldShared(
-            lock=f"{all_locks}{version}", what=f"IPv{version} forwarding", last=((NETFILTER, netfilter.delete_table(family, bridge.FORWARDING)),),
-            reset=f"{bridge.SYSCTL}/{path}", origin="network",
+            lock=forwarding.notes(all_locks, version), what=f"IPv{version} forwarding", origin="network", restore=True,
+            last=((NETFILTER, netfilter.delete_table(family, forwarding.TABLE)),),
+            # somebody else has made this host a router meanwhile, and all of its interfaces
+            unless=f"{forwarding.SYSCTL}/{forwarding.SWITCH['4']}" if version == "4" else "",
         )
-        for version, family, path in (("4", "ip", "ipv4/ip_forward"), ("6", "ip6", "ipv6/conf/all/forwarding"))
+        for version, family in forwarding.FAMILY.items()
     ]  # fmt: skip
-    return (*forwarding, ops.HoldShared(lock=lock, what=f"network {network.name} ({network.bridge})", own=own, last=last, origin="network"))
+    return (*right, ops.HoldShared(lock=lock, what=f"network {network.name} ({network.bridge})", own=own, last=last, origin="network"))

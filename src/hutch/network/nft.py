@@ -41,6 +41,12 @@ def listed(family: str, name: str) -> list[dict[str, Any]]:
         return []
 
 
+def drop_table(family: str, name: str) -> None:
+    """Remove a table, if it is there."""
+    own = table(family, name)
+    run([{"add": own}, {"delete": own}])
+
+
 def available() -> str:
     """By what rules are made here: the library, or a program's path; "" for nothing."""
     from hutch.kernel.features import program

@@ -191,8 +191,9 @@ class Watch(Operation):
 class HoldShared(Operation):
     """Hold something of the host's that several containers use, by a shared lock on a file, made if it is missing.
 
-    The inverse sends netlink datagrams, as (protocol, bytes): `own`, and when nobody else holds the lock, `last`. Where the
-    last of them was done, and `reset` names a file (of /proc/sys), a 0 is written there. What has gone already is no error.
+    The inverse sends netlink datagrams, as (protocol, bytes): `own`, and when nobody else holds the lock, `last`. Where the last of them was
+    done, and with `restore`, the file has lines of a value and a path (of /proc/sys), which is written back, unless the file `unless`
+    has something else than 0 by then. What has gone already is no error.
     """
 
     code = 100
@@ -201,11 +202,13 @@ class HoldShared(Operation):
     what: str
     own: tuple[tuple[int, bytes], ...] = ()
     last: tuple[tuple[int, bytes], ...] = ()
-    reset: str = ""
+    restore: bool = False
+    unless: str = ""
 
     def arguments(self) -> Iterable[Argument]:
         yield self.lock
-        yield self.reset
+        yield self.restore
+        yield self.unless
         for datagrams in (self.own, self.last):
             yield len(datagrams)
             for protocol, data in datagrams:
