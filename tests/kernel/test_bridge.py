@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import shutil
 import socket as sockets
 import struct
@@ -419,6 +421,28 @@ def test_nftables_by_its_library_and_by_its_program(monkeypatch, library):
         with pytest.raises(nft.NftError, match="No such file or directory"):
             host.inside(lambda: nft.run([{"delete": own}, {"delete": own}]))
         assert host.inside(lambda: nft.run([{"list": {"tables": None}}])) == [found], "all or nothing"
+
+
+def test_nftables_in_a_program_with_many_descriptors():
+    """The library would end the process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("no more than 2000 descriptors may be had")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    kept: list[int] = []
+    try:
+        with namespaces(1) as (space,):
+            while len(kept) < 1200:
+                kept.append(os.open("/", os.O_PATH))
+            space.inside(lambda: nft.run([{"add": nft.table("inet", "mine")}]))
+            assert [item["table"]["name"] for item in space.inside(lambda: nft.run([{"list": {"tables": None}}]))] == ["mine"]
+            with pytest.raises(nft.NftError):
+                space.inside(lambda: nft.run([{"create": nft.table("inet", "mine")}]))
+            assert all(os.path.exists(f"/proc/self/fd/{fd}") for fd in kept)
+    finally:
+        for fd in kept:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_names_fit_their_interfaces():

@@ -240,5 +240,5 @@ def test_what_is_sent_to_the_users_network_comes_as_it_was():
     network = Network(name="web", id="0123456789ab", bridge="hutch-01234567", subnets=(Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1"),), labels={"a": "b"})
     endpoint = Endpoint(addresses=("10.0.0.2",), mac="02:42:0a:00:00:02", port="vx")
     for policy in (egress.Policy(), egress.parse(["none"]), egress.parse(["a.org:443", "10.0.0.0/8"])):
-        connection = Connection(places=((network, endpoint),), policy=policy, guard="hutch-egress-x")
+        connection = Connection(locks="/n/.lock-", places=((network, endpoint),), policy=policy, guard="hutch-egress-x")
         assert usernet.connection_of(jsontext.loads(jsontext.dumps(usernet.to_plain(connection)))) == connection

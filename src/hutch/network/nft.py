@@ -6,6 +6,8 @@ calling thread.
 
 from __future__ import annotations
 
+import os
+
 from hutch import jsontext
 from hutch.errors import HutchError, UnsupportedError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     Rule = dict[str, Any]
 
 JSON_OUTPUT = 1 << 4
+HIGHEST = 900  # the lowest free descriptor from which on it gets too near to 1024: other threads may open some meanwhile
 _library: list[Any] = []
 
 
@@ -27,7 +30,12 @@ class NftError(HutchError):
 def run(commands: Iterable[Rule]) -> list[Rule]:
     """Run commands, all or none of them (a transaction); the objects that they list. Raises NftError, UnsupportedError."""
     text = jsontext.dumps({"nftables": list(commands)})
-    out = _by_library(text) if _load() is not None else _by_program(text)
+    if _load() is None:
+        out = _by_program(text)
+    elif _crowded():
+        out = _by_library_alone(text)
+    else:
+        out = _by_library(text)
     if not out.strip():
         return []
     return [item for item in jsontext.loads(out).get("nftables", []) if "metainfo" not in item]
@@ -94,13 +102,46 @@ def _by_library(text: str) -> str:
     return (out or b"").decode("utf-8", "replace")
 
 
+def _crowded() -> bool:
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    os.close(fd)
+    return fd >= HIGHEST
+
+
+def _by_library_alone(text: str) -> str:
+    """In a thread with descriptors of its own, and none of the others': the library waits by select(2), whose numbers end at 1023, and a
+    higher one ends the process."""
+    import threading
+
+    from hutch.kernel import syscalls
+
+    found: list[str] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_FILES)
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            found.append(_by_library(text))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
 def _by_program(text: str) -> str:
     import subprocess
 
     try:
         done = subprocess.run(["nft", "-j", "-f", "-"], input=text, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UnsupportedError("nftables: there is neither libnftables nor nft", "apt-get install nftables") from None
+    except OSError as error:
+        said = "there is neither libnftables nor nft" if isinstance(error, FileNotFoundError) else f"nft: {error.strerror}"
+        raise UnsupportedError(f"nftables: {said}", "apt-get install nftables") from None
     if done.returncode:
         raise _refused(done.stderr)
     return done.stdout
