@@ -76,11 +76,25 @@ def host() -> Iterator[Host]:
         found("rm", "-f", name)
     # records of killed executors are believed to be such after two seconds
     until(lambda: found("ps", "-aq") == "" and not [name for name in os.listdir(place / "state") if name[0] != "."])
+    until(lambda: not processes(place, "hutch-names"))  # it lingers a little, and the next test counts them
     until(found.empty, lambda: f"left behind: {found.links()} {found.tables()}")
     switches = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding"
     until(lambda: set(found.run("sh", "-c", switches).stdout.split()) == {"0"}, lambda: "this host still forwards")
     found.close()
     shutil.rmtree(place)
+
+
+def processes(place: Path, name: str) -> list[int]:
+    """The processes of a name that stand by for a data directory."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                if any(os.readlink(f"/proc/{pid}/fd/{fd}").startswith(str(place)) for fd in os.listdir(f"/proc/{pid}/fd")):
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return found
 
 
 def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "it does not happen") -> None:

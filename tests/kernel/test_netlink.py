@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import select
+import struct
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from hutch.kernel import tun
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.route import Route
 from hutch.kernel.netlink.socket import NetlinkError
@@ -156,3 +161,54 @@ def test_a_link_moves_and_is_renamed(socket):
         socket.do(route.set_link(index(socket, "moving"), namespace_fd=other.fd, new_name="moved", mtu=1280, address="02:00:00:00:00:07"))
         found = inside.link("moved")
         assert found is not None and (found.mtu, found.address) == (1280, "02:00:00:00:00:07") and socket.link("moving") is None
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+def read(fd: int, wanted: Callable[[bytes], bool]) -> bytes:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if select.select([fd], [], [], 0.1)[0] and wanted(packet := os.read(fd, 65536)):
+            return packet
+    raise AssertionError("no such packet")
+
+
+def test_a_program_at_the_other_end_of_an_interface():
+    """A ping that is written by hand, and answered by the kernel."""
+    with namespaces(1) as (space,):
+        fd, name = space.inside(tun.open_interface)
+        try:
+            assert name == "tun0"
+            with space.route() as socket:
+                link = socket.link(name)
+                assert link is not None and link.kind == "tun"
+                socket.do(route.new_address(link.index, "10.99.0.1", 24))
+                socket.do(route.set_link(link.index, up=True))
+            body = struct.pack("!BBHHH", 8, 0, 0, 7, 1) + b"hutchhutch"
+            body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+            head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, bytes((10, 99, 0, 2)), bytes((10, 99, 0, 1)))
+            head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+            os.write(fd, head + body)
+            answer = read(fd, lambda packet: packet[0] == 0x45 and packet[9] == 1)
+            assert answer[20] == 0 and answer[24:] == body[4:]
+            with pytest.raises(OSError, match="busy"):
+                space.inside(lambda: tun.open_interface(name))
+        finally:
+            os.close(fd)
+        assert [link["ifname"] for link in space.ip("link")] == ["lo"]
+
+
+def test_an_ethernet_interface_that_stays():
+    with namespaces(1) as (space,):
+        fd, name = space.inside(lambda: tun.open_interface("tap-mine", tap=True, offload_header=True, owner=12345, persist=True))
+        os.close(fd)
+        (link,) = [link for link in space.ip("link") if link["ifname"] == name]
+        data = link["linkinfo"]["info_data"]
+        assert (data["type"], data["pi"], data["vnet_hdr"], data["persist"], str(data["user"])) == ("tap", False, True, True, "12345")
+        space.run("ip", "link", "del", name)
+        with pytest.raises(ValueError, match="15 bytes"):
+            tun.open_interface("a" * 16)

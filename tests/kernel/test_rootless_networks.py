@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import system_python
-from tests.hosts import Host, refused, until
+from tests.hosts import Host, processes, refused, until
 from tests.kernel.test_connecting import (
     test_from_python_and_by_several_at_once,
     test_on_and_off,
@@ -97,19 +97,6 @@ def host(ordinary_user, public_source) -> Iterator[UserHost]:
     assert found.empty()
     found.close()
     shutil.rmtree(place)
-
-
-def processes(place: Path, name: str) -> list[int]:
-    """The processes of a name that stand by for a data directory."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                if any(os.readlink(f"/proc/{pid}/fd/{fd}").startswith(str(place)) for fd in os.listdir(f"/proc/{pid}/fd")):
-                    found.append(int(pid))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("what", ["usernet", "pasta", "names", "all of them"])

@@ -27,6 +27,7 @@ IDLE = 10.0  # seconds before a connection that says nothing is closed
 NOBODY = 65534
 SHORTEST, GRACE = 60, 30  # seconds that an address can be reached after an answer: programs ask less often than they should
 GUESTS = 4096
+LINGER = 0.3  # seconds: who runs one container after another finds the server there
 
 
 class Guest:
@@ -134,7 +135,8 @@ class Server:
 
     def _farewell(self, guest: Guest) -> None:
         self._forget(guest)
-        self._maybe_end()
+        if not self._guests:
+            self._loop.call_later(LINGER, self._maybe_end)
 
     def _forget(self, guest: Guest) -> None:
         for fd in (guest.pidfd, guest.udp.fileno(), guest.tcp.fileno()):
