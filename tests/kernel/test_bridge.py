@@ -169,19 +169,48 @@ def test_this_host_becomes_no_router_for_others(neighbour, first):
         made.leave(RED)
 
 
-def test_where_ipv6_has_one_switch_for_all(neighbour, monkeypatch):
+def test_somebody_flushes_all_rules(neighbour):
+    """`systemctl reload nftables` does: with the next start this host is no router again, and at the end all is as it was."""
+    with lab(2) as (made, (one, two)):
+        beside(made, neighbour)
+        made.join(one, RED, "10.81.0.2", "fd81::2")
+        made.host.run("nft", "flush", "ruleset")
+        made.join(two, RED, "10.81.0.3", "fd81::3")
+        assert not pings(neighbour, "192.0.2.2") and not pings(neighbour, "2001:db8::2")
+        made.host.run("nft", "flush", "ruleset")
+        made.host.inside(lambda: bridge.remove(made.route, RED))
+        made.leave(RED)
+        settings = [f"ipv{version}/conf/{name}/{what}" for version, what in ((4, "forwarding"), (6, "force_forwarding")) for name in ("uplink", "beside")]
+        assert {made.setting(name) for name in settings} == {"0"}
+
+
+def test_somebody_switches_forwarding_off():
+    with lab(2) as (made, (one, two)):
+        made.join(one, BLUE, "10.82.0.2")
+        made.set("ipv4/ip_forward", "1")
+        made.set("ipv4/ip_forward", "0")  # which the kernel does to every interface
+        assert not pings(one, "192.0.2.2")
+        made.join(two, BLUE, "10.82.0.3")
+        assert pings(one, "192.0.2.2") and pings(two, "192.0.2.2")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_where_ipv6_has_one_switch_for_all(neighbour, monkeypatch, first):
     """As before Linux 6.17."""
     known = forwarding.read
     monkeypatch.setattr(forwarding, "read", lambda name: "" if name.endswith("force_forwarding") else known(name))
     with lab(1) as (made, (one,)):
-        beside(made, neighbour)
-        made.set("ipv6/conf/beside/accept_ra", "1")
+        made.set("ipv6/conf/uplink/accept_ra", "1")
+        if first:
+            beside(made, neighbour)
         made.join(one, RED, "10.81.0.2", "fd81::2")
-        assert made.setting("ipv6/conf/all/forwarding") == "1" and made.setting("ipv6/conf/beside/accept_ra") == "2", "the host's own way out stays"
+        if not first:
+            beside(made, neighbour)
+        assert made.setting("ipv6/conf/all/forwarding") == "1" and made.setting("ipv6/conf/uplink/accept_ra") == "2", "the host's own way out stays"
         assert pings(one, "2001:db8::2") and not pings(neighbour, "2001:db8::2")
         made.host.inside(lambda: bridge.remove(made.route, RED))
         made.leave(RED)
-        assert made.setting("ipv6/conf/all/forwarding") == "0" and made.setting("ipv6/conf/beside/accept_ra") == "1"
+        assert made.setting("ipv6/conf/all/forwarding") == "0" and made.setting("ipv6/conf/uplink/accept_ra") == "1"
 
 
 def test_another_engine_comes_while_we_are_here(neighbour):

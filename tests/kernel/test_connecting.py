@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from hutch.executor.launcher import FIRST_EXTRA, Execution
+from hutch.plan import ops
+from hutch.plan.plan import Plan
 from tests.hosts import Host, host, joined, refused, until
 from tests.namespaces import namespaces
 
@@ -132,6 +135,69 @@ def test_a_policy_goes_along(host):
         assert json.loads(host("network", "inspect", "blue"))[0]["Containers"][kept]["EgressRefused"]["Packets"] > 0
 
 
+def test_who_has_the_address_next_is_not_judged_by_it(host):
+    """Its MAC is the address's as well."""
+    with namespaces(1) as (outside,):
+        joined(host, outside)
+        host("network", "create", "red")
+        kept = host("run", "-d", "--name", "kept", "--network", "red", "--egress", "none", "host", "sleep", "1000").strip()
+        address = on(host, "red")[kept]
+        host("network", "disconnect", "red", "kept")
+        host("run", "-d", "--name", "next", "--network", "red", "--ip", address, "host", "sleep", "1000")
+        assert reaches(host, "next", "192.0.2.2")
+        host("network", "connect", "red", "kept")
+        assert not reaches(host, "kept", "192.0.2.2") and reaches(host, "next", "192.0.2.2") and reaches(host, "kept", "next")
+
+
+def test_a_published_port_keeps_its_network(host):
+    host("network", "create", "web")
+    host("network", "create", "more")
+    host("run", "-d", "--name", "box", "--network", "web", "-p", "8080:80", "host", "sleep", "1000")
+    refused(host.try_("network", "disconnect", "web", "box"), "the published ports of container box lead to its address there")
+    host("network", "connect", "more", "box")
+    host("network", "disconnect", "more", "box")
+
+
+def test_the_default_network_is_held_by_who_has_left(host):
+    host("network", "create", "web")
+    host("run", "-d", "--name", "box", "--network", "bridge", "host", "sleep", "1000")
+    host("network", "connect", "web", "box")
+    host("network", "disconnect", "bridge", "box")
+    refused(host.try_("network", "rm", "bridge"), "a container that began on it and has left still holds it")
+    host("rm", "-f", "box")
+    until(host.empty)
+    host("network", "rm", "bridge")
+
+
+def test_both_ways_out(host):
+    host("network", "create", "four")
+    host("network", "create", "--ipv6", "both")
+    host("run", "-d", "--name", "box", "--network", "four", "host", "sleep", "1000")
+    host("network", "connect", "both", "box")
+    assert "dev eth0" in host("exec", "box", "ip", "-4", "route", "show", "default") and "dev eth1" in host(
+        "exec", "box", "ip", "-6", "route", "show", "default"
+    )
+    host("network", "disconnect", "four", "box")
+    assert "dev eth1" in host("exec", "box", "ip", "-4", "route", "show", "default")
+
+
+def test_a_resolvers_file_that_is_somebody_elses(host, tmp_path):
+    """A link, what is no file, or a file of the host's is left alone; and the connection is made."""
+    host("network", "create", "web")
+    mine = tmp_path / "resolv.conf"
+    mine.write_text("")
+    tmp_path.chmod(0o755)
+    host("run", "-d", "--name", "bound", "-v", f"{mine}:/etc/resolv.conf", "host", "sleep", "1000")
+    host("network", "connect", "web", "bound")
+    assert mine.read_text() == ""
+    for name, target in (("link", "/etc/empty"), ("strange", "/proc/1/mem"), ("fifo", "")):
+        host("run", "-d", "--name", name, "host", "sleep", "1000")
+        host("exec", name, "sh", "-c", f"rm /etc/resolv.conf; : > /etc/empty; {f'ln -s {target}' if target else 'mkfifo'} /etc/resolv.conf")
+        host("network", "connect", "web", name)
+        assert reaches(host, name, on(host, "web")[host("exec", name, "hostname").strip()])
+        assert host("exec", name, "cat", "/etc/empty") == ""
+
+
 def holders() -> set[int]:
     found = set()
     for name in os.listdir("/proc"):
@@ -158,6 +224,33 @@ def test_the_holder_is_killed(host):
     assert interfaces(host, "box") == ["eth0"] and len(on(host, "more")) == 1
     host("network", "connect", "more", "box")
     assert reaches(host, "other", "box")
+    # of a network that it alone was on
+    host("network", "create", "last")
+    before = holders()
+    host("network", "connect", "last", "box")
+    (holder,) = holders() - before
+    os.kill(holder, signal.SIGKILL)
+    until(lambda: holder not in holders())
+    host("network", "prune")
+    assert interfaces(host, "box") == ["eth0", "eth1"]
+
+
+def test_an_interruption_while_the_executor_asks():
+    """Ctrl-C comes at any time, and is not waited for."""
+    null = os.open(os.devnull, os.O_RDWR)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pidfd = os.pidfd_open(os.getpid())
+    watched = ops.slot("watched")
+    plan = Plan(host=(ops.Inherit(into=watched, number=FIRST_EXTRA), ops.CallOwner(request="what"), ops.Watch(process=watched)), container=(), detach=True)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Execution(plan, stdin=null, stdout=null, stderr=null, extra=(pidfd,), on_call=interrupted) as execution:
+        execution.wait_ready()
+    assert time.monotonic() - began < 10
+    os.close(null)
+    os.close(pidfd)
 
 
 def test_whoever_connects_is_killed(host):

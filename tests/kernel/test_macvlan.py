@@ -48,7 +48,13 @@ def test_neighbours_of_the_hosts_neighbours(host):
         assert interfaces(host, "three") == ["eth0", "eth1"] and reaches(host, "three", on(host, "lan")[one])
         host("network", "disconnect", "lan", "three")
         assert interfaces(host, "three") == ["eth0"] and len(on(host, "lan")) == 2
-        host("rm", "-f", "one", "two", "three")
+        # its name is the container's to change
+        host("run", "-d", "--name", "sly", "--network", "bridge", "--cap-add", "NET_ADMIN", "host", "sleep", "1000")
+        host("network", "connect", "lan", "sly")
+        host("exec", "sly", "sh", "-c", "ip link set eth1 down; ip link set eth1 name other; ip link add eth1 type veth peer name decoy")
+        host("network", "disconnect", "lan", "sly")
+        assert "macvlan" not in host("exec", "sly", "ip", "-d", "link")
+        host("rm", "-f", "one", "two", "three", "sly")
         until(host.empty)
         host("network", "rm", "lan")
 
@@ -103,6 +109,9 @@ def test_requests_that_make_no_sense(host):
         create = ("network", "create", "-d", "macvlan")
         for words, *said in (
             ((*create, *NEIGHBOURS, "x"), "none is named", "-o parent=eth0"), ((*create, "-o", "parent=uplink", "x"), "subnet has to be named"),
+            ((*create, *NEIGHBOURS, "--ipv6", "-o", "parent=uplink", "x"), "IPv6 subnet has to be named"),
+            ((*create, "--subnet", "fd00::/64", "-o", "parent=uplink", "x"), "IPv4 subnet has to be named"),
+            ((*create, *NEIGHBOURS, "-o", "parent=a name that is too long", "x"), "no interface's name"),
             ((*create, *NEIGHBOURS, "-o", "parent=nonesuch", "x"), "no interface nonesuch"), ((*create, *NEIGHBOURS, "-o", "parent=uplink", "--internal", "x"), "cannot be internal"),
             ((*create, *NEIGHBOURS, "-o", "parent=uplink", "-o", "macvlan_mode=odd", "x"), "no mode 'odd'", "passthru"),
             ((*create, *NEIGHBOURS, "-o", "parent=uplink", "-o", "ipvlan_mode=l2", "x"), "'ipvlan_mode' is not known"),

@@ -143,6 +143,8 @@ def test_doctor_says_whose_rules_are_in_the_way(host):
         )
         said = host.try_("doctor").stdout
         assert "ip filter FORWARD drops what it does not accept" in said and remedy in said
+        host.run("nft", "insert", "rule", "ip", "filter", "FORWARD", "iifname", "hutch-*", "accept")
+        assert "Hutch's networks are let through" in host("doctor")
         host.run("nft", "delete", "table", "ip", "filter")
 
 

@@ -187,7 +187,8 @@ def reclaim(victim: Victim) -> None:
 
 
 RUNNING = """
-import os, sys, time, hutch
+import os, signal, sys, time, hutch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background of a shell, it is ignored
 box = hutch.Container({image!r}, upper="disk", memory="64m", **{more!r})
 box.start(["sleep", "1000"])
 {script}
@@ -220,7 +221,7 @@ def test_the_owner_of_a_running_container_ends(busybox_root, kind):
     victim = Victim(words[0], int(words[1]))
     try:
         owner.send_signal(kind)
-        owner.wait()
+        owner.wait(30)
         assert victim.left() == {}
     finally:
         victim.clean()

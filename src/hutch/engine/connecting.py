@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 
 from hutch.engine import joining, naming, networks, recorded, resolver, state, usernet
 from hutch.engine.settings import CONTAINER, Attachment
-from hutch.errors import StateError, UnsupportedError, UsageError
+from hutch.errors import HutchError, StateError, UnsupportedError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
 from hutch.kernel.features import features
 from hutch.kernel.netlink import codec, route
-from hutch.network import attach, egress, leases, parent, spec
-from hutch.network.attach import Connection
+from hutch.network import attach, egress, leases, spec
+from hutch.network.attach import Connection, Endpoint
 from hutch.network.leases import Tenant
 from hutch.network.spec import Network
 from hutch.plan import ops
@@ -42,7 +43,7 @@ OWN_USER, OWN_NETWORK = ops.slot("own-user-namespace"), ops.slot("own-network-na
 def connect(name: str, container: str, *, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> str:
     """Connect a running container, by its name or id, to another network; the name of its interface there.
 
-    Raises StateError for one that has ended or is on the network already, UsageError for addresses that cannot be.
+    Raises StateError for one that is on the network already, ContainerGone for one that has ended, UsageError for addresses that cannot be.
     """
     wanted = joining.joining_of(Attachment(network=name, ip=ip, ip6=ip6, mac_address=mac_address, aliases=tuple(aliases)))
     with Connected(container) as there:
@@ -90,11 +91,12 @@ class Connected:
         try:
             self._pidfd = self._keep(recorded.open_pidfd(self.running))
             self._namespace = self._keep(os.open(f"/proc/{self.running.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            signal.pidfd_send_signal(self._pidfd, 0)  # its process, still: so the namespace is its own
             fcntl.flock(self._keep(os.open(self.running.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)), fcntl.LOCK_EX)
             if not features().privileged:
                 self._user_network = usernet.reach()
             self._memberships = networks.memberships(self.running.id)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             self.close()
             raise StateError(f"container {self.name}: has just ended") from None
         except BaseException:
@@ -124,7 +126,7 @@ class Connected:
 
     def _inside(self) -> Route:
         with usernet.Host() as host:
-            return host.route_of(self.running.pid)
+            return host.route_in(self._namespace)
 
     # on
 
@@ -136,13 +138,15 @@ class Connected:
         joining.check_policy(network, self.settings)
         with self._inside() as inside:
             number = self._free_number(inside)
-            has_way_out = any(not entry.destination for entry in inside.routes())
-            place = joining.Place(wanted, self.running.id, number, default=not network.internal and not has_way_out)
+            place = joining.Place(wanted, self.running.id, number, default=False)
+            tenant = Tenant(container=self.running.id, number=number, mac=wanted.mac, aliases=wanted.aliases)
             try:
-                self._hold(place, number, wanted.aliases, inside)
+                self._hold(place, tenant, inside)
+                if not network.internal:
+                    attach.lead_out(inside, network, place.endpoint.interface)
             finally:
                 place.close()
-        self._memberships.append((network, networks.Member(addresses=place.endpoint.addresses, number=number, aliases=wanted.aliases)))
+        self._memberships.append((network, networks.Member(addresses=place.endpoint.addresses, tenant=tenant)))
         self._tell(network)
         if naming.has_names(network):
             resolver.change(self.running, self.settings, tuple(joining.Joining(network=item) for item, _ in self._memberships))
@@ -155,24 +159,36 @@ class Connected:
             raise UsageError(f"container {self.name}: is on {MOST} networks, which is the most")
         return number
 
-    def _hold(self, place: joining.Place, number: int, aliases: tuple[str, ...], inside: Route) -> None:
+    def _connection(self, network: Network, endpoint: Endpoint) -> Connection:
+        guard = naming.guard_of(self.running.id, self._policy)
+        return Connection(locks=networks.locks(), places=((network, endpoint),), policy=self._policy, guard=guard, later=True)
+
+    def _hold(self, place: joining.Place, tenant: Tenant, inside: Route) -> None:
         own = self._user_network.enter() if self._user_network is not None else ()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        failed: list[Exception] = []
 
         def on_call(_: str, __: int, executor: int) -> None:
-            place.sign(Tenant(container=self.running.id, number=number, holder=executor, aliases=aliases))
-            guard = naming.guard_of(self.running.id, self._policy)
-            connection = Connection(locks=networks.locks(), places=((place.network, place.endpoint),), policy=self._policy, guard=guard, later=True)
-            joining.make(connection, self._namespace, inside.fileno(), self._pidfd, self._user_network)
+            place.sign(tenant.replace(holder=executor))
+            connection = self._connection(place.network, place.endpoint)
+            try:
+                joining.make(connection, self._namespace, inside.fileno(), self._pidfd, self._user_network)
+            except HutchError as error:
+                failed.append(error)
+                raise
 
         try:
-            holding = plan(place.network, self.running.id, number, user_network=bool(own))
+            holding = plan(place.network, tenant.container, tenant.number, user_network=bool(own))
             extra = (self._pidfd, *own, *place.fds)
             with Execution(holding, stdin=null, stdout=null, stderr=null, extra=extra, on_call=on_call) as execution:
                 execution.wait_ready()
                 if not execution.ready:
                     raise StateError(f"container {self.name}: has just ended")
                 execution.detach()
+        except HutchError:
+            if failed:
+                raise failed[0] from None  # in its own words, not in those of an executor that was told of it
+            raise
         finally:
             for fd in (*own, null):
                 os.close(fd)
@@ -184,20 +200,21 @@ class Connected:
         member = self._member(network)
         if member is None:
             raise StateError(f"network {network.name}: container {self.name} is not on it", f"`hutch network inspect {network.name}` lists who is")
-        port = spec.port_name(self.running.id, member.number)
-        if network.driver != spec.BRIDGE:
-            with self._inside() as inside:
-                parent.remove(inside, network, f"eth{member.number}")
-        elif self._user_network is not None:
-            self._user_network.detach(network, port)
+        if not member.number and not member.tenant.holder and self.running.data.get("ports"):
+            # whoever has the address next would be what they lead to
+            raise StateError(f"network {network.name}: the published ports of container {self.name} lead to its address there", "`hutch stop` it")
+        connection = self._connection(network, member.endpoint)
+        if self._user_network is not None:
+            self._user_network.detach(connection)
         else:
-            with route.Route() as here:
-                attach.detach(here, network, port)
+            with self._inside() as inside:
+                others = {f"eth{other.number}" for _, other in self._memberships if other is not member}
+                attach.disconnect(connection, inside.fileno(), others)
         for number in range(len(network.subnets)):
             for address in member.addresses:
                 leases.drop(networks.leases_of(network, number), address, self.running.id)
-        if member.holder:
-            _end(member.holder)
+        if member.tenant.holder:
+            _end(member.tenant.holder)
         self._memberships = [item for item in self._memberships if item[1] is not member]
         with self._inside() as inside:
             for other, theirs in self._memberships:

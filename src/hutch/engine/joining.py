@@ -43,7 +43,7 @@ class Place:
 
         self.network = joining.network
         self._leases: list[Lease] = []
-        tenant = Tenant(container=container, number=number, aliases=joining.aliases)
+        tenant = Tenant(container=container, number=number, mac=joining.mac, aliases=joining.aliases)
         try:
             for count, subnet in enumerate(self.network.subnets):
                 wanted = joining.ip6 if ":" in subnet.subnet else joining.ip

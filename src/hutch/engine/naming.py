@@ -55,7 +55,7 @@ def register(container: str, known: Sequence[Known], upstream: tuple[str, ...], 
 def known_of(container: str, s: Settings, memberships: Iterable[tuple[Network, Member]]) -> list[Known]:
     """A container on the networks that it is on."""
     own = names_of(container, s)
-    return [Known(network=network, names=(*own, *member.aliases), addresses=member.addresses) for network, member in memberships]
+    return [Known(network=network, names=(*own, *member.tenant.aliases), addresses=member.addresses) for network, member in memberships]
 
 
 def guard_of(container: str, policy: Policy) -> str:

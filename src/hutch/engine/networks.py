@@ -13,7 +13,9 @@ from hutch import jsontext
 from hutch.errors import StateError, UsageError
 from hutch.image.store import data_root
 from hutch.kernel.features import features
+from hutch.kernel.locks import locked
 from hutch.network import leases, spec
+from hutch.network.leases import Tenant
 from hutch.network.spec import Network, Subnet
 from hutch.record import Record
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hutch.engine.container import Container
+    from hutch.network.attach import Endpoint
     from hutch.plan import ops
 
 DEFAULT = "bridge"
@@ -73,7 +76,7 @@ def create(
     if mtu and not spec.MIN_MTU <= mtu <= spec.MAX_MTU:
         raise UsageError(f"mtu: expected {spec.MIN_MTU} to {spec.MAX_MTU}, got {mtu}")
     identity, subnets = os.urandom(6).hex(), tuple(subnets)
-    mode = _check_driver(driver, parent, mode, subnets, internal)
+    mode = _check_driver(driver, parent, mode, subnets, ipv6, internal)
     chosen = _subnets(identity, subnets, tuple(gateways), tuple(ranges), ipv6, _taken(parent))
     network = Network(
         name=name, id=identity, driver=driver, parent=parent, mode=mode, bridge="" if parent else spec.bridge_name(identity), subnets=chosen,
@@ -84,7 +87,7 @@ def create(
     return network
 
 
-def _check_driver(driver: str, parent: str, mode: str, subnets: tuple[str, ...], internal: bool) -> str:
+def _check_driver(driver: str, parent: str, mode: str, subnets: tuple[str, ...], ipv6: bool, internal: bool) -> str:
     """The mode of a network on an interface; "" for a bridge. Raises UsageError."""
     from hutch.kernel.netlink.route import Route
 
@@ -98,11 +101,15 @@ def _check_driver(driver: str, parent: str, mode: str, subnets: tuple[str, ...],
         raise UsageError(f"network: {driver} stands on an interface of the host's, and none is named", "-o parent=eth0; `ip link` lists them")
     if mode and mode not in spec.MODES[driver]:
         raise UsageError(f"network: {driver} has no mode {mode!r}", f"{', '.join(spec.MODES[driver])} are known")
+    if not spec.is_interface(parent):
+        raise UsageError(f"network: {parent!r} is no interface's name", "`ip link` lists them")
     if internal:
         raise UsageError(f"network: {driver} leads to whoever is on {parent}: it cannot be internal", "a bridge can")
-    if not subnets:
+    families = {":" in subnet for subnet in subnets}
+    if False not in families or (ipv6 and True not in families):
+        missing = "subnet" if not subnets else f"IPv{4 if False not in families else 6} subnet"
         raise UsageError(
-            f"network: {driver} has its parent's neighbours, whose subnet has to be named", "--subnet, --gateway and --ip-range say what is free there"
+            f"network: {driver} has its parent's neighbours, whose {missing} has to be named", "--subnet, --gateway and --ip-range say what is free there"
         )
     with Route() as socket:
         if socket.link(parent) is None:
@@ -190,13 +197,22 @@ def every() -> Iterator[Network]:
 
 
 class Member(Record):
-    """A container on a network: its addresses, the number of its interface, its further names, and the process that holds its place
-    where that is not its executor (0)."""
+    """A container on a network: its addresses, and what `hutch.network.leases.Tenant` says of it."""
 
     addresses: tuple[str, ...]
-    number: int = 0
-    aliases: tuple[str, ...] = ()
-    holder: int = 0
+    tenant: Tenant
+
+    @property
+    def number(self) -> int:
+        """Its interface's."""
+        return self.tenant.number
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its place, as it was made."""
+        from hutch.network.attach import endpoint_of
+
+        return endpoint_of(self.tenant.container, self.number, self.addresses, self.tenant.mac)
 
 
 def members(network: Network) -> dict[str, Member]:
@@ -205,7 +221,7 @@ def members(network: Network) -> dict[str, Member]:
     for number in range(len(network.subnets)):
         for address, tenant in leases.held(leases_of(network, number)):
             before = found[tenant.container].addresses if tenant.container in found else ()
-            found[tenant.container] = Member(addresses=(*before, address), number=tenant.number, aliases=tenant.aliases, holder=tenant.holder)
+            found[tenant.container] = Member(addresses=(*before, address), tenant=tenant)
     return dict(sorted(found.items()))
 
 
@@ -228,7 +244,8 @@ def leases_of(network: Network, number: int) -> str:
 def connect(name: str, container: str | Container, *, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> str:
     """Connect a running container, by its name or id, to a further network; the name of its interface there.
 
-    Raises StateError for one that has ended or is on the network already, UsageError for addresses that cannot be, UnsupportedError.
+    Raises StateError for one that is on the network already, ContainerGone for one that has ended, UsageError for addresses that cannot be,
+    UnsupportedError.
     """
     from hutch.engine import connecting
 
@@ -249,6 +266,9 @@ def remove(name: str) -> None:
     found = members(network)
     if found:
         raise StateError(f"network {network.name}: container {next(iter(found))} is on it", "`hutch stop` or `hutch network disconnect` first")
+    if network.name == DEFAULT and locked(f"{place_of(DEFAULT)}/lock"):
+        # the one that is made next has the same bridge, which they would take away at their end
+        raise StateError(f"network {DEFAULT}: a container that began on it and has left still holds it", "`hutch stop` it first")
     reclaim(network, even_held=True)
     place = place_of(network.name)
     from hutch.kernel.trees import remove_tree
@@ -284,10 +304,11 @@ def clear() -> None:
     for network in every():
         if network.driver != spec.BRIDGE:
             continue  # what there is goes with the containers
-        if not members(network):
-            release(network)
-            continue
         with Route() as socket:
+            if not members(network):
+                attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
+                release(network)
+                continue
             if not network.internal:
                 forwarding.allow(socket, locks(), ipv6=any(":" in item.subnet for item in network.subnets))
             attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
@@ -303,7 +324,7 @@ def _sweep_policies() -> None:
     with Route() as socket:  # of a container whose executor was killed, processes may still be about
         there = {link.name for link in socket.links()}
     for container in tables:
-        if container not in on_one and spec.port_name(container, 0) not in there:
+        if container not in on_one and not any(spec.is_port(name) and name[1:13] == container for name in there):
             nft.drop_table("inet", egress.table_name(root(), container))
 
 

@@ -102,6 +102,9 @@ def change(running: Running, s: Settings, joinings: tuple[Joining, ...]) -> None
     from hutch.engine.files import Files
     from hutch.engine.snapshots import Target
 
+    targets = [mount.target.rstrip("/") for mounts in (s.binds, s.volumes, s.images) for mount in mounts]
+    if any(target in ("/etc", RESOLV_CONF) for target in targets):
+        return  # it is somebody else's file
     try:
         before = resolv_conf(s, joinings_of(s))
         after = resolv_conf(s.replace(network=joinings[0].network.name), joinings)
@@ -109,9 +112,8 @@ def change(running: Running, s: Settings, joinings: tuple[Joining, ...]) -> None
             return
         with Target(running) as target:
             files = Files(target.root, target.prepared.compiled.root_uid, target.prepared.compiled.root_gid)
-            if files.read(RESOLV_CONF) == before.encode():
-                files.write(RESOLV_CONF, after.encode())
-    except HutchError:
+            files.exchange(RESOLV_CONF, before.encode(), after.encode())
+    except (HutchError, OSError):
         return  # a network of its beginning is no more, or the file is the container's own
 
 

@@ -79,9 +79,9 @@ class UserNetwork:
         """Remove what the namespace has of a network, if nobody holds it, or by force."""
         self._ask({"do": RELEASE, "network": network.plain(), "even_held": even_held}, ())
 
-    def detach(self, network: Network, port: str) -> None:
-        """Take a container's pair away, by its end in this namespace."""
-        self._ask({"do": DETACH, "network": network.plain(), "port": port}, ())
+    def detach(self, connection: Connection) -> None:
+        """Undo `attach`, of a container that goes on."""
+        self._ask({"do": DETACH, "connection": to_plain(connection)}, ())
 
     def netlink(self, namespace: int) -> int:
         """A netlink socket's descriptor, in a container's network namespace (by its descriptor), or in this one (-1)."""
@@ -161,6 +161,10 @@ class Host:
             return route.Route()
         return _taken(self._process.netlink(-1))
 
+    def route_in(self, namespace: int) -> Route:
+        """A socket in a container's, by a descriptor of it. Raises HutchError."""
+        return entered(namespace) if self._process is None else _taken(self._process.netlink(namespace))
+
     def route_of(self, pid: int) -> Route:
         """A socket in a container's. Raises HutchError."""
         try:
@@ -168,7 +172,7 @@ class Host:
         except OSError as error:
             raise HutchError(f"process {pid}: its network namespace: {error.strerror}") from None
         try:
-            return entered(namespace) if self._process is None else _taken(self._process.netlink(namespace))
+            return self.route_in(namespace)
         finally:
             os.close(namespace)
 

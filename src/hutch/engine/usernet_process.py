@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hutch.network.attach import Connection
+
 LINGER = 1000  # milliseconds: who runs one container after another finds it there
 SIGKILL, PR_SET_DUMPABLE = 9, 4
 # as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
@@ -85,12 +87,14 @@ def _answer(connection: socket.socket, process: UserNetworkProcess | None, troub
         return False
     given: tuple[int, ...] = ()
     out: dict[str, Any] = {}
+    attached: Connection | None = None
     try:
         if process is None:
             raise trouble or HutchError("network: no network namespace of the user's own")
         request = jsontext.loads(data.decode())
         given, out = process.answer(request, fds)
         if request["do"] == usernet.ATTACH:
+            attached = usernet.connection_of(request["connection"])
             guests.add(fds[2])
             poll.register(fds[2], select.POLLIN)
             fds = fds[:2]
@@ -103,11 +107,21 @@ def _answer(connection: socket.socket, process: UserNetworkProcess | None, troub
     try:
         socket.send_fds(connection, [jsontext.dumps(out).encode()], given)
     except OSError:
+        if attached is not None and attached.later:
+            _take_back(attached)
         return False
     finally:
         for fd in (*fds, *given):
             os.close(fd)
     return True
+
+
+def _take_back(connection: Connection) -> None:
+    """Whoever asked for it has gone, and with it who would have held the place."""
+    try:
+        attach.disconnect(connection)
+    except (HutchError, OSError):
+        pass  # `hutch network prune` looks for what is left
 
 
 class UserNetworkProcess:
@@ -159,8 +173,7 @@ class UserNetworkProcess:
             networks.release(Network.of_plain(request["network"]), even_held=request["even_held"])
             return (), {}
         if kind == usernet.DETACH:
-            with route.Route() as here:
-                attach.detach(here, Network.of_plain(request["network"]), request["port"])
+            attach.disconnect(usernet.connection_of(request["connection"]))
             return (), {}
         if kind == usernet.NETLINK:
             with usernet.entered(fds[0]) if fds else route.Route() as found:

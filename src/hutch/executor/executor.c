@@ -58,7 +58,7 @@ static long op_call_owner(u32 index)
         sys(__NR_ppoll, fds, 2, 0, 0, 8);
         if (fds[1].revents) owner_gone = 1;
         if (hear(&error) == ANSWER) return -error;
-        if (owner_gone) return -ECANCELED;
+        if (owner_gone || killed) return -ECANCELED;
     }
 }
 

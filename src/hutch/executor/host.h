@@ -356,7 +356,7 @@ static long host_hold_shared(struct op *op, int undo)
             if (round == 0 || last) r = netlink(protocol, data, size);
         }
     }
-    if (last && restore && r == 0) restore_settings(fd, unless);
+    if (last && restore && (r == 0 || r == -ENOENT)) restore_settings(fd, unless); /* somebody may have flushed all tables */
     held[op->index] = 0;
     close_(fd);
     return 0;

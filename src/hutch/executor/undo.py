@@ -12,7 +12,7 @@ from hutch.kernel.trees import remove_tree
 from hutch.plan import ops
 from hutch.plan.plan import Plan
 
-SIGKILL = 9
+SIGKILL, ENOENT = 9, 2
 
 
 def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
@@ -127,7 +127,8 @@ def let_go(operation: ops.HoldShared, replace: tuple[str, str] = ("", "")) -> No
         done = True
         for protocol, data in datagrams:
             with Socket(protocol) as socket:
-                done = socket.batch(data.replace(old, new) if old else data, 1)[0] is None
+                error = socket.batch(data.replace(old, new) if old else data, 1)[0]
+                done = error is None or error.errno == ENOENT  # somebody may have flushed all tables
         return done
 
     send(operation.own)

@@ -61,15 +61,40 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
     """Connect a container's network namespace; `netlink` is a socket that was opened in it. Raises HutchError."""
     from hutch.kernel.netlink.route import Route
 
-    if connection.policy.allowed is not None:  # before there is a way out
-        has_one = connection.later and nft.listed("inet", connection.guard)
-        nft.run((egress.further if has_one else egress.rules)(connection.policy, connection.guard, connection.macs, connection.subnets))
-    with Route() as host, Route(netlink) as inside:
-        leads_out = [network for network, _ in connection.places if network.driver == spec.BRIDGE and not network.internal]
-        if leads_out:
-            forwarding.allow(host, connection.locks, ipv6=any(":" in subnet for subnet in connection.subnets))
+    guard, guarded = connection.guard, connection.policy.allowed is not None
+    if guarded:  # before there is a way out
+        if connection.later and nft.listed("inet", guard):
+            nft.run(egress.further(guard, connection.macs, connection.subnets))
+        else:
+            nft.run(egress.rules(connection.policy, guard, connection.macs, connection.subnets))
+    try:
+        with Route() as host, Route(netlink) as inside:
+            leads_out = [network for network, _ in connection.places if network.driver == spec.BRIDGE and not network.internal]
+            if leads_out:
+                forwarding.allow(host, connection.locks, ipv6=any(":" in subnet for subnet in connection.subnets))
+                for network in leads_out:
+                    forwarding.allow_bridge(network.bridge)  # somebody may have switched all of them off
+            for network, endpoint in connection.places:
+                attach(host, inside, namespace_fd, network, endpoint)
+    except BaseException:
+        if guarded and connection.later:
+            nft.run(egress.fewer(guard, connection.macs, connection.subnets))
+        raise
+
+
+def disconnect(connection: Connection, netlink: int = -1, others: Collection[str] = ()) -> None:
+    """Undo it, of a container that goes on; `others` are its interfaces on other networks. What has gone already is no error."""
+    from hutch.kernel.netlink.route import Route
+
+    with Route() as host:
         for network, endpoint in connection.places:
-            attach(host, inside, namespace_fd, network, endpoint)
+            if network.driver == spec.BRIDGE:
+                detach(host, network, endpoint.port)
+            else:
+                with Route(netlink) as inside:
+                    parent.remove(host, inside, network, endpoint.interface, others)
+    if connection.policy.allowed is not None and nft.listed("inet", connection.guard):
+        nft.run(egress.fewer(connection.guard, connection.macs, connection.subnets))
 
 
 def attach(host: Route, inside: Route, namespace_fd: int, network: Network, endpoint: Endpoint) -> None:
@@ -103,7 +128,7 @@ def _on_parent(host: Route, inside: Route, namespace_fd: int, network: Network, 
     try:
         _configure(inside, network, endpoint)
     except BaseException as error:
-        parent.remove(inside, network, endpoint.interface)
+        parent.remove(host, inside, network, endpoint.interface)
         if isinstance(error, NetlinkError):
             raise HutchError(f"network {network.name}: {endpoint.interface}: {error.strerror}") from None
         raise
@@ -123,12 +148,16 @@ def _configure(inside: Route, network: Network, endpoint: Endpoint) -> None:
 
 def detach(host: Route, network: Network, port: str) -> None:
     """Take the pair and its port's rules away, as far as they are there."""
+    _remove(host, port)
+    _remove_rules(network, port)
+
+
+def _remove(host: Route, port: str) -> None:
     try:
         host.do(route.del_link(name=port))
     except NetlinkError as error:
         if error.errno != bridge.ENODEV:
             raise HutchError(f"interface {port}: remove: {error.strerror}") from None
-    _remove_rules(network, port)
 
 
 def _default_route(network: Network, gateway: str, index: int) -> tuple[int, int, bytes]:
@@ -169,7 +198,7 @@ def sweep(host: Route, network: Network, living: Callable[[], Collection[str]] |
         own = living()  # asked behind the links: whoever has a port had an address before
         index = links[network.bridge].index
         for port in [name for name, link in links.items() if link.master == index and spec.is_port(name) and name not in own]:
-            host.do(route.del_link(name=port))
+            _remove(host, port)
             there.remove(port)
     name = bridge.table_name(network)
     chains = [item["chain"] for item in nft.run([{"list": {"chains": {"family": "netdev"}}}]) if "chain" in item]

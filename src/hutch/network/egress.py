@@ -23,7 +23,8 @@ NONE, ALL = "none", "all"
 PROTOCOLS = ("tcp", "udp")
 TABLE = "hutch-egress-"
 PRIORITY = 0  # nft(8), "Base chain priorities": filter
-REFUSED, SENT, NEIGHBOURS = "refused", "what it sends", "its own network, where br_netfilter asks"
+REFUSED = "refused"
+MACS, OWN = "macs", "own"  # sets: of the container's interfaces, and of its networks' subnets
 DISCOVERY = ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit", "mld2-listener-report")
 LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
@@ -162,6 +163,10 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
     own = nft.table("inet", name)
     commands: list[Rule] = [{"add": own}]
     allowed = policy.allowed or ()
+    for set_, kind in ((MACS, "ether_addr"), (f"{OWN}-4", "ipv4_addr"), (f"{OWN}-6", "ipv6_addr")):
+        flags = {} if set_ == MACS else {"flags": ["interval"]}
+        commands.append({"add": {"set": {"family": "inet", "table": name, "name": set_, "type": kind, **flags}}})
+    commands += further(name, macs, subnets)
     for number, item in enumerate(allowed):
         if item.name:
             for six in (False, True):
@@ -170,10 +175,10 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
     for hook in ("forward", "input"):
         judge = f"{hook}-judge"
         # by what matches, not by what does not: what comes from the loopback, or a tunnel, has no MAC to compare
-        own_packets = (match(payload("ether", "saddr"), {"set": [*macs]}), {"goto": {"target": judge}})
+        own_packets = (match(payload("ether", "saddr"), f"@{MACS}"), {"goto": {"target": judge}})
         commands.append({"add": {"chain": {"family": "inet", "table": name, "name": judge}}})
         commands.append({"add": nft.chain("inet", name, hook, "filter", hook, PRIORITY)})
-        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment=SENT)})
+        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment="what it sends")})
 
         def rule(*expressions: Rule, comment: str, chain: str = judge) -> None:
             commands.append({"add": nft.rule("inet", name, chain, *expressions, comment=comment)})
@@ -181,8 +186,8 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
         rule(match({"ct": {"key": "state"}}, ["established", "related"], "in"), ACCEPT, comment="answers")
         rule(match(payload("icmpv6", "type"), {"set": [*DISCOVERY]}), ACCEPT, comment="who has which address")
         if hook == "forward":
-            for subnet in subnets:
-                rule(match(payload(_family(subnet), "daddr"), nft.prefix(subnet)), ACCEPT, comment=NEIGHBOURS)
+            for protocol, version in (("ip", 4), ("ip6", 6)):
+                rule(match(payload(protocol, "daddr"), f"@{OWN}-{version}"), ACCEPT, comment="its own network, where br_netfilter asks")
         for number, item in enumerate(allowed):
             for target in _targets(item, number):
                 for port in _port_matches(item):
@@ -191,16 +196,22 @@ def rules(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]
     return commands
 
 
-def further(policy: Policy, name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+def further(name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
     """What a table `name` is given for interfaces and networks that come later."""
-    commands: list[Rule] = []
-    for hook in ("forward", "input"):
-        own_packets = (match(payload("ether", "saddr"), {"set": [*macs]}), {"goto": {"target": f"{hook}-judge"}})
-        commands.append({"add": nft.rule("inet", name, hook, *own_packets, comment=SENT)})
+    return [{"add": element} for element in _elements(name, macs, subnets)]
+
+
+def fewer(name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+    """The inverse: whoever has the addresses next, and their MACs, is not judged by it."""
+    elements = _elements(name, macs, subnets)
+    return [{verb: element} for verb in ("add", "delete") for element in elements]  # what is not there cannot be deleted
+
+
+def _elements(name: str, macs: Iterable[str], subnets: Iterable[str]) -> list[Rule]:
+    parts: dict[str, list[object]] = {MACS: [*macs], f"{OWN}-4": [], f"{OWN}-6": []}
     for subnet in subnets:
-        found = match(payload(_family(subnet), "daddr"), nft.prefix(subnet))
-        commands.append({"insert": nft.rule("inet", name, "forward-judge", found, ACCEPT, comment=NEIGHBOURS)})
-    return commands
+        parts[f"{OWN}-{6 if ':' in subnet else 4}"].append(nft.prefix(subnet))
+    return [{"element": {"family": "inet", "table": name, "name": set_, "elem": found}} for set_, found in parts.items() if found]
 
 
 def _family(subnet: str) -> str:

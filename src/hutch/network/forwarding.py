@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 
+from hutch.kernel.netlink import netfilter
 from hutch.kernel.netlink.socket import NetlinkError
 from hutch.network import nft, spec
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, meta
@@ -62,13 +63,14 @@ def allow(socket: Route, locks: str, *, ipv6: bool) -> None:
     names = [name for name in _listed() if name not in ("all", "default", "lo") and not name.startswith("hutch-") and not spec.is_port(name)]
     if read(SWITCH["4"]) == "0":
         _switch_on(socket, locks, "4", {f"ipv4/conf/{name}/forwarding": name for name in names})
-    elif os.path.exists(notes(locks, "4")) and os.path.getsize(notes(locks, "4")):
+    elif _noted(notes(locks, "4")):
         _be_a_router(notes(locks, "4"))
-    if ipv6 and read(SWITCH["6"]) == "0":
-        if read("ipv6/conf/all/force_forwarding"):
-            _switch_on(socket, locks, "6", {f"ipv6/conf/{name}/force_forwarding": name for name in names})
-        else:
-            _all_of_ipv6(socket, locks, names)
+    if not ipv6:
+        return
+    if not read("ipv6/conf/all/force_forwarding"):
+        _all_of_ipv6(socket, locks, names)
+    elif read(SWITCH["6"]) == "0":
+        _switch_on(socket, locks, "6", {f"ipv6/conf/{name}/force_forwarding": name for name in names})
 
 
 def allow_bridge(name: str) -> None:
@@ -86,8 +88,10 @@ def _listed() -> list[str]:
 
 def _switch_on(socket: Route, locks: str, version: str, settings: dict[str, str]) -> None:
     off = {setting: name for setting, name in settings.items() if read(setting) == "0"}
+    ours = [setting for setting in _noted(notes(locks, version)) if setting in settings]
+    if off or (ours and not netfilter.table_exists(FAMILY[version], TABLE)):  # somebody has flushed all tables
+        nft.run(_rules(FAMILY[version], {settings[setting] for setting in (*off, *ours)}, _bridges(socket)))
     if off:
-        nft.run(_rules(FAMILY[version], off.values(), _bridges(socket)))
         _note(notes(locks, version), [(setting, "0") for setting in off])
         for setting in off:
             write(setting, "1")
@@ -100,20 +104,32 @@ def _be_a_router(path: str) -> None:
 
 
 def _all_of_ipv6(socket: Route, locks: str, names: list[str]) -> None:
-    """Before Linux 6.17 there is one switch for all. A router takes no advice from other routers: where this host has taken it so far,
-    it goes on (ip-sysctl.rst, accept_ra)."""
-    takes_advice = [f"ipv6/conf/{name}/accept_ra" for name in names if read(f"ipv6/conf/{name}/accept_ra") == "1"]
-    nft.run(_rules("ip6", names, _bridges(socket)))
-    _note(notes(locks, "6"), [(SWITCH["6"], "0"), *((setting, "1") for setting in takes_advice)])
-    for setting in takes_advice:
-        write(setting, "2")
-    write(SWITCH["6"], "1")
+    """Before Linux 6.17 there is one switch for all, those who come later among them: so nobody else's packets are let through. A router
+    takes no advice from other routers: where this host has taken it so far, it goes on (ip-sysctl.rst, accept_ra)."""
+    off = read(SWITCH["6"]) == "0"
+    if off or (_noted(notes(locks, "6")) and not netfilter.table_exists("ip6", TABLE)):
+        nft.run(_rules("ip6", None, _bridges(socket)))
+    if off:
+        takes_advice = [f"ipv6/conf/{name}/accept_ra" for name in names if read(f"ipv6/conf/{name}/accept_ra") == "1"]
+        _note(notes(locks, "6"), [(SWITCH["6"], "0"), *((setting, "1") for setting in takes_advice)])
+        for setting in takes_advice:
+            write(setting, "2")
+        write(SWITCH["6"], "1")
 
 
 def _bridges(socket: Route) -> list[str]:
     try:
         return [link.name for link in socket.links() if link.kind == "bridge" and not link.name.startswith("hutch-")]
     except NetlinkError:
+        return []
+
+
+def _noted(path: str) -> list[str]:
+    """The settings that were changed."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return [line.split(" ", 1)[1].removeprefix(f"{SYSCTL}/") for line in file.read(65536).splitlines() if " " in line]
+    except OSError:
         return []
 
 
@@ -126,7 +142,9 @@ def _note(path: str, lines: list[tuple[str, str]]) -> None:
         os.close(fd)
 
 
-def _rules(family: str, names: Iterable[str], bridges: list[str]) -> list[Rule]:
+def _rules(family: str, names: Iterable[str] | None, bridges: list[str]) -> list[Rule]:
+    """The table: for what comes in by the interfaces `names`, or by all that are not Hutch's (None)."""
+
     def members(name: str, kind: str | list[str], items: list[object]) -> list[Rule]:
         own = {"family": family, "table": TABLE, "name": name}
         found: list[Rule] = [{"add": {"set": {**own, "type": kind}}}]
@@ -135,14 +153,15 @@ def _rules(family: str, names: Iterable[str], bridges: list[str]) -> list[Rule]:
     def rule(*expressions: Rule, comment: str) -> Rule:
         return {"add": nft.rule(family, TABLE, "forward", *expressions, comment=comment)}
 
+    others = match(meta("iifname"), "hutch-*") if names is None else match(meta("iifname"), f"@{INTERFACES}", "!=")
     through = {"concat": [meta("iifname"), meta("oifname")]}
     return [
         {"add": nft.table(family, TABLE)},
-        *members(INTERFACES, "ifname", [*names]),
+        *members(INTERFACES, "ifname", [*(names or ())]),
         *members(BRIDGES, ["ifname", "ifname"], [{"concat": [name, name]} for name in bridges]),
         {"add": nft.chain(family, TABLE, "forward", "filter", "forward", PRIORITY)},
         {"flush": {"chain": {"family": family, "table": TABLE, "name": "forward"}}},
-        rule(match(meta("iifname"), f"@{INTERFACES}", "!="), ACCEPT, comment="forwarded without us, or refused"),
+        rule(others, ACCEPT, comment="forwarded without us, or refused"),
         rule(match(meta("oifname"), "hutch-*"), ACCEPT, comment="to our networks, whose tables judge"),
         rule(match({"ct": {"key": "state"}}, ["established", "related"], "in"), ACCEPT, comment="of connections that others have begun"),
         rule(match({"ct": {"key": "status"}}, ["dnat"], "in"), ACCEPT, comment="to ports that others publish"),

@@ -28,23 +28,25 @@ REST = 60.0  # seconds before the file of an address that nobody has is removed
 
 
 class Tenant(Record):
-    """Who has an address: a container, by its id, for its `number`-th interface. `aliases` are its further names on the network; `holder`
-    is the process that holds the address, where that is not the container's own executor. A line of text in the file."""
+    """Who has an address: a container, by its id, for its `number`-th interface, of the MAC `mac` where it asked for one. `aliases` are its
+    further names on the network; `holder` is the process that holds the address, where that is not the container's own executor. A line
+    of text in the file."""
 
     container: str
     number: int = 0
     holder: int = 0
+    mac: str = ""
     aliases: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """As it is written."""
-        return f"{self.container} {self.number} {self.holder} {','.join(self.aliases)}\n"
+        return f"{self.container} {self.number} {self.holder} {self.mac} {','.join(self.aliases)}\n"
 
     @classmethod
     def of_text(cls, text: str) -> Tenant:
         """As it was written. Raises ValueError for something else."""
-        container, number, holder, aliases = text.partition("\n")[0].split(" ")
-        return cls(container=container, number=int(number), holder=int(holder), aliases=tuple(filter(None, aliases.split(","))))
+        container, number, holder, mac, aliases = text.partition("\n")[0].split(" ")
+        return cls(container=container, number=int(number), holder=int(holder), mac=mac, aliases=tuple(filter(None, aliases.split(","))))
 
 
 class Lease:

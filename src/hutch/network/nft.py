@@ -6,6 +6,7 @@ calling thread.
 
 from __future__ import annotations
 
+import _thread
 import os
 
 from hutch import jsontext
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 JSON_OUTPUT = 1 << 4
 HIGHEST = 900  # the lowest free descriptor from which on it gets too near to 1024: other threads may open some meanwhile
 _library: list[Any] = []
+_one_at_a_time = _thread.allocate_lock()
 
 
 class NftError(HutchError):
@@ -111,6 +113,7 @@ def _crowded() -> bool:
 def _by_library_alone(text: str) -> str:
     """In a thread with descriptors of its own, and none of the others': the library waits by select(2), whose numbers end at 1023, and a
     higher one ends the process."""
+    import gc
     import threading
 
     from hutch.kernel import syscalls
@@ -119,16 +122,23 @@ def _by_library_alone(text: str) -> str:
     failed: list[BaseException] = []
 
     def work() -> None:
+        # what the collector closed here would stay open for all others
+        collects = gc.isenabled()
+        gc.disable()
         try:
             syscalls.unshare(syscalls.CLONE_FILES)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             found.append(_by_library(text))
         except BaseException as error:
             failed.append(error)
+        finally:
+            if collects:
+                gc.enable()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    with _one_at_a_time:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
     if failed:
         raise failed[0]
     return found[0]

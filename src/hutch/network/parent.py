@@ -13,6 +13,8 @@ from hutch.network.spec import IPVLAN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from hutch.kernel.netlink.route import Route
     from hutch.network.spec import Network
 
@@ -40,10 +42,19 @@ def make(host: Route, namespace_fd: int, network: Network, interface: str, mac: 
         raise HutchError(f"{name}: make {interface} on {network.parent}: {error.strerror}", hint) from None
 
 
-def remove(inside: Route, network: Network, interface: str) -> None:
-    """Remove a container's interface, by a socket in its namespace, if it is there. Raises HutchError."""
-    try:
-        inside.do(route.del_link(name=interface))
-    except NetlinkError as error:
-        if error.errno != ENODEV:
-            raise HutchError(f"network {network.name}: remove {interface}: {error.strerror}") from None
+def remove(host: Route, inside: Route, network: Network, interface: str, others: Collection[str] = ()) -> None:
+    """Remove a container's interface, by sockets here and in its namespace, if it is there. Raises HutchError.
+
+    It is known by what it stands on: its name the container may have changed, to one that is not among its `others`."""
+    own = host.link(network.parent)
+    if own is None:
+        return  # they went with it
+    # on this host's interface, not on one of the container's that has the same number
+    found = [link for link in inside.links() if link.kind == network.driver and link.parent == own.index and link.peer_namespace >= 0]
+    named = [link for link in found if link.name == interface]
+    for link in named or [link for link in found if link.name not in others]:
+        try:
+            inside.do(route.del_link(link.index))
+        except NetlinkError as error:
+            if error.errno != ENODEV:
+                raise HutchError(f"network {network.name}: remove {link.name}: {error.strerror}") from None
