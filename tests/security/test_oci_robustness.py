@@ -300,12 +300,12 @@ def test_delete_while_it_is_being_made(boxes):
 
 
 def test_many_at_once(boxes, place):
-    """200 containers of one bundle, sixteen at a time: created, started, deleted; nothing is left."""
+    """60 containers of one bundle, sixteen at a time: created, started, deleted; nothing is left."""
     data = without(rt.config("true"), "/dev/pts")
     box = boxes(data)
     del data["linux"]["cgroupsPath"]
     box.write(data)
-    ids = [f"hutch-sec-many-{os.getpid()}-{n}" for n in range(200)]
+    ids = [f"hutch-sec-many-{os.getpid()}-{n}" for n in range(60)]
 
     def life(identity: str) -> str:
         said = []

@@ -94,6 +94,15 @@ _COMMANDS = (
         )),
     Command(name="network disconnect", summary="Take a running container off a network.", usage="NETWORK CONTAINER",
         flags=(_flag("-f --force", "no error for one that is not on it"),)),
+    Command(name="kvm run", summary="Run a few instructions as a virtual machine, and show why it comes back each time.", usage="[FLAGS] FILE",
+        flags=(
+            _flag("--mode", "how the processor begins: real, protected or long (default)", "MODE", values="real protected long"),
+            _flag("-m --memory", "the guest's memory, from 0 on (default: 4m)", "SIZE"),
+            _flag("--exits", "how many exits are waited for (default: 1000)", "NUMBER"), _flag("--timeout", "how long it may take", "SECONDS"),
+        ),
+        details="FILE is nothing but instructions; they begin at 0x1000, with a stack at the end of memory, and in long mode with the\n"
+        "first GiB mapped where it is. The exit code is 0 if the guest halts."),
+    Command(name="kvm probe", summary="Say whether KVM runs a kernel on this machine, by running three instructions.", usage=""),
     Command(name="system df", summary="Show what takes room on the disk.", usage="[FLAGS]", flags=(_FORMAT,)),
     Command(name="system prune", summary="Remove what nothing needs: layers, blobs, half-made files.", usage="[FLAGS]",
         flags=(

@@ -26,10 +26,11 @@ PLACES = {
     **dict.fromkeys(
         ("network create", "network ls", "network inspect", "network rm", "network prune", "network connect", "network disconnect"), "hutch.cli.networks"
     ),
+    **dict.fromkeys(("kvm run", "kvm probe"), "hutch.cli.kvm"),
     **dict.fromkeys(("system df", "system prune", "system fsck"), "hutch.cli.system"),
 }  # fmt: skip
 FUNCTIONS = {"exec": "execute", "import": "import_"}
-GROUPS = ("volume", "network", "system", "image", "container")
+GROUPS = ("volume", "network", "kvm", "system", "image", "container")
 # Docker's longer names for what has a short one
 ALIASES = {
     "image ls": "images", "image rm": "rmi", "image pull": "pull", "image push": "push", "image tag": "tag", "image history": "history",

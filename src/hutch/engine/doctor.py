@@ -98,7 +98,7 @@ def _said(errno: int) -> str:
 def examine() -> list[Finding]:
     """Every finding, from the kernel up. Processes are made and end; nothing else is touched."""
     f = features()
-    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_networks(f), *_cgroups(f), *_rights(f), *_libraries()]
+    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_networks(f), _machines(), *_cgroups(f), *_rights(f), *_libraries()]
     out.append(_whole())
     return out
 
@@ -220,6 +220,15 @@ def _networks(f: Features) -> list[Finding]:
             )
         )  # fmt: skip
     return out
+
+
+def _machines() -> Finding:
+    from hutch.kernel.kvm.probe import probe
+
+    found = probe()
+    return Finding(
+        name="virtual machines", ok=found.works, detail="" if found.works else found.reason, instead="containers share this kernel", enable=found.hint
+    )
 
 
 def _others_rules() -> Finding:

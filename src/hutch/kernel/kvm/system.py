@@ -1,0 +1,88 @@
+"""/dev/kvm: what this host's KVM can do, and machines (Documentation/virt/kvm/api.rst)."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.errors import UnsupportedError
+from hutch.kernel.kvm import abi
+from hutch.kernel.kvm.device import Device
+from hutch.kernel.kvm.machine import Machine
+from hutch.record import Record
+
+DEVICE = "/dev/kvm"
+E2BIG, EACCES, ENODEV, ENOENT = 7, 13, 19, 2
+
+
+class CpuidEntry(Record):
+    """What `cpuid` answers for a `function` (and an `index`, where that matters)."""
+
+    function: int
+    index: int = 0
+    flags: int = 0
+    eax: int = 0
+    ebx: int = 0
+    ecx: int = 0
+    edx: int = 0
+
+    def pack(self) -> bytes:
+        """As struct kvm_cpuid_entry2."""
+        return abi.CPUID_ENTRY.pack(self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx)
+
+
+def cpuid_entries(data: bytes) -> tuple[CpuidEntry, ...]:
+    """From struct kvm_cpuid2."""
+    (count,) = abi.CPUID_HEAD.unpack_from(data)
+    names = ("function", "index", "flags", "eax", "ebx", "ecx", "edx")
+    rows = (abi.CPUID_ENTRY.unpack_from(data, abi.CPUID_HEAD.size + i * abi.CPUID_ENTRY.size) for i in range(count))
+    return tuple(CpuidEntry(**dict(zip(names, row, strict=True))) for row in rows)
+
+
+class Kvm(Device):
+    """The device. Raises UnsupportedError where there is none, or this user may not open it."""
+
+    def __init__(self, path: str = DEVICE) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            hint = {
+                ENOENT: "`modprobe kvm_intel` or `kvm_amd`; or virtualisation is off in the firmware, or not passed on to this virtual machine",
+                ENODEV: "virtualisation is off in the firmware, or not passed on to this virtual machine",
+                EACCES: "the group `kvm` may open it",
+            }.get(error.errno or 0, "")
+            raise UnsupportedError(f"{path}: {error.strerror}", hint) from None
+        super().__init__(fd)
+        version = self._ioctl(abi.GET_API_VERSION)
+        if version != abi.API_VERSION:
+            self.close()
+            raise UnsupportedError(f"{path}: has version {version} of KVM's interface, not {abi.API_VERSION}")
+
+    def extension(self, name: str) -> int:
+        """How much there is of a capability (0: nothing), by its name in `abi.CAPABILITIES`."""
+        return self._ioctl(abi.CHECK_EXTENSION, abi.CAPABILITIES[name])
+
+    def capabilities(self) -> dict[str, int]:
+        """All that are known here."""
+        return {name: self.extension(name) for name in abi.CAPABILITIES}
+
+    def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """What a guest's `cpuid` may answer on this host. Raises OSError."""
+        for room in (64, 256, 1024):
+            try:
+                data = abi.CPUID_HEAD.pack(room) + bytes(room * abi.CPUID_ENTRY.size)
+                return cpuid_entries(self._exchange(abi.GET_SUPPORTED_CPUID, data))
+            except OSError as error:
+                if error.errno != E2BIG:
+                    raise
+        raise OSError(E2BIG, "more CPUID entries than there can be")
+
+    def model_specific_registers(self) -> tuple[int, ...]:
+        """The MSRs that a guest has and that can be read and set. Raises OSError."""
+        room = 4096
+        data = self._exchange(abi.GET_MSR_INDEX_LIST, room.to_bytes(4, "little") + bytes(4 * room))
+        count = int.from_bytes(data[:4], "little")
+        return tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "little") for i in range(count))
+
+    def create_machine(self) -> Machine:
+        """A virtual machine without memory or processors. Raises OSError."""
+        return Machine(self._ioctl(abi.CREATE_VM), self._ioctl(abi.GET_VCPU_MMAP_SIZE))
