@@ -102,7 +102,7 @@ _COMMANDS = (
         ),
         details="FILE is nothing but instructions; they begin at 0x1000, with a stack at the end of memory, and in long mode with the\n"
         "first GiB mapped where it is. The exit code is 0 if the guest halts."),
-    Command(name="kvm probe", summary="Say whether KVM runs a kernel on this machine, by running three instructions.", usage=""),
+    Command(name="kvm probe", summary="Say whether KVM runs a kernel on this machine, by running a few instructions.", usage=""),
     Command(name="system df", summary="Show what takes room on the disk.", usage="[FLAGS]", flags=(_FORMAT,)),
     Command(name="system prune", summary="Remove what nothing needs: layers, blobs, half-made files.", usage="[FLAGS]",
         flags=(

@@ -18,7 +18,7 @@ NAMES = {
     27: "hyperv", 29: "rdmsr", 30: "wrmsr", 31: "dirty ring full", 32: "ap reset hold", 33: "bus lock", 34: "xen", 37: "notify", 38: "loongarch iocsr",
     39: "memory fault", 40: "tdx",
 }  # fmt: skip
-INTERRUPTED = 10
+INTERRUPTED, MEMORY_FAULT = 10, 39
 SUBERRORS = {
     1: "an instruction that KVM cannot emulate", 2: "exceptions at once that do not go together", 3: "an exit while an event was delivered",
     4: "an exit for a reason that KVM does not know",
@@ -160,7 +160,7 @@ class MsrAccess(Exit):
 
 
 class Interrupted(Exit):
-    """A signal came, or `Vcpu.stop` was called: nothing happened in the guest."""
+    """A signal came, or `Vcpu.stop` was called: the guest goes on where it is."""
 
     def explain(self) -> str:
         """In a sentence."""

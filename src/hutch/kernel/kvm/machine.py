@@ -17,9 +17,14 @@ UNUSED = 0xFFFBD000  # where no guest has memory: below the firmware's place
 class Memory:
     """A part of a machine's memory: `data` are its bytes, here; `address` is where the guest has it."""
 
-    def __init__(self, slot: int, address: int, data: mmap.mmap, *, read_only: bool = False, log: bool = False) -> None:
+    def __init__(self, slot: int, address: int, data: mmap.mmap, *, read_only: bool = False, log: bool = False, owned: bool = True) -> None:
         self.slot, self.address, self.data = slot, address, data
-        self.read_only, self.log = read_only, log
+        self.read_only, self.log, self._owned = read_only, log, owned
+
+    def close(self) -> None:
+        """Let go of the bytes, unless they are somebody else's."""
+        if self._owned:
+            self.data.close()
 
     @property
     def size(self) -> int:
@@ -60,25 +65,27 @@ class Machine(Device):
             processor.close()
         super().close()
         for part in self.memory.values():
-            part.data.close()
+            part.close()
         self.memory, self.processors = {}, []
 
     # memory
 
     def add_memory(self, address: int, size: int, *, read_only: bool = False, log: bool = False, data: mmap.mmap | None = None) -> Memory:
-        """Give the guest memory: `size` bytes (whole pages) at `address`, or what `data` maps. `log`: which pages it writes is noted.
+        """Give the guest memory: `size` bytes (whole pages) at `address`, or what `data` maps, which stays the caller's. `log`: which pages it writes is noted.
 
         What it writes to `read_only` memory comes back as a MemoryAccess. Raises OSError (EEXIST: another part overlaps), ValueError.
         """
         if address % PAGE or size % PAGE or not size:
             raise ValueError(f"memory: {size} bytes at {address:#x} are not whole pages of {PAGE} bytes")
         slot = next(number for number in range(len(self.memory) + 1) if number not in self.memory)
-        part = Memory(slot, address, data if data is not None else mmap.mmap(-1, size), read_only=read_only, log=log)
+        owned = data is None
+        part = Memory(slot, address, data if data is not None else mmap.mmap(-1, size), read_only=read_only, log=log, owned=owned)
         try:
             self._set(part, part.size)
+        except TypeError:
+            raise ValueError("memory: this program may not write what is mapped, so KVM cannot be told where it is") from None
         except OSError:
-            if data is None:
-                part.data.close()
+            part.close()
             raise
         self.memory[slot] = part
         return part
@@ -87,7 +94,7 @@ class Machine(Device):
         """Take it away. Raises OSError."""
         self._set(part, 0)
         del self.memory[part.slot]
-        part.data.close()
+        part.close()
 
     def _set(self, part: Memory, size: int) -> None:
         here = ctypes.c_char.from_buffer(part.data)  # holds the mapping open, so it goes before the mapping does

@@ -10,8 +10,8 @@ from hutch.kernel.kvm import exits, modes
 from hutch.kernel.kvm.system import Kvm
 from hutch.record import Record
 
-# mov $0x20000,%edi; lock cmpxchg16b (%rdi); hlt: what every processor does, and KVM's emulator cannot
-GUEST = bytes.fromhex("bf00000200 f0480fc70f f4")
+# mov $0x20000,%edi; fldl (%rdi); fstp %st(0); lock cmpxchg16b (%rdi); hlt: what every processor does, and KVM's emulator cannot
+GUEST = bytes.fromhex("bf00000200 dd07 ddd8 f0480fc70f f4")
 ENTRY, STACK, TABLES, SIZE = 0x1000, 0x8000, 0x10000, 0x30000
 PATIENCE = 16  # exits
 
@@ -25,7 +25,7 @@ class Verdict(Record):
 
 
 def probe() -> Verdict:
-    """Run a guest of three instructions: a few milliseconds. Raises nothing."""
+    """Run a guest of a few instructions: some milliseconds. Raises nothing."""
     if platform.machine() != "x86_64":
         return Verdict(works=False, reason=f"Hutch's virtual machines are for x86-64, and this is {platform.machine()}")
     try:
@@ -42,8 +42,8 @@ def probe() -> Verdict:
     except UnsupportedError as error:
         return Verdict(works=False, reason=error.message, hint=error.hint or "")
     except OSError as error:
-        return Verdict(works=False, reason=f"/dev/kvm: a guest of three instructions: {error.strerror}")
+        return Verdict(works=False, reason=f"/dev/kvm: a guest of a few instructions: {error.strerror}")
     if isinstance(found, exits.Halt):
         return Verdict(works=True)
     hint = "this host is a virtual machine without nested virtualisation" if isinstance(found, exits.InternalError) else ""
-    return Verdict(works=False, reason=f"a guest of three instructions does not run: {found.explain()}", hint=hint)
+    return Verdict(works=False, reason=f"a guest of a few instructions does not run: {found.explain()}", hint=hint)

@@ -52,7 +52,11 @@ class Kvm(Device):
             }.get(error.errno or 0, "")
             raise UnsupportedError(f"{path}: {error.strerror}", hint) from None
         super().__init__(fd)
-        version = self._ioctl(abi.GET_API_VERSION)
+        try:
+            version = self._ioctl(abi.GET_API_VERSION)
+        except OSError as error:
+            self.close()
+            raise UnsupportedError(f"{path}: is not KVM: {error.strerror}") from None
         if version != abi.API_VERSION:
             self.close()
             raise UnsupportedError(f"{path}: has version {version} of KVM's interface, not {abi.API_VERSION}")
@@ -85,4 +89,5 @@ class Kvm(Device):
 
     def create_machine(self) -> Machine:
         """A virtual machine without memory or processors. Raises OSError."""
-        return Machine(self._ioctl(abi.CREATE_VM), self._ioctl(abi.GET_VCPU_MMAP_SIZE))
+        size = self._ioctl(abi.GET_VCPU_MMAP_SIZE)
+        return Machine(self._ioctl(abi.CREATE_VM), size)

@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     from hutch.kernel.kvm.system import CpuidEntry
 
 SREGS_SIZE = 312
-EINTR, EAGAIN = 4, 11
+EINTR, EAGAIN, EFAULT = 4, 11, 14
 
 
 class Translation(Record):
-    """Where an address of the guest's program is in its memory (`None`: nowhere), and what may be done there."""
+    """Where an address of the guest's program is in its memory (`None`: nowhere)."""
 
     physical: int | None
-    writable: bool = False
-    user: bool = False
 
 
 class Vcpu(Device):
@@ -34,7 +32,11 @@ class Vcpu(Device):
     def __init__(self, fd: int, number: int, run_size: int) -> None:
         super().__init__(fd)
         self.number = number
-        self._run = mmap.mmap(fd, run_size)
+        try:
+            self._run = mmap.mmap(fd, run_size)
+        except BaseException:
+            super().close()
+            raise
 
     def close(self) -> None:
         """Let go of it. Safe to call twice."""
@@ -50,11 +52,17 @@ class Vcpu(Device):
         try:
             self._ioctl(abi.RUN)
         except OSError as error:
+            if error.errno == EFAULT and self._reason() == exits.MEMORY_FAULT:
+                return exits.decode(self._run)
             if error.errno not in (EINTR, EAGAIN):
                 raise
             self._run[abi.RUN_IMMEDIATE_EXIT] = 0
             return exits.Interrupted(number=exits.INTERRUPTED, name=exits.NAMES[exits.INTERRUPTED])
         return exits.decode(self._run)
+
+    def _reason(self) -> int:
+        found: int = struct.unpack_from("=I", self._run, abi.RUN_EXIT_REASON)[0]
+        return found
 
     def stop(self) -> None:
         """Have the next `run` come back at once."""
@@ -62,14 +70,17 @@ class Vcpu(Device):
 
     def answer(self, data: bytes) -> None:
         """What the guest reads, where it came back to read a port, memory or an MSR. Raises ValueError for another length."""
-        (number,) = struct.unpack_from("=I", self._run, abi.RUN_EXIT_REASON)
+        number, size, at = self._reason(), 0, 0
         if number == 2:
-            _, size, _, count, at = struct.unpack_from("=BBHIQ", self._run, abi.RUN_EXIT)
-            size *= count
+            write, width, _, count, offset = struct.unpack_from("=BBHIQ", self._run, abi.RUN_EXIT)
+            size, at = (0, 0) if write else (width * count, offset)
         elif number == 6:
-            at, size = abi.RUN_EXIT + 8, struct.unpack_from("=I", self._run, abi.RUN_EXIT + 16)[0]
-        else:
-            at, size = abi.RUN_EXIT + 16, 8
+            length, write = struct.unpack_from("=IB", self._run, abi.RUN_EXIT + 16)
+            size, at = (0, 0) if write else (length, abi.RUN_EXIT + 8)
+        elif number == 29:
+            size, at = 8, abi.RUN_EXIT + 16
+        if not size:
+            raise ValueError("the guest has not come back to read anything")
         if len(data) != size:
             raise ValueError(f"the guest reads {size} bytes, not {len(data)}")
         self._run[at : at + size] = data
@@ -141,5 +152,5 @@ class Vcpu(Device):
     def translate(self, address: int) -> Translation:
         """Where a linear address is, by the guest's own page tables. Raises OSError."""
         data = self._exchange(abi.TRANSLATE, struct.pack("=Q16x", address))
-        _, physical, valid, writable, user = abi.TRANSLATION.unpack(data)
-        return Translation(physical=physical if valid else None, writable=bool(writable), user=bool(user))
+        _, physical, valid, *_ = abi.TRANSLATION.unpack(data)  # what may be done there x86 does not say
+        return Translation(physical=physical if valid else None)
