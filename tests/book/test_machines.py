@@ -182,7 +182,8 @@ def test_nothing_stays(kvm):
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("change", "said"), [("mount --bind /dev/null /dev/kvm", "is not KVM: Inappropriate ioctl for device"), ("mount -t tmpfs none /dev", "No such file or directory (")]
+    ("change", "said"),
+    [("mount --bind /dev/null /dev/kvm", "is not KVM: Inappropriate ioctl for device"), ("mount -t tmpfs none /dev", "No such file or directory (")],
 )
 def test_without_the_device(change, said):
     if not os.path.exists("/dev/kvm"):
