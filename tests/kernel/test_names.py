@@ -31,9 +31,14 @@ def servers() -> set[int]:
 
 
 def started(before: set[int]) -> int:
-    until(lambda: len(servers() - before) == 1)
-    (pid,) = servers() - before
-    return pid
+    found: list[int] = []
+
+    def one() -> bool:
+        found[:] = servers() - before  # once: what it starts has its name for a moment
+        return len(found) == 1
+
+    until(one)
+    return found[0]
 
 
 def _comm(pid: str) -> str:

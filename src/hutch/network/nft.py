@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Rule = dict[str, Any]
 
 JSON_OUTPUT = 1 << 4
-HIGHEST = 900  # the lowest free descriptor from which on it gets too near to 1024: other threads may open some meanwhile
+HIGHEST = 128  # the lowest free descriptor from which on 1024 may be near: other threads open hundreds meanwhile
 _library: list[Any] = []
 _one_at_a_time = _thread.allocate_lock()
 

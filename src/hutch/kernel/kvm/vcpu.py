@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hutch.kernel.kvm.system import CpuidEntry
+    from hutch.kernel.kvm.cpuid import CpuidEntry
 
 SREGS_SIZE = 312
 EINTR, EAGAIN, EFAULT = 4, 11, 14
