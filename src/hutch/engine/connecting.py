@@ -18,10 +18,10 @@ from hutch.kernel.features import features
 from hutch.kernel.netlink import codec, route
 from hutch.network import attach, egress, leases, spec
 from hutch.network.attach import Connection, Endpoint
-from hutch.network.leases import Tenant
 from hutch.network.spec import Network
 from hutch.plan import ops
 from hutch.plan.plan import Plan
+from hutch.runtime.identity import user_network_operations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 MOST = 16  # networks of a container: one digit of the name of a pair's end
 MAKE = "make the pair of interfaces"
 CONTAINER_PROCESS = ops.slot("container")
-OWN_USER, OWN_NETWORK = ops.slot("own-user-namespace"), ops.slot("own-network-namespace")
 
 
 def connect(name: str, container: str, *, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> str:
@@ -63,9 +62,7 @@ def plan(network: Network, container: str, number: int, *, user_network: bool = 
     kind, flags, body = route.del_link(name=port)
     own: list[ops.Operation] = [ops.Inherit(into=CONTAINER_PROCESS, number=FIRST_EXTRA, origin="network")]
     if user_network:
-        own.append(ops.Inherit(into=OWN_USER, number=FIRST_EXTRA + 1, origin="network"))
-        own.append(ops.Inherit(into=OWN_NETWORK, number=FIRST_EXTRA + 2, origin="network"))
-        own.append(ops.EnterUserNetwork(user=OWN_USER, network=OWN_NETWORK, origin="network"))
+        own += user_network_operations(FIRST_EXTRA + 1)
     for held in networks.holds(network, container, number):
         # the pair outlives a `connect` that is killed half way, if nobody takes it away
         own.append(held.replace(own=((0, codec.message(kind, flags, body)), *held.own)) if held.own else held)
@@ -139,14 +136,13 @@ class Connected:
         with self._inside() as inside:
             number = self._free_number(inside)
             place = joining.Place(wanted, self.running.id, number, default=False)
-            tenant = Tenant(container=self.running.id, number=number, mac=wanted.mac, aliases=wanted.aliases)
             try:
-                self._hold(place, tenant, inside)
+                self._hold(place, inside)
                 if not network.internal:
                     attach.lead_out(inside, network, place.endpoint.interface)
             finally:
                 place.close()
-        self._memberships.append((network, networks.Member(addresses=place.endpoint.addresses, tenant=tenant)))
+        self._memberships.append((network, networks.Member(addresses=place.endpoint.addresses, tenant=place.tenant)))
         self._tell(network)
         if naming.has_names(network):
             resolver.change(self.running, self.settings, tuple(joining.Joining(network=item) for item, _ in self._memberships))
@@ -163,13 +159,13 @@ class Connected:
         guard = naming.guard_of(self.running.id, self._policy)
         return Connection(locks=networks.locks(), places=((network, endpoint),), policy=self._policy, guard=guard, later=True)
 
-    def _hold(self, place: joining.Place, tenant: Tenant, inside: Route) -> None:
+    def _hold(self, place: joining.Place, inside: Route) -> None:
         own = self._user_network.enter() if self._user_network is not None else ()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         failed: list[Exception] = []
 
         def on_call(_: str, __: int, executor: int) -> None:
-            place.sign(tenant.replace(holder=executor))
+            place.held_by(executor)
             connection = self._connection(place.network, place.endpoint)
             try:
                 joining.make(connection, self._namespace, inside.fileno(), self._pidfd, self._user_network)
@@ -178,7 +174,7 @@ class Connected:
                 raise
 
         try:
-            holding = plan(place.network, tenant.container, tenant.number, user_network=bool(own))
+            holding = plan(place.network, self.running.id, place.tenant.number, user_network=bool(own))
             extra = (self._pidfd, *own, *place.fds)
             with Execution(holding, stdin=null, stdout=null, stderr=null, extra=extra, on_call=on_call) as execution:
                 execution.wait_ready()
@@ -204,19 +200,17 @@ class Connected:
             # whoever has the address next would be what they lead to
             raise StateError(f"network {network.name}: the published ports of container {self.name} lead to its address there", "`hutch stop` it")
         connection = self._connection(network, member.endpoint)
-        if self._user_network is not None:
-            self._user_network.detach(connection)
-        else:
-            with self._inside() as inside:
-                others = {f"eth{other.number}" for _, other in self._memberships if other is not member}
-                attach.disconnect(connection, inside.fileno(), others)
-        for number in range(len(network.subnets)):
-            for address in member.addresses:
-                leases.drop(networks.leases_of(network, number), address, self.running.id)
-        if member.tenant.holder:
-            _end(member.tenant.holder)
         self._memberships = [item for item in self._memberships if item[1] is not member]
         with self._inside() as inside:
+            if self._user_network is not None:
+                self._user_network.detach(connection)
+            else:
+                attach.disconnect(connection, inside.fileno(), {f"eth{other.number}" for _, other in self._memberships})
+            for number in range(len(network.subnets)):
+                for address in member.addresses:
+                    leases.drop(networks.leases_of(network, number), address, self.running.id)
+            if member.tenant.holder:
+                _end(member.tenant.holder)
             for other, theirs in self._memberships:
                 if not other.internal:
                     attach.lead_out(inside, other, f"eth{theirs.number}")

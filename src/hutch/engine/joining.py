@@ -43,11 +43,11 @@ class Place:
 
         self.network = joining.network
         self._leases: list[Lease] = []
-        tenant = Tenant(container=container, number=number, mac=joining.mac, aliases=joining.aliases)
+        self.tenant = Tenant(container=container, number=number, mac=joining.mac, aliases=joining.aliases)
         try:
             for count, subnet in enumerate(self.network.subnets):
                 wanted = joining.ip6 if ":" in subnet.subnet else joining.ip
-                self._leases.append(leases.take(networks.leases_of(self.network, count), subnet, tenant, wanted))
+                self._leases.append(leases.take(networks.leases_of(self.network, count), subnet, self.tenant, wanted))
         except BaseException:
             self.close()
             raise
@@ -63,10 +63,10 @@ class Place:
         """The IPv4 one."""
         return next(address for address in self.endpoint.addresses if ":" not in address)
 
-    def sign(self, tenant: Tenant) -> None:
-        """Say whose the addresses are."""
+    def held_by(self, holder: int) -> None:
+        """Say which process holds the addresses, where that is not the container's executor."""
         for lease in self._leases:
-            lease.sign(tenant)
+            lease.sign(self.tenant.replace(holder=holder))
 
     def close(self) -> None:
         """Let go of the addresses, here. Safe to call twice."""

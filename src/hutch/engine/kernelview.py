@@ -17,6 +17,7 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from hutch.engine.networks import Member
     from hutch.engine.state import Running
     from hutch.kernel.netlink.route import Link, Route
     from hutch.network.spec import Network
@@ -63,7 +64,7 @@ def of_network(network: Network) -> Node:
     """A network: its bridge with the ports and whose they are, its tables."""
     members = networks.members(network)
     if network.parent:
-        return _of_parent(network)
+        return _of_parent(network, members)
     with Host() as host, host.route() as here:
         link = here.link(network.bridge)
         if link is None:
@@ -80,13 +81,12 @@ def of_network(network: Network) -> Node:
     return Node(text=f"network {network.name}", below=(Node(text=text, below=tuple(ports)), *(table for table in tables if table is not None)))
 
 
-def _of_parent(network: Network) -> Node:
+def _of_parent(network: Network, members: dict[str, Member]) -> Node:
     with Host() as host, host.route() as here:
         link = here.link(network.parent)
         shown = f"{_shown(link)}{_addresses(here, link)}" if link is not None else f"{network.parent}, which is gone"
     below = tuple(
-        Node(text=f"{network.driver} eth{member.number} → container {container} ({', '.join(member.addresses)})")
-        for container, member in networks.members(network).items()
+        Node(text=f"{network.driver} eth{member.number} → container {container} ({', '.join(member.addresses)})") for container, member in members.items()
     )
     return Node(text=f"network {network.name}", below=(Node(text=f"interface {shown}", below=below),))
 
@@ -174,10 +174,7 @@ def _sockets(pid: int) -> list[str]:
 
 
 def _rules(host: Host, running: Running) -> list[Node]:
-    out = []
-    for network in networks.every():
-        if running.id in networks.members(network):
-            out.append(_table(host, "netdev", bridge.table_name(network), chain=running.id[:8]))
+    out = [_table(host, "netdev", bridge.table_name(network), chain=running.id[:8]) for network, _ in networks.memberships(running.id)]
     out.append(_table(host, "inet", egress.table_name(networks.root(), running.id)))
     return [node for node in out if node is not None]
 

@@ -305,13 +305,12 @@ def clear() -> None:
         if network.driver != spec.BRIDGE:
             continue  # what there is goes with the containers
         with Route() as socket:
-            if not members(network):
-                attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
-                release(network)
-                continue
-            if not network.internal:
+            used = bool(members(network))
+            if used and not network.internal:
                 forwarding.allow(socket, locks(), ipv6=any(":" in item.subnet for item in network.subnets))
             attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
+        if not used:
+            release(network)
 
 
 def _sweep_policies() -> None:

@@ -28,8 +28,8 @@ def _other(s: Settings) -> tuple[Settings, tuple[Joining, ...], str]:
     other = state.find(s.network.removeprefix(CONTAINER))
     theirs = recorded.settings_of(other.data["settings"])
     found = joinings_of(theirs)
-    own = [member for item in found[:1] for container, member in networks.members(item.network).items() if container == other.id]
-    address = own[0].addresses[0] if own else ""
+    own = networks.members(found[0].network).get(other.id) if found else None
+    address = own.addresses[0] if own is not None else ""
     return theirs, found, f"{address}\t{theirs.hostname or other.id}\n" if address else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.kernel import syscalls
+from hutch.kernel import syscalls, threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,21 +17,9 @@ def inside(namespace: int, action: Callable[[], T]) -> T:
     action raises.
 
     A thread of its own enters the namespace (setns(2)) and ends: no other ever runs there."""
-    import threading
 
-    found: list[T] = []
-    failed: list[BaseException] = []
+    def enter() -> T:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        return action()
 
-    def enter() -> None:
-        try:
-            syscalls.setns(namespace, syscalls.CLONE_NEWNET)
-            found.append(action())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    return threads.apart(enter)

@@ -7,7 +7,7 @@ with the namespace.
 from __future__ import annotations
 
 from hutch.errors import HutchError
-from hutch.kernel.netlink import route
+from hutch.kernel.netlink import netfilter, route
 from hutch.kernel.netlink.socket import NetlinkError
 from hutch.network import bridge, egress, forwarding, nft, parent, spec
 from hutch.network.egress import Policy
@@ -63,7 +63,7 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
 
     guard, guarded = connection.guard, connection.policy.allowed is not None
     if guarded:  # before there is a way out
-        if connection.later and nft.listed("inet", guard):
+        if connection.later and netfilter.table_exists("inet", guard):
             nft.run(egress.further(guard, connection.macs, connection.subnets))
         else:
             nft.run(egress.rules(connection.policy, guard, connection.macs, connection.subnets))
@@ -93,7 +93,7 @@ def disconnect(connection: Connection, netlink: int = -1, others: Collection[str
             else:
                 with Route(netlink) as inside:
                     parent.remove(host, inside, network, endpoint.interface, others)
-    if connection.policy.allowed is not None and nft.listed("inet", connection.guard):
+    if connection.policy.allowed is not None and netfilter.table_exists("inet", connection.guard):
         nft.run(egress.fewer(connection.guard, connection.macs, connection.subnets))
 
 

@@ -114,34 +114,23 @@ def _by_library_alone(text: str) -> str:
     """In a thread with descriptors of its own, and none of the others': the library waits by select(2), whose numbers end at 1023, and a
     higher one ends the process."""
     import gc
-    import threading
 
-    from hutch.kernel import syscalls
+    from hutch.kernel import syscalls, threads
 
-    found: list[str] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
+    def work() -> str:
         # what the collector closed here would stay open for all others
         collects = gc.isenabled()
         gc.disable()
         try:
             syscalls.unshare(syscalls.CLONE_FILES)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            found.append(_by_library(text))
-        except BaseException as error:
-            failed.append(error)
+            return _by_library(text)
         finally:
             if collects:
                 gc.enable()
 
     with _one_at_a_time:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+        return threads.apart(work)
 
 
 def _by_program(text: str) -> str:

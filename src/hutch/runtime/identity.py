@@ -47,11 +47,17 @@ def enter_user_network(b: Builder) -> None:
     put into a container only by those who are root of a user namespace around it (user_namespaces(7))."""
     if not b.request.user_network:
         return
-    number = b.request.first_extra + len(b.request.inherited)
+    b.prepare += user_network_operations(b.request.first_extra + len(b.request.inherited))
+
+
+def user_network_operations(number: int) -> tuple[ops.Operation, ...]:
+    """Enter a user's own namespaces, whose descriptors are `number` and the next."""
     user, network = slot("own-user-namespace"), slot("own-network-namespace")
-    b.prepare.append(ops.Inherit(into=user, number=number, origin="network"))
-    b.prepare.append(ops.Inherit(into=network, number=number + 1, origin="network"))
-    b.prepare.append(ops.EnterUserNetwork(user=user, network=network, origin="network"))
+    return (
+        ops.Inherit(into=user, number=number, origin="network"),
+        ops.Inherit(into=network, number=number + 1, origin="network"),
+        ops.EnterUserNetwork(user=user, network=network, origin="network"),
+    )
 
 
 def _nested(origin: str, mappings: tuple[IdMapping, ...], own: int, sub: SubordinateIds | None) -> str:
