@@ -12,6 +12,7 @@
     │   └── NotExecutable         its program exists and cannot be run (exit code 126)
     ├── CommandFailed         a command that ended otherwise than with exit code 0 (`Result.check`)
     ├── ContainerGone         an operation on a container that runs no more
+    ├── MachineLost           a virtual machine that ended before its container did
     ├── UnsupportedError      what this kernel, this host or this user may not do
     └── StateError            a container that does not exist, or whose record cannot be read
 
@@ -73,6 +74,10 @@ class StateError(HutchError):
 
 class ContainerGone(HutchError):
     """An operation on a container that runs no more."""
+
+
+class MachineLost(HutchError):
+    """A virtual machine ended before its container did: its kernel panicked, its monitor was killed, its guest broke the protocol."""
 
 
 class StartError(HutchError):

@@ -323,6 +323,11 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "userns": ("--userns single", {"userns": "single"}),
     "time_offset": ("--time-offset monotonic=5 --time-offset boottime=-6", {"time_offsets": {"monotonic": 5, "boottime": -6}}),
 }
+SETTINGS |= {
+    "isolation": ("--isolation vm", {"isolation": "vm"}),
+    "vm_accel": ("--isolation vm --vm-accel tcg", {"isolation": "vm", "vm_accel": "tcg"}),
+    "kernel": ("--isolation vm --kernel /boot/vmlinuz", {"isolation": "vm", "kernel": "/boot/vmlinuz"}),
+}
 # Flags of the command itself: cli/run.py reads them
 ELSEWHERE = {"detach", "rm", "pull", "quiet", "timeout", "cidfile", "sig_proxy", "env_file"}
 

@@ -112,6 +112,16 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
         ops.HoldShared(lock="/n/lock", what="network web", own=((12, b"ab"),), last=((0, b"cd"),), restore=True, unless="/proc/sys/x"),
         ("network web", "last one"),
     ),
+    (ops.SocketPair(first=slot("a"), second=slot("b")), ("<a>", "<b>")),
+    (ops.Listen(into=slot("l"), path="/run/h/door", packets=True), ("/run/h/door",)),
+    (ops.Beside(count=7, name="qemu"), ("qemu", "7")),
+    (ops.Tap(name="tap0", into=slot("t")), ("tap0",)),
+    (ops.Detach(path="/host/root"), ("/host/root",)),
+    (
+        ops.Machine(channel=slot("c"), console=slot("o"), door=slot("d"), guest=Plan(host=(), container=(ops.Loopback(),)), network=b"ab", terminal=0),
+        ("PID 1", "0+1 operations", "terminal"),
+    ),
+    (ops.Remote(relay=slot("r"), guest=Plan(host=(), container=(ops.Loopback(),)), group="/sys/fs/cgroup/x"), ("0+1 operations",)),
     (ops.CopyUp(root=slot("r"), into=slot("t"), path="/etc"), ("/etc", "<r>", "<t>")),
 )
 CLASSES = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation) and kind is not ops.Operation}

@@ -59,7 +59,7 @@ def relay(execution: Execution, timeout: float | None, interactive: bool) -> tup
     import termios
     import tty
 
-    execution.wait_ready(30)
+    execution.wait_ready(120)
     master = execution.descriptors["terminal"]
     saved = None
     resized = [True]

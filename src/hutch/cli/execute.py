@@ -36,16 +36,20 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
     prepared = recorded.prepared_of(running)
     env = dict(item.partition("=")[::2] for item in request.environment(values))
-    template = enter.template(
-        prepared,
-        env=env,
-        workdir=values.get("workdir"),
-        user=values.get("user"),
-        terminal=attach.terminal_size() if terminal else None,
-        privileged=values.get("privileged", False),
-    )
-    plan, encoded = template.command(tuple(rest[1:]))
-    pidfd = recorded.open_pidfd(running)
+    size = attach.terminal_size() if terminal else None
+    privileged = values.get("privileged", False)
+    argv = tuple(rest[1:])
+    if prepared.machine is not None:
+        from hutch.engine import machines
+
+        process = enter.process_of(prepared, argv, env, values.get("workdir"), values.get("user"), terminal=size, privileged=privileged)
+        plan = machines.remote_plan(prepared, process, privileged=privileged)
+        encoded = None
+        pidfd = machines.connect(running.directory, running.name or running.id)
+    else:
+        template = enter.template(prepared, env=env, workdir=values.get("workdir"), user=values.get("user"), terminal=size, privileged=privileged)
+        plan, encoded = template.command(argv)
+        pidfd = recorded.open_pidfd(running)
     null, nobody = os.pipe2(os.O_CLOEXEC)
     os.close(nobody)
     try:
@@ -56,4 +60,6 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     with execution:
         attach.pass_signals(execution)
         last, _ = attach.relay(execution, None, interactive) if terminal else attach.wait(execution, None)
+    if execution.problem is not None:
+        raise execution.problem
     return attach.exit_code(last)

@@ -9,7 +9,7 @@ def _flag(names: str, help_: str, value: str = "", kind: str = "", values: str =
     return Flag(names=tuple(names.split()), kind=kind or ("value" if value else "switch"), help=help_, value=value, values=tuple(values.split()), group=group)
 
 
-CONTAINER, LIMITS, FILES, SECURITY, NETWORK, NAMESPACES = "container", "limits", "files", "security", "network", "namespaces"
+CONTAINER, LIMITS, FILES, SECURITY, NETWORK, NAMESPACES, MACHINE = "container", "limits", "files", "security", "network", "namespaces", "machine"
 
 RUN_FLAGS = (
     _flag("-i --interactive", "keep standard input open", group=CONTAINER),
@@ -85,6 +85,9 @@ RUN_FLAGS = (
     _flag("--dns", "who answers questions about other names than the network's", "ADDRESS", "list", group=NETWORK),
     _flag("--dns-search", "a domain in which short names are looked for (.: none)", "DOMAIN", "list", group=NETWORK),
     _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NETWORK),
+    _flag("--isolation", "namespaces of this kernel (default), or vm: a kernel of its own", "HOW", values="namespaces vm", group=MACHINE),
+    _flag("--vm-accel", "kvm (default), or tcg: emulated in software, and no security boundary", "HOW", values="kvm tcg", group=MACHINE),
+    _flag("--kernel", "the machine's kernel (default: this host's, or the newest of /boot)", "FILE", group=MACHINE),
     _flag("--pid", "private or host", "MODE", values="private host", group=NAMESPACES),
     _flag("--ipc", "private or host", "MODE", values="private host", group=NAMESPACES),
     _flag("--uts", "private or host", "MODE", values="private host", group=NAMESPACES),

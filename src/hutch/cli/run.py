@@ -77,6 +77,8 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
 
                 error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]), INVISIBLE)
             raise
+    if execution.problem is not None and not expired:
+        raise execution.problem
     code = attach.exit_code(last)
     if expired:
         attach.say(f"killed after {timeout:g} s")

@@ -13,8 +13,8 @@ from hutch.executor.launcher import Execution
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import BinaryIO, Self, Unpack
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import BinaryIO, Self, TypeAlias, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
     from hutch.engine.enter import Template
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hutch.image.rootfs import Rootfs
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
+
+    Launch: TypeAlias = Callable[[int, int, int], Execution]
 
 
 def start(
@@ -238,11 +240,14 @@ class Container:
             raise UsageError("command: is empty")
         self._commands += 1
         group = f"command-{self._commands}" if timeout is not None else ""
-        plan, encoded = self._template(env or {}, workdir, user, group).command(argv)
-        pidfd = self._pidfd
+        if self._prepared.machine is not None:
+            launch = self._remote(argv, env or {}, workdir, user, group)
+        else:
+            plan, encoded = self._template(env or {}, workdir, user, group).command(argv)
+            pidfd = self._pidfd
 
-        def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-            return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,), encoded=encoded)
+            def launch(child_in: int, child_out: int, child_err: int) -> Execution:
+                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,), encoded=encoded)
 
         process = Process(
             launch,
@@ -258,6 +263,21 @@ class Container:
         self._live.add(process)
         return process
 
+    def _remote(self, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Launch:
+        from hutch.engine import enter, machines
+
+        process = enter.process_of(self._prepared, argv, env, workdir, None if user is None else str(user))
+        plan = machines.remote_plan(self._prepared, process, group=group)
+
+        def launch(child_in: int, child_out: int, child_err: int) -> Execution:
+            relay = machines.connect(self._prepared.directory, self.name)
+            try:
+                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(relay,))
+            finally:
+                os.close(relay)
+
+        return launch
+
     def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
         from hutch.engine import enter
 
@@ -272,6 +292,8 @@ class Container:
         return self._templates[key]
 
     def _kill_group(self, process: Process, group: str) -> None:
+        if self._prepared.machine is not None:
+            return  # the guest does it, when the process that stands for the command goes
         from hutch.engine import enter
 
         enter.kill_command(self.cgroup.paths, group, process.execution.pid, self._execution.pid)

@@ -66,7 +66,7 @@ def container(name: str) -> dict[str, Any]:
         "ImageManifest": found.data.get("manifest", ""),
         "Command": list(found.command),
         "Created": found.created,
-        "State": {"Status": found.status, "Pid": found.pid, "ExitCode": found.exit_code},
+        "State": {"Status": found.status, "Pid": found.pid, "ExitCode": found.exit_code, "Error": found.problem},
         "Settings": found.data.get("settings", {}),
         "Config": {"Env": found.data.get("env", []), "WorkingDir": found.data.get("workdir", ""), "User": found.data.get("user", [])},
         "Cgroups": found.data.get("cgroup", {}),

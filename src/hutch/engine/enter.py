@@ -20,9 +20,12 @@ from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.process import candidates
 
 
-def process_of(prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None) -> Process:
+def process_of(
+    prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None, *,
+    terminal: ConsoleSize | None = None, privileged: bool = False,
+) -> Process:  # fmt: skip
     """The process that a command becomes: the container's own, with the command's changes."""
-    s = prepared.settings
+    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
     ids, home = prepared.user, prepared.home
     if user is not None:
         ids, home = resolve.user(user, (), prepared.rootfs)
@@ -36,7 +39,7 @@ def process_of(prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], w
     hostname = s.hostname or (prepared.id if s.uts == "private" else "")
     caps = settings_module.capability_set(s)
     held = caps if ids.uid == 0 else ()
-    return Process(
+    process = Process(
         cwd=workdir or s.workdir or image.workdir or "/",
         args=argv,
         env=settings_module.environment(changed, image.env, hostname, home),
@@ -44,6 +47,7 @@ def process_of(prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], w
         capabilities=CapabilitySets(bounding=caps, effective=held, permitted=held),
         no_new_privileges=s.no_new_privileges and not s.privileged,
     )
+    return process if terminal is None else process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
 
 
 class Template:
@@ -86,9 +90,7 @@ def template(
     """The plan of commands in the container that `prepared` made."""
     found = features()
     s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
-    process = process_of(prepared.replace(settings=s), ("true",), env, workdir, user)
-    if terminal is not None:
-        process = process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
+    process = process_of(prepared, ("true",), env, workdir, user, terminal=terminal, privileged=privileged)
     userns = prepared.compiled.user_namespace
     namespaces = tuple(n.type for n in settings_module.namespaces(prepared.settings, userns))
     paths = {key: path.replace(PLACEHOLDER, prepared.id) for key, path in prepared.compiled.cgroup_paths.items()}

@@ -71,6 +71,9 @@ if TYPE_CHECKING:
         entrypoint: Iterable[str]
         cgroup_parent: str
         systemd: bool
+        isolation: str
+        vm_accel: str
+        kernel: str | os.PathLike[str]
 
 
 def command_of(command: object) -> tuple[str, ...]:
@@ -250,6 +253,8 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
     for name in ("egress", "dns", "dns_search", "dns_options", "extra_hosts"):
         if (value := take(name)) is not None:
             values[name] = (value,) if isinstance(value, str) else tuple(value)
+    if (value := take("kernel")) is not None:
+        values["kernel"] = os.path.abspath(os.fspath(value))
     for name in list(o):
         if name not in Settings._fields:
             raise UsageError(f"unknown option {name!r}", "hutch.Container lists the options")

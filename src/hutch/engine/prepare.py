@@ -25,7 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
     from hutch.network.ports import Port, Sockets
+    from hutch.oci.config import Config
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
+    from hutch.vm.compile import Parts
 
 
 class Prepared(Record):
@@ -45,6 +47,7 @@ class Prepared(Record):
     joinings: tuple[Joining, ...] = ()
     ports: tuple[Port, ...] = ()
     ipv6: bool = False
+    machine: Parts | None = None
 
     @property
     def asks(self) -> bool:
@@ -82,13 +85,19 @@ def prepare(
     who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
     resolv_conf = _resolv_conf(s, joinings)
     lent = _lent(s)
-    key = (repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
+    machine = _machine(s, len(joinings))
+    key = (repr(machine), repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
-        cached = (rootfs, found, base, _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent))
+        cached = (
+            rootfs,
+            found,
+            base,
+            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine),
+        )
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
@@ -143,7 +152,7 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
     reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
-    lent: tuple[ReturnDevice, ...],
+    lent: tuple[ReturnDevice, ...], machine: Parts | None,
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -203,7 +212,7 @@ def _template(
         files=idle,
         systemd_scope=_scope(s),
     )
-    compiled = compile_container(config, request.replace(record=PLACEHOLDER), found)
+    compiled = _compile(config, request.replace(record=PLACEHOLDER), found, machine)
     record["cgroup"] = compiled.cgroup_paths
     compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
     compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings)))
@@ -221,7 +230,24 @@ def _template(
         joinings=joinings,
         ports=ports,
         ipv6=ipv6,
+        machine=machine,
     )
+
+
+def _machine(s: Settings, interfaces: int) -> Parts | None:
+    if s.isolation == "namespaces":
+        return None
+    from hutch.engine import machines
+
+    return machines.parts(s, interfaces)
+
+
+def _compile(config: Config, request: Request, found: Features, machine: Parts | None) -> Compiled:
+    if machine is None:
+        return compile_container(config, request, found)
+    from hutch.vm.compile import compile_machine
+
+    return compile_machine(config, request, machine, found)
 
 
 def _joinings(s: Settings) -> tuple[Joining, ...]:
@@ -357,11 +383,19 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
         # nobody takes the addresses over: the executor has them open to its end, and that is all
         extra = (*extra, *own, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
         encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
+        if prepared.machine is not None:
+            from hutch.engine import machines
+
+            encoded = machines.with_network(encoded, places.places)
 
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:
             try:
                 places.attach(pid, found.descriptors["netlink"], user_network)
+                if prepared.machine is not None:
+                    from hutch.engine import machines
+
+                    machines.join_taps(found.descriptors["netlink"], len(places.places))
             finally:
                 if user_network is not None:
                     user_network.close()  # the container itself keeps it now
@@ -429,6 +463,8 @@ def _substitute(operation: Record, identity: str) -> Record:
             return value.replace(PLACEHOLDER, identity)
         if isinstance(value, tuple):
             return tuple(change(item) for item in value)
+        if isinstance(value, Record):
+            return _substitute(value, identity)
         return value
 
     return type(operation)(**{name: change(value) for name, value in operation.as_dict().items()})

@@ -282,12 +282,14 @@ class Process:
                 outcome = outcomes.TIMEOUT
             elif usage.oom_kills and code == 137:
                 outcome = outcomes.OUT_OF_MEMORY
+            elif self.execution.problem is not None:
+                outcome = outcomes.MACHINE_LOST
         return Result(
             command=self.command,
             outcome=outcome,
             exit_code=code,
             signal=signal,
-            error=self._error if outcome == outcomes.FAILED_TO_START else None,
+            error=self._error if outcome == outcomes.FAILED_TO_START else self.execution.problem if outcome == outcomes.MACHINE_LOST else None,
             truncated=self._truncated,
             usage=usage,
             **streams,

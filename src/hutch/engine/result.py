@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.errors import CommandFailed, StartError
+from hutch.errors import CommandFailed, MachineLost, StartError
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 EXITED, SIGNALLED, TIMEOUT, OUT_OF_MEMORY, FAILED_TO_START = "exited", "signalled", "timeout", "out-of-memory", "failed-to-start"
+MACHINE_LOST = "machine-lost"
 
 
 class Usage(Record):
@@ -30,8 +31,9 @@ class Result(Record):
     """A command's end. The exit code is data: nothing is raised for it unless `check` is called.
 
     `outcome` tells apart what happened: "exited"; "signalled" (`signal` has its number); "timeout"; "out-of-memory"
-    (the kernel killed for the memory limit); "failed-to-start" (`error` says why). `exit_code` is Docker's: 128+N for a
-    death by signal N, 125 to 127 for a failed start. `truncated`: more was written than `output_limit` let through.
+    (the kernel killed for the memory limit); "failed-to-start", and "machine-lost" for a virtual machine that ended before
+    the command did (`error` says why). `exit_code` is Docker's: 128+N for a death by signal N, 125 to 127 for a failed start,
+    125 for a lost machine. `truncated`: more was written than `output_limit` let through.
     """
 
     command: tuple[str, ...]
@@ -40,7 +42,7 @@ class Result(Record):
     stdout: str | bytes = ""
     stderr: str | bytes = ""
     signal: int = 0
-    error: StartError | None = None
+    error: StartError | MachineLost | None = None
     truncated: bool = False
     usage: Usage = Usage()
 
@@ -50,7 +52,7 @@ class Result(Record):
         return self.outcome == EXITED and self.exit_code == 0
 
     def check(self) -> Self:
-        """Raise CommandFailed unless the command exited with 0 (StartError, if it never ran); return the result."""
+        """Raise CommandFailed unless the command exited with 0 (StartError if it never ran, MachineLost); return the result."""
         if self.error is not None:
             raise self.error
         if not self.ok:
@@ -63,6 +65,8 @@ class Result(Record):
         name = name if len(name) <= 80 else name[:79] + "…"
         if self.outcome == FAILED_TO_START:
             return f"{name}: failed to start: {self.error}"
+        if self.outcome == MACHINE_LOST:
+            return f"{name}: {self.error}"
         if self.outcome == TIMEOUT:
             return f"{name}: killed after its time limit"
         if self.outcome == OUT_OF_MEMORY:

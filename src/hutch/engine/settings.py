@@ -154,6 +154,9 @@ class Settings(Record):
     labels: dict[str, str] = {}
     extra_hosts: tuple[str, ...] = ()
     pull: str = "missing"
+    isolation: str = "namespaces"
+    vm_accel: str = "kvm"
+    kernel: str = ""
 
 
 def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
@@ -185,6 +188,10 @@ def check(s: Settings) -> None:
         if egress.parse(s.egress).allowed is not None and not s.attachments:
             raise UsageError(f"egress: network {s.network} has no way out that could be guarded", "--network bridge, or one of your own")
     _check_dns(s)
+    if s.isolation != "namespaces" or s.vm_accel != "kvm" or s.kernel:
+        from hutch.engine import machines
+
+        machines.check(s)
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):
         _one_of(getattr(s, name), ("private", "host"), name)
@@ -250,9 +257,11 @@ def user_namespace(s: Settings, rootfs: Rootfs | None, features: Features, share
     """Whether the container gets a user namespace. As root, "auto" says yes where every layer can be idmapped;
     `shared` are those of other images in it."""
     if not features.privileged:
-        if s.userns == "host":
+        if s.userns == "host" and s.isolation != "vm":
             raise UnsupportedError("userns: without root a container needs a user namespace of its own")
         return True
+    if s.isolation == "vm":
+        s = s.replace(userns="auto" if s.userns == "host" else s.userns, privileged=False)  # these are the guest's: its programs need none of the host's
     if s.userns == "host" or (s.userns == "auto" and (s.privileged or s.pid == "host" or (s.network == "host" and s.privileged))):
         return False
     lowers = rootfs.lowers if rootfs is not None else ()

@@ -23,7 +23,8 @@ RECORD = "state"
 
 
 class Running(Record):
-    """A container's record. `pid` is its first process on the host, `created` seconds since 1970."""
+    """A container's record. `pid` is its first process on the host, `created` seconds since 1970; `problem` says why it ended
+    where that was not its program's doing."""
 
     id: str
     name: str
@@ -36,6 +37,7 @@ class Running(Record):
     exit_code: int | None
     directory: str
     data: dict[str, Any]
+    problem: str = ""
 
 
 def root() -> str:
@@ -106,7 +108,7 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
         record = f"{directory}/{RECORD}"
         alive = locked(record)
         data = _read(directory)
-        exit_code = _exit_code(directory)
+        exit_code, problem = _exit(directory)
         if not alive and exit_code is None:
             if reclaim and _settled(directory):
                 remove(directory, data)
@@ -126,6 +128,7 @@ def containers(*, reclaim: bool = True) -> Iterator[Running]:
                 exit_code=exit_code,
                 directory=directory,
                 data=data,
+                problem=problem,
             )
         )
     yield from sorted(found, key=lambda running: running.created)
@@ -149,13 +152,20 @@ def _settled(directory: str) -> bool:
         return False
 
 
-def _exit_code(directory: str) -> int | None:
+def _exit(directory: str) -> tuple[int | None, str]:
+    """The exit code, and what a lost machine said at its end."""
     try:
-        with open(f"{directory}/exit", encoding="ascii") as file:
-            status = int(file.read())
+        with open(f"{directory}/exit", encoding="utf-8", errors="replace") as file:
+            number, _, words = file.read().partition("\n")
+            status = int(number)
     except (OSError, ValueError):
-        return None
-    return 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+        return None, ""
+    code = 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+    if not words:
+        return code, ""
+    from hutch.executor.explain import lost
+
+    return code, lost(words).message
 
 
 def remove(directory: str, data: dict[str, Any] | None) -> None:

@@ -5,7 +5,7 @@
 
 static u32 host_done; /* host operations begun: what undo() goes back over */
 static i64 pidfd_slot = -1;
-static int plan_respawns;
+static int plan_respawns, plan_inside; /* inside: the program is one of a machine's, and another process stands for it */
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
 static int owner_gone, killed, umask_set, unarmed;

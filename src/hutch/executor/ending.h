@@ -73,19 +73,21 @@ static void release_all_but_shared(void)
 
 _Noreturn static void finish(i32 status, i64 *usage)
 {
-    undo(1, 0);
-    memcpy(shared->detail, packed, DETAIL);
+    undo(!ended->kind, 0);
+    memcpy(shared->detail, ended->kind ? ended->detail : packed, DETAIL);
+    int lost = ended->kind == FAILED; /* a machine's end, and not its container's */
     if (exit_file) {
-        TEXT(line, 32);
+        TEXT(line, 32 + DETAIL);
         long fd = openat_(AT_FDCWD, exit_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         putn(&line, status), puts_(&line, "\n");
+        if (lost) puts_(&line, shared->detail);
         write_all(fd, line_, line.used);
         close_(fd);
     }
     usage[0] = status;
     int shares = has_shared();
     if (shares) release_all_but_shared();
-    tell(EXITED, 0, 0, 0, usage, 0);
+    tell(EXITED, 0, 0, lost ? ended->error : 0, usage, 0);
     if (shares && fork_(0) <= 0) undo(0, 1);
     exit_(0);
 }
@@ -99,7 +101,8 @@ static i32 reap(i64 *usage)
     usage[1] = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
     usage[2] = u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec;
     usage[3] = u.ru_maxrss;
-    return *init_status >= 0 ? *init_status : status;
+    for (int i = 0; i < 3 && ended->kind; i++) usage[1 + i] = ended->usage[i]; /* of the command in the machine, not of what stands for it */
+    return ended->status >= 0 ? ended->status : status;
 }
 
 _Noreturn static void failed(u32 lane, u32 index, long error)
@@ -117,6 +120,19 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     exit_(1);
 }
 
+/* What was carried out in a machine failed there: the operation is one of the plan within this one's last. */
+_Noreturn static void failed_inside(void)
+{
+    i64 usage[4] = {0, ended->lane, ended->index, 0};
+    u32 index = shared->position;
+    i64 none[4];
+    usage[0] = reap(none);
+    undo(0, 0), undo(0, 1);
+    memcpy(shared->detail, ended->detail, DETAIL);
+    tell(FAILED, CONTAINER, (i32)index, killed && owner_gone ? ECANCELED : ended->error, usage, 0);
+    exit_(1);
+}
+
 _Noreturn static void supervise(void)
 {
     i64 usage[4] = {0, 0, 0, 0};
@@ -129,6 +145,7 @@ _Noreturn static void supervise(void)
             /* A short program may have ended by now: it began all the same. Where we leave, its end is somebody else's to
              * see, and it is not reaped. */
             int began = !(news & GOT_END) || shared->position + 1 == plan.count[CONTAINER];
+            if (plan_inside) began = (int)ended->began;
             if (!shared->failed && began) {
                 i64 values[4] = {child_pid, self_pid, 0, 0};
                 tell(READY, 0, 0, 0, values, 1);
@@ -140,11 +157,12 @@ _Noreturn static void supervise(void)
         if (news & GOT_END) break;
     }
     if (shared->failed) failed(CONTAINER, shared->position, shared->error);
+    if (ended->kind == FAILED && !started) failed_inside();
     i32 status = reap(usage);
     if (!started && !killed && status) {
         /* Dead before its program ran, without a word: killed from outside, for one by the memory limit. */
         i64 last = plan.count[CONTAINER] ? plan.count[CONTAINER] - 1 : 0;
-        if (shared->position < last) failed(CONTAINER, shared->position, 0);
+        if (shared->position < last || plan_inside) failed(CONTAINER, shared->position, 0);
     }
     for (int round = 0; log_count && round < 1000 && (wait_for_news(0) & GOT_LOG); round++) {}
     finish(status, usage);

@@ -11,10 +11,12 @@
 #include "lifecycle.h"
 #include "mounts.h"
 #include "process.h"
+#include "machine.h"
+#include "guest.h"
 
 enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
-    MAKE_DIRECTORY = 9, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
+    MAKE_DIRECTORY = 9, SOCKET_PAIR = 16, LISTEN = 17, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
     HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
     OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
     INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35, TAKE_DESCRIPTOR = 36, MAKE_USER_NAMESPACE = 37, HOST_WRITE_PID = 38,
@@ -24,7 +26,8 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
     SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
     FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
-    RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80,
+    RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
+    DETACH = 83, MACHINE = 84, REMOTE = 85,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
     WATCH = 104,
 };
@@ -95,6 +98,8 @@ static long common_op(struct op *op)
     case OPEN_AT: return op_open_at(op);
     case AFFINITY: return op_affinity(op);
     case INHERIT: a = num(op), b = num(op); return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
+    case SOCKET_PAIR: return op_socket_pair(op);
+    case LISTEN: return op_listen(op);
     default: return -EOPNOTSUPP;
     }
 }
@@ -189,6 +194,24 @@ static long op_close_descriptors(struct op *op)
     return 0;
 }
 
+/* A child carries out the operations that follow, to a program's execve, and this lane goes on behind them once it runs.
+ * Returns 0 in the child, the number of its operations in the parent. */
+static long op_beside(struct op *op)
+{
+    i64 count = num(op);
+    i32 pair[2];
+    u8 byte;
+    long r = sys(__NR_pipe2, pair, O_CLOEXEC), pid;
+    if (r < 0) return r;
+    pid = fork_(0);
+    if (pid == 0) return close_(pair[0]), 0;
+    close_(pair[1]);
+    if (pid > 0) /* the end comes with the execve, or with the child's own; a failure is in the shared page by then */
+        while (sys(__NR_read, pair[0], &byte, 1) == -EINTR) {}
+    close_(pair[0]);
+    return pid < 0 ? pid : count;
+}
+
 static long container_op(struct op *op)
 {
     switch (op->code) {
@@ -246,6 +269,10 @@ static long container_op(struct op *op)
     case NETLINK: return assign(num(op), sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0 /* NETLINK_ROUTE */));
     case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case COPY_UP: return op_copy_up(op);
+    case TAP: return op_tap(op);
+    case DETACH: return sys(__NR_umount2, str(op, 0), MNT_DETACH_);
+    case MACHINE: return op_machine(op);
+    case REMOTE: return op_remote(op);
     default: return common_op(op);
     }
 }
@@ -271,10 +298,12 @@ _Noreturn static void container_lane(void)
     reset_signals();
     for (u32 i = 0; i < plan.count[CONTAINER] && next_op(&at, &op, i); i++) {
         shared->position = i;
-        long r = container_op(&op);
+        long r = op.code == BESIDE ? op_beside(&op) : container_op(&op);
         if (op.code == CLOSE_DESCRIPTORS) self_pidfd = -1;
         if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN || op.code == RESPAWN) arm();
         stamp(CONTAINER, i);
+        if (op.code == BESIDE && r > 0 && shared->failed) exit_(126);
+        for (; op.code == BESIDE && r > 0; r--) next_op(&at, &op, ++i), op.code = BESIDE; /* these are the child's */
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r < 0) {
             shared->error = (i32)-r;
@@ -312,6 +341,7 @@ static long start(void)
     for (u32 i = 0; i < plan.count[CONTAINER]; i++) {
         if (!next_op(&at, &op, i)) return -EBADMSG;
         if (op.code == RESPAWN) plan_respawns = 1;
+        if (op.code == MACHINE || op.code == REMOTE) plan_inside = 1;
     }
     close_(PLAN_FD);
     r = sys(__NR_mmap, 0, (sizeof *shared + 4095) & ~4095UL, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
@@ -321,8 +351,8 @@ static long start(void)
     shared->listener = -1;
     r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
     if (r < 0) return r;
-    init_status = (void *)r;
-    *init_status = -1;
+    ended = (void *)r;
+    ended->status = -1;
     sys(__NR_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
     self_pid = sys(__NR_getpid);
     if (plan.owner) {
@@ -362,6 +392,7 @@ int main(void)
     sys(__NR_rt_sigaction, SIGCHLD, &plain, 0, 8); /* an owner that ignores SIGCHLD would have the kernel reap for us */
     sys(__NR_prctl, PR_SET_NAME, "hutch-executor", 0, 0, 0); /* or it would be called by its memfd's number */
     sys(__NR_umask, 0);
+    if (sys(__NR_fcntl, PLAN_FD, 1 /* F_GETFD */) == -EBADF) guest(); /* no plan: they come through a machine's control channel */
     long r = start();
     if (r < 0) exit_(100);
     const u8 *at = lane_start[HOST];

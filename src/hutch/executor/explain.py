@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hutch.errors import NotExecutable, NotFoundInContainer, StartError
+from hutch.errors import MachineLost, NotExecutable, NotFoundInContainer, StartError
 from hutch.executor.messages import EREMOTEIO, Message
 from hutch.plan import ops
 from hutch.plan.ops.base import printable
@@ -27,16 +27,34 @@ def failure(plan: Plan, message: Message, detail: str, replace: tuple[str, str] 
 
 def _failure(plan: Plan, message: Message, detail: str) -> StartError:
     operation = plan.operation(message.lane, message.index)
+    if isinstance(operation, ops.Machine | ops.Remote) and message.values[1] and message.error:
+        return _inside(operation.guest, message, detail)
+    if isinstance(operation, ops.Machine | ops.Remote) and message.error == EREMOTEIO:
+        return StartError(lost(detail).message, operation=operation.describe(), origin="machine")
     detail = printable(detail)  # it may come out of an image's file, and goes to a terminal
     errno = message.error
     if errno == ECANCELED:
         return StartError("the container was stopped while it was being made", operation=operation.describe(), errno=errno)
     if isinstance(operation, ops.FindProgram | ops.Execute) and errno:
-        return _program(plan, operation, errno, detail)
+        return _program(plan, message.index, errno, detail)
     origin = operation.origin or "the plan"
     cause = _cause(errno, message, detail)
     text = f"{origin}: {operation.describe()}: {cause}"
     return StartError(text, _hint(operation, errno, detail), operation=operation.describe(), origin=operation.origin, errno=errno)
+
+
+def lost(detail: str) -> MachineLost:
+    """The exception for a machine that ended by itself; what it said comes out of a guest, and goes to a terminal."""
+    lines = (printable(line.strip()) for line in detail.splitlines())
+    return MachineLost(f"isolation vm: {'; '.join(line for line in lines if line)}")
+
+
+def _inside(guest: Plan, message: Message, detail: str) -> StartError:
+    """What failed in a machine, by the plan that its guest carries out. The guest says where: it may name what is not there."""
+    lane, index = message.values[1] - 1, message.values[2]
+    if not 0 <= lane <= 1 or not 0 <= index < len((guest.host, guest.container)[lane]):
+        return StartError(f"the machine's guest failed: {_cause(message.error, message, printable(detail))}", errno=message.error)
+    return _failure(guest, message.replace(lane=lane, index=index, values=(message.values[0], 0, 0, 0)), detail)
 
 
 def _cause(errno: int, message: Message, detail: str) -> str:
@@ -51,9 +69,9 @@ def _cause(errno: int, message: Message, detail: str) -> str:
     return f"{text} ({detail})" if detail else text
 
 
-def _program(plan: Plan, operation: ops.Operation, errno: int, detail: str) -> StartError:
-    execute = plan.container[-1]
-    name = execute.argv[0] if isinstance(execute, ops.Execute) else "?"
+def _program(plan: Plan, index: int, errno: int, detail: str) -> StartError:
+    operation = plan.container[index]
+    name = next((op.argv[0] for op in plan.container[index:] if isinstance(op, ops.Execute)), "?")
     common = {"operation": operation.describe(), "origin": operation.origin, "errno": errno}
     # the words in brackets are those that Docker and Podman choose their exit code by
     if errno in (ENOENT, ENOTDIR) and "/" not in name:

@@ -8,6 +8,72 @@ static long owned(long dir, const char *path, i64 uid, i64 gid)
     return uid < 0 && gid < 0 ? 0 : sys(__NR_fchownat, dir, path, uid, gid, AT_SYMLINK_NOFOLLOW);
 }
 
+static long op_socket_pair(struct op *op)
+{
+    i32 pair[2];
+    i64 first = num(op), second = num(op);
+    long r = sys(__NR_socketpair, 1 /* AF_UNIX */, 1 /* SOCK_STREAM */ | SOCK_CLOEXEC_, 0, pair);
+    if (r == 0) r = assign(first, pair[0]);
+    return r == 0 ? assign(second, pair[1]) : r;
+}
+
+/* A socket that waits for others: by a path, which is for this user alone, or by a name that the kernel chooses and nobody
+ * outside of the network namespace sees, with its first connection (unix(7), "Autobind feature"). */
+static long op_listen(struct op *op)
+{
+    struct {
+        u16 family;
+        char path[108];
+    } name = {1, {0}};
+    word size;
+    const char *path = str(op, &size);
+    i64 type = num(op), target = num(op), connected = num(op);
+    i32 length_ = 2;
+    long fd = sys(__NR_socket, 1, type | SOCK_CLOEXEC_, 0), r = fd, other;
+    if (r >= 0 && size) { /* by its directory: a name has room for 108 bytes, a path may have more */
+        static char directory[PATH_SIZE];
+        struct text place = {name.path, 0, sizeof name.path, 0};
+        word at = size;
+        while (at && path[at] != '/') at--;
+        if (size >= PATH_SIZE) return -ENAMETOOLONG;
+        memcpy(directory, path, at), directory[at] = 0;
+        other = openat_(AT_FDCWD, directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+        puts_(&place, "/proc/self/fd/"), putn(&place, other), puts_(&place, path + at);
+        length_ = (i32)(2 + place.used + 1);
+        r = other < 0 ? other : place.full ? -ENAMETOOLONG : sys(__NR_bind, fd, &name, length_);
+        close_(other);
+        if (r >= 0) r = sys(__NR_chmod, path, 0600);
+    } else if (r >= 0)
+        r = sys(__NR_bind, fd, &name, length_);
+    if (r >= 0) r = sys(__NR_listen, fd, 16);
+    if (r >= 0) r = assign(target, fd);
+    if (r < 0 || connected < 0) return r;
+    length_ = sizeof name;
+    r = sys(__NR_getsockname, fd, &name, &length_);
+    other = r < 0 ? r : sys(__NR_socket, 1, type | SOCK_CLOEXEC_, 0);
+    if (other >= 0 && (r = sys(__NR_connect, other, &name, length_)) < 0) other = r;
+    return assign(connected, other);
+}
+
+/* An interface whose packets a program reads and writes (tuntap.rst); it belongs to the network namespace of whoever opens it. */
+static long op_tap(struct op *op)
+{
+    struct {
+        char name[16];
+        i16 flags;
+        char rest[22];
+    } request = {{0}, 2 | 0x1000 | 0x4000 /* IFF_TAP | IFF_NO_PI | IFF_VNET_HDR */, {0}};
+    word size;
+    const char *name = str(op, &size);
+    i64 target = num(op);
+    if (size >= sizeof request.name) return -ENAMETOOLONG;
+    memcpy(request.name, name, size);
+    long fd = openat_(AT_FDCWD, "/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK, 0), r;
+    if (fd < 0) return explain("/dev/net/tun"), fd;
+    r = sys(__NR_ioctl, fd, 0x400454ca /* TUNSETIFF */, &request);
+    return r < 0 ? close_(fd), r : assign(target, fd);
+}
+
 static long op_make_directory(struct op *op)
 {
     long dir = slot(op);

@@ -12,7 +12,7 @@ import os
 import select
 import time
 
-from hutch.errors import HutchError, StartError
+from hutch.errors import HutchError, MachineLost, StartError
 from hutch.executor import messages
 from hutch.executor.messages import Message
 
@@ -90,6 +90,7 @@ class Execution:
         self.descriptors: dict[str, int] = {}
         self.data: dict[int, str] = {}
         self.exited: Message | None = None
+        self.problem: MachineLost | None = None
         self.ready = False
         self._on_call = on_call
         self._reaped = False
@@ -172,7 +173,12 @@ class Execution:
             self._take(message, ancillary)
         elif message.type == messages.EXITED:
             self.exited = message
-            self.data.update(messages.unpack(message.detail))
+            if message.error:
+                from hutch.executor import explain
+
+                self.problem = explain.lost(message.detail.split(b"\0")[0].decode("utf-8", "replace"))
+            else:
+                self.data.update(messages.unpack(message.detail))
         elif message.type == messages.DATA:
             self.data[message.index] = message.detail[: message.values[0]].decode("utf-8", "replace")
         elif message.type == messages.CALL:

@@ -44,9 +44,20 @@ struct shared {
     char detail[DETAIL];
 };
 static struct shared *shared;
-/* Wait status of --init's child; -1: none. In a page of its own: it is all that a PID 1 of ours keeps, so that whoever
- * debugs that PID 1 from inside cannot reach what the executor outside goes by. */
-static volatile i32 *init_status;
+/* What a process of ours that stays in the container has to say of its end, in a page of its own: it is all that it keeps,
+ * so that whoever debugs it from inside cannot reach what the executor outside goes by. `status` is the wait status of
+ * --init's child, or of the command in a machine; -1: none. The rest is a machine's: how the command there ended (`kind` is
+ * EXITED or FAILED), what it used, where its plan failed (`lane` is one more than the lane's number; 0: not in a plan), and
+ * the last that the console said. */
+struct ended {
+    volatile i32 status;
+    volatile u32 kind, lane;
+    volatile i32 index, error;
+    volatile i64 usage[3];
+    volatile u32 console_size, broken, began;
+    char detail[DETAIL], console[1024];
+};
+static struct ended *ended;
 static const u8 *plan_start, *plan_end, *lane_start[2];
 static struct header plan;
 static u8 kept[MAX_SLOTS]; /* slots whose descriptors the outer process needs to the end */

@@ -337,7 +337,7 @@ static long op_init(struct op *op)
             int status;
             for (long pid; (pid = sys(__NR_wait4, -1L, &status, WNOHANG, 0)) > 0;)
                 if (pid == child) {
-                    *init_status = status;
+                    ended->status = status;
                     exit_(status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff);
                 }
         } else if (signal > 0 && child)

@@ -20,9 +20,28 @@ def lint(plan: Plan, *, privileged: bool = False) -> list[str]:
     `privileged` leaves out the rules that a user may switch off by asking for it (``--privileged``, seccomp=unconfined).
     """
     problems = [problem for rule in RULES for problem in rule(plan)]
+    problems += [problem for strand in strands(plan) for rule in STRAND_RULES for problem in rule(strand)]
+    last = plan.container[-1] if plan.container else None
+    if isinstance(last, ops.Machine | ops.Remote):  # its own end passes bytes on; what the user asked for is in the guest
+        problems += [problem for strand in strands(plan) for problem in filtered(strand)]
+        return problems + [f"guest: {problem}" for problem in lint(last.guest, privileged=privileged)]
     if not privileged:
         problems += [problem for rule in CONFINEMENT for problem in rule(plan)]
     return problems
+
+
+def strands(plan: Plan) -> list[Plan]:
+    """The container lane as each of its processes goes through it: PID 1, and what is started beside it."""
+    own: list[ops.Operation] = []
+    found: list[Plan] = []
+    rest = list(plan.container)
+    while rest:
+        operation = rest.pop(0)
+        own.append(operation)
+        if isinstance(operation, ops.Beside):
+            found.append(plan.replace(container=(*own, *rest[: operation.count])))
+            del rest[: operation.count]
+    return [plan.replace(container=tuple(own)), *found]
 
 
 def _last(plan: Plan, *kinds: type[ops.Operation]) -> int:
@@ -103,7 +122,7 @@ def barriers(plan: Plan) -> list[str]:
 
 def ending(plan: Plan) -> list[str]:
     """The container lane ends in a program or an init; nothing follows it."""
-    if not plan.container or not isinstance(plan.container[-1], ops.Execute | ops.Init):
+    if not plan.container or not isinstance(plan.container[-1], ops.Execute | ops.Init | ops.Machine | ops.Remote):
         return ["container: the last operation does not execute a program"]
     return []
 
@@ -150,7 +169,7 @@ def seccomp(plan: Plan) -> list[str]:
     if privileges > positions[0] or privileges == len(plan.container):
         after = [op for op in plan.container[positions[0] + 1 :] if isinstance(op, ops.Capabilities | ops.SetIds)]
         return [] if after else ["container: a filter without no_new_privs must come before the privileges are dropped"]
-    allowed = (ops.Execute, ops.Init, ops.Signal, ops.Wait, ops.AwaitStart, ops.RunHook)
+    allowed = (ops.Execute, ops.Init, ops.Machine, ops.Remote, ops.Signal, ops.Wait, ops.AwaitStart, ops.RunHook)
     late = [op for op in plan.container[positions[0] + 1 :] if not isinstance(op, allowed)]
     return [f"container: {type(op).__name__} comes after the seccomp filter" for op in late]
 
@@ -191,5 +210,6 @@ def filtered(plan: Plan) -> list[str]:
     return []
 
 
-RULES: tuple[Callable[[Plan], list[str]], ...] = (lanes, slots, barriers, ending, descriptors, capabilities, seccomp, root)
+RULES: tuple[Callable[[Plan], list[str]], ...] = (lanes, slots, barriers, root)
+STRAND_RULES: tuple[Callable[[Plan], list[str]], ...] = (ending, descriptors, capabilities, seccomp)
 CONFINEMENT: tuple[Callable[[Plan], list[str]], ...] = (masks, filtered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hutch.plan.ops import Operation, Slot
+from hutch.plan.ops.base import printable
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -65,7 +66,10 @@ class Plan(Record):
         rows = [(lane, str(index), op.origin or "-", op.describe()) for lane, index, op in self.lanes()]
         width = max((len(row[2]) for row in rows), default=0)
         lines = [f"{lane:<9} {index:>3}  {origin:<{width}}  {text}" for lane, index, origin, text in rows]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        for _, _, op in self.lanes():
+            lines += [printable(line) for line in op.appendix()]
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:
         """The plan as JSON's types."""
@@ -88,6 +92,8 @@ def _plain(value: object) -> object:
         return value.hex()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Plan):
+        return value.to_json()
     return value
 
 

@@ -34,11 +34,11 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         raise ConfigError("process", "is required and missing")
     if config.process is not None and not config.process.args and not request.idle:
         raise ConfigError("process.args", "is empty: there is no program to run")
-    _check(b)
+    check(b)
     # The identity's host operations and the container's first steps
     identity.enter_user_network(b)
-    cgroup = _cgroup(b)
-    _state(b)
+    cgroup = cgroup_of(b)
+    record(b)
     lifecycle.prepare(b)
     lifecycle.protect(b)
     _join_namespaces(b)
@@ -47,7 +47,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         from hutch.runtime import resctrl
 
         resctrl.build(b, config.linux.intel_rdt)
-    _names(b)
+    names(b)
     b.container.append(ops.Wait(barrier=1))
     lifecycle.protect_late(b)
     identity.become_root(b)
@@ -71,7 +71,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     mounts.masks(b)
     terminal = bool(config.process and config.process.terminal) and not request.idle
     if terminal:
-        _terminal(b)
+        terminal_of(b)
     if config.root is not None and config.root.readonly:
         views = [view.path for view in request.rootfs.views if view.path != "/" and not view.extra] if request.rootfs is not None else []
         for path in ["", *views]:
@@ -141,7 +141,8 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     )
 
 
-def _check(b: Builder) -> None:
+def check(b: Builder) -> None:
+    """What this kernel and this user cannot do. Raises UnsupportedError, ConfigError."""
     f, linux = b.features, b.config.linux
     if not f.privileged and not b.in_userns:
         raise UnsupportedError(
@@ -163,7 +164,8 @@ def _check(b: Builder) -> None:
         raise ConfigError("linux.netDevices", "needs a network namespace of the container's own: the devices are the host's already")
 
 
-def _cgroup(b: Builder) -> CgroupOperations:
+def cgroup_of(b: Builder) -> CgroupOperations:
+    """The container's cgroup. Raises ConfigError, UnsupportedError."""
     resources = b.config.linux.resources or Resources()
     f = b.features
     name = b.config.linux.cgroups_path or f"/hutch-{b.request.id}"
@@ -191,7 +193,8 @@ def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:
     return CgroupOperations()
 
 
-def _state(b: Builder) -> None:
+def record(b: Builder) -> None:
+    """The directory of record, the upper directory, and what a detached container's monitor keeps."""
     r = b.request
     if not r.state:
         return
@@ -244,7 +247,8 @@ def _propagation(config: Config) -> tuple[str, bool]:
     return (text[1:], True) if text[1:] in ops.PROPAGATION and text[0] == "r" else (text, False)
 
 
-def _terminal(b: Builder) -> None:
+def terminal_of(b: Builder, root: ops.Slot | None = ROOT) -> None:
+    """The terminal, from the devpts that the lane has made, and /dev/console in `root`. Raises ConfigError."""
     own = b.config.process
     assert own is not None
     size = own.console_size
@@ -261,16 +265,17 @@ def _terminal(b: Builder) -> None:
             origin="process.terminal",
         )
     )
-    console = slot("console")
-    b.container.append(ops.OpenTree(base=process.PEER, path="", into=console, origin="process.terminal"))
-    b.container.append(
-        ops.Attach(mount=console, root=ROOT, path="/dev/console", make="file", no_symlinks=True, summary="the terminal", origin="process.terminal")
-    )
+    if root is not None:
+        console = slot("console")
+        b.container.append(ops.OpenTree(base=process.PEER, path="", into=console, origin="process.terminal"))
+        b.container.append(
+            ops.Attach(mount=console, root=root, path="/dev/console", make="file", no_symlinks=True, summary="the terminal", origin="process.terminal")
+        )
     if not b.request.detach:
         b.prepare.append(ops.Export(value=process.MASTER, origin="process.terminal"))
 
 
-def _names(b: Builder) -> None:
+def names(b: Builder) -> None:
     """What the new namespaces take before any id is mapped, while the host lane writes the mappings."""
     config, c = b.config, b.container
     uts = "uts" in b.new or "uts" in b.joined

@@ -60,11 +60,12 @@ def before_pivot(b: Builder) -> None:
     config, c = b.config, b.container
     hooks = config.hooks
     calls = []
-    if config.linux.net_devices or b.request.networks:
+    joins = bool(b.request.networks) or b.request.joins
+    if config.linux.net_devices or joins:
         origin = "linux.netDevices" if config.linux.net_devices else "network"
         b.prepare += [*b.request.networks, ops.Export(value=NETLINK, origin=origin)]
         c.append(ops.Netlink(into=NETLINK, origin=origin))
-    if b.request.networks:
+    if joins:
         calls.append(ops.CallOwner(request=JOIN_NETWORKS, origin="network"))
     if config.linux.net_devices:
         calls.append(ops.CallOwner(request=NET_DEVICES, origin="linux.netDevices"))

@@ -37,6 +37,12 @@ def build(b: Builder) -> None:
     _devices(b, made_by_host is not None)
 
 
+def binds(b: Builder) -> None:
+    """Attach what the configuration has of the host's directories, and nothing else: the rest is mounted in a machine."""
+    for i, mount in enumerate(b.config.mounts):
+        _mount(b, i, mount)
+
+
 def _destination(mount: Mount) -> str:
     return "/" + mount.destination.strip("/")
 

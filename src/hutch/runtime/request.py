@@ -31,7 +31,8 @@ class Request(Record):
     `oci`: as an OCI runtime's callers expect it, beyond what the specification says: every v1 controller is joined, the
     working directory is made, HOME is looked up, the standard streams become the user's. `await_start`: the plan ends where
     the container waits for its start, and its executor leaves it there. `preserve` descriptors that the owner hands to the
-    executor, numbered from `first_extra` there, become the container's 3 and on.
+    executor, numbered from `first_extra` there, become the container's 3 and on. `joins`: the owner connects its network, which holds nothing
+    for it: in a machine.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Request(Record):
     first_extra: int = 5
     pivot: bool = True
     keyring: bool = True
+    joins: bool = False
 
 
 class Compiled(Record):

@@ -46,6 +46,7 @@ GET_MSRS, SET_MSRS = request(READ | WRITE, 0x88, 8), request(WRITE, 0x89, 8)
 SET_CPUID2, GET_CPUID2 = request(WRITE, 0x90, 8), request(READ | WRITE, 0x91, 8)
 GET_MP_STATE, SET_MP_STATE = request(READ, 0x98, 4), request(WRITE, 0x99, 4)
 NMI = request(IO, 0x9A)
+GET_TSC_KHZ = request(IO, 0xA3)
 SET_GUEST_DEBUG = request(WRITE, 0x9B, 72)
 
 CAPABILITIES = {

@@ -140,6 +140,10 @@ class Vcpu(Device):
         """Send one. Raises OSError."""
         self._ioctl(abi.NMI)
 
+    def tsc_khz(self) -> int:
+        """How fast its time stamp counter runs, in kHz (KVM_GET_TSC_KHZ). Raises OSError where the host's counter is not stable."""
+        return self._ioctl(abi.GET_TSC_KHZ)
+
     def debug(self, *, single_step: bool = False, breakpoints: Iterable[int] = ()) -> None:
         """Come back after every instruction, or at up to four addresses; nothing: as usual. Raises OSError, ValueError."""
         places = tuple(breakpoints)

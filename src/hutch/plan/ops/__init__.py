@@ -58,6 +58,15 @@ from hutch.plan.ops.lifecycle import (
     Respawn as Respawn,
     RunHook as RunHook,
 )
+from hutch.plan.ops.machine import (
+    Beside as Beside,
+    Detach as Detach,
+    Listen as Listen,
+    Machine as Machine,
+    Remote as Remote,
+    SocketPair as SocketPair,
+    Tap as Tap,
+)
 from hutch.plan.ops.mounts import (
     Attach as Attach,
     ChangeRoot as ChangeRoot,

@@ -48,6 +48,10 @@ class Operation(Record):
         """One line for a person, in the field's own terms."""
         raise NotImplementedError
 
+    def appendix(self) -> tuple[str, ...]:
+        """Lines that stand below the whole plan, for what takes more than one."""
+        return ()
+
     def assigns(self) -> tuple[Slot, ...]:
         """The slots that this operation fills."""
         return ()

@@ -1,0 +1,191 @@
+"""Containers in virtual machines: what a request means for the machine, its plan, commands in it."""
+
+from __future__ import annotations
+
+import os
+
+from hutch.engine.settings import Settings
+from hutch.errors import ContainerGone, UnsupportedError, UsageError
+from hutch.executor.launcher import BINARY
+from hutch.image.store import data_root
+from hutch.kernel import proc
+from hutch.kernel.features import Features, features
+from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
+from hutch.vm.compile import NETWORK, NETWORK_ROOM, Parts
+from hutch.vm.machine import DEFAULT_MEMORY, KERNEL_MEMORY, KVM, MIB, MOST_INTERFACES, TCG, Machine
+from hutch.vm.remote import RemoteRequest, compile_remote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hutch.engine.joining import Place
+    from hutch.engine.prepare import Prepared
+    from hutch.oci.config import Process
+    from hutch.plan.plan import Plan
+
+ISOLATIONS, ACCELS = ("namespaces", "vm"), (KVM, TCG)
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache")
+CAPABILITY_OF_EMULATION = "--vm-accel tcg emulates in software: some thirty times slower, and no security boundary"
+
+
+def check(s: Settings) -> None:
+    """What has no meaning in a machine, or none yet. Raises UsageError, UnsupportedError."""
+    for name, value in (("isolation", s.isolation), ("vm-accel", s.vm_accel)):
+        allowed = ISOLATIONS if name == "isolation" else ACCELS
+        if value not in allowed:
+            raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
+    if s.isolation != "vm":
+        if s.kernel or s.vm_accel != KVM:
+            raise UsageError(f"{'kernel' if s.kernel else 'vm-accel'}: is for --isolation vm alone")
+        return
+    for name in ("pid", "ipc", "uts"):
+        if getattr(s, name) == "host":
+            raise UsageError(f"{name} host: a machine shares no namespace with the host", "leave it out, or --isolation vm")
+    if s.network == "host" or s.network_path:
+        raise UsageError(f"network {s.network}: a machine has a network of its own", "--network bridge, a network by its name, or none")
+    if s.net_devices:
+        raise UnsupportedError(f"network device:{s.net_devices[0][0]}: an interface of the host's cannot be lent to a machine", "--network NAME")
+    if s.devices:
+        raise UnsupportedError(f"device {s.devices[0][0]}: a machine has no devices of the host's", "leave --device or --isolation vm out")
+    if len(s.attachments) > MOST_INTERFACES:
+        raise UnsupportedError(f"network: a machine has {MOST_INTERFACES} interfaces at most, and {len(s.attachments)} are asked for")
+
+
+def memory_of(s: Settings) -> int:
+    """The machine's memory in bytes: what the container may use, and what its kernel takes before."""
+    wanted = s.memory if s.memory is not None and s.memory > 0 else DEFAULT_MEMORY
+    return -(-(wanted + KERNEL_MEMORY) // MIB) * MIB
+
+
+def cpus_of(s: Settings, found: Features) -> int:
+    """The virtual processors: as many as the limit gives time for, one without a limit."""
+    if s.cpu_quota is None or s.cpu_quota <= 0:
+        return 1
+    return max(1, min(-(-s.cpu_quota // (s.cpu_period or 100_000)), found.cpus))
+
+
+def parts(s: Settings, interfaces: int) -> Parts:
+    """The machine of a container, and the programs that run it. Raises UsageError, UnsupportedError."""
+    found = features()
+    check(s)
+    if found.machine != "x86_64":
+        raise UnsupportedError(f"isolation vm: Hutch's machines are for x86-64, and this is {found.machine}")
+    vmm, daemon = qemu.find(), virtiofsd.find()
+    if s.vm_accel == KVM:
+        from hutch.kernel.kvm.probe import probe
+
+        verdict = probe()
+        if not verdict.works:
+            raise UnsupportedError(f"isolation vm: {verdict.reason}", "; ".join(word for word in (verdict.hint, CAPABILITY_OF_EMULATION) if word))
+    kernel = kernels.find(s.kernel)
+    wanted = (*initramfs.SHARED_ROOT, *(initramfs.NETWORK if interfaces else ()))
+    elf, ramdisk = initramfs.prepare(kernel, wanted, f"{data_root()}/machines", BINARY)
+    return Parts(
+        machine=Machine(
+            kernel=elf, initramfs=ramdisk, release=kernel.release, memory=memory_of(s), cpus=cpus_of(s, found), accel=s.vm_accel, interfaces=interfaces,
+            tsc_khz=tsc_khz() if s.vm_accel == TCG else 0,
+        ),
+        vmm=vmm,
+        virtiofsd=daemon,
+        kernel=kernel.version,
+        system=system(vmm.path, daemon.path),
+        privileged=s.privileged or s.userns == "host",
+    )  # fmt: skip
+
+
+def system(*programs: str) -> tuple[tuple[str, str], ...]:
+    """The directories of this host that programs and their libraries are in, and where those lead that are links."""
+    top = dict.fromkeys("/" + path.split("/")[1] for path in programs)
+    found = [path for path in dict.fromkeys((*SYSTEM, *top)) if os.path.lexists(path)]
+    return tuple((path, os.readlink(path) if os.path.islink(path) else "") for path in found)
+
+
+def tsc_khz() -> int:
+    """How fast this host's time stamp counter runs: by KVM where it answers, else as /proc/cpuinfo has it."""
+    from hutch.kernel.kvm.system import Kvm
+
+    try:
+        with Kvm() as kvm, kvm.create_machine() as machine:
+            return machine.create_processor().tsc_khz()
+    except (UnsupportedError, OSError):
+        pass
+    for line in proc.read_text("/proc/cpuinfo").split("\n"):
+        name, _, value = line.partition(":")
+        if name.strip() == "cpu MHz":
+            return int(float(value) * 1000)
+    return 2_000_000
+
+
+def network_of(places: Iterable[Place]) -> bytes:
+    """What the guest's interfaces are given: netlink messages for the container's namespace, as long as `NETWORK`. The guest moves them there
+    in their order, the first with the index 2."""
+    from hutch.kernel.netlink import codec, route
+
+    requests = []
+    for number, place in enumerate(places):
+        network, endpoint, index = place.network, place.endpoint, 2 + number
+        requests.append(route.set_link(index, new_name=endpoint.interface, address=endpoint.mac, mtu=network.mtu))
+        for subnet, address in zip(network.subnets, endpoint.addresses, strict=True):
+            requests.append(route.new_address(index, address, int(subnet.subnet.partition("/")[2])))
+        requests.append(route.set_link(index, up=True))
+        if endpoint.default and not network.internal:
+            requests += [route.new_route(gateway=subnet.gateway, index=index, family=route.family_of(subnet.gateway)) for subnet in network.subnets]
+    data = b"".join(codec.message(kind, flags, body) for kind, flags, body in requests)
+    if len(data) > NETWORK_ROOM:
+        raise UnsupportedError("network: a machine's interfaces have too many addresses to be handed over")
+    return data + bytes(NETWORK_ROOM - len(data))
+
+
+def with_network(encoded: bytes, places: Iterable[Place]) -> bytes:
+    """An encoded plan with the interfaces' settings in their placeholder."""
+    return encoded.replace(NETWORK, network_of(places))
+
+
+def join_taps(netlink: int, count: int) -> None:
+    """Let each tap carry what its container's interface does: frames go from one to the other, past the host's own stack.
+
+    Raises HutchError.
+    """
+    from hutch.errors import HutchError
+    from hutch.kernel.netlink import route, traffic
+    from hutch.kernel.netlink.socket import NetlinkError
+
+    with route.Route(netlink) as inside:
+        for number in range(count):
+            try:
+                ends = [inside.link(f"{kind}{number}") for kind in ("eth", "tap")]
+                first, second = (link.index if link is not None else 0 for link in ends)
+                mtu = ends[0].mtu if ends[0] is not None else 0
+                inside.do(route.set_link(second, mtu=mtu))
+                traffic.join(inside, first, second)
+                inside.do(route.set_link(second, up=True))
+            except NetlinkError as error:
+                raise HutchError(
+                    f"network: join tap{number} to eth{number}: {error.strerror}", "the kernel's act_mirred, cls_u32 and sch_ingress do it"
+                ) from None
+
+
+def remote_plan(prepared: Prepared, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
+    """The plan of a command in the machine that `prepared` made: a process outside that stands for it, and the plan that the guest carries out."""
+    from hutch.engine import settings as settings_module
+
+    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
+    assert prepared.machine is not None
+    request = RemoteRequest(id=prepared.id, user_namespace=prepared.compiled.user_namespace and not prepared.machine.privileged, child_cgroup=group)
+    return compile_remote(process, settings_module.seccomp_of(s), request, prepared.machine, features())
+
+
+def connect(directory: str, name: str) -> int:
+    """A connection to the relay of a machine that runs. Raises ContainerGone."""
+    import _socket
+
+    place = os.open(directory, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        made.connect(f"/proc/self/fd/{place}/door")
+        return made.detach()
+    except OSError:
+        raise ContainerGone(f"container {name}: its machine has ended") from None
+    finally:
+        os.close(place)

@@ -1,0 +1,366 @@
+/* A machine's processes on the host, beside QEMU and virtiofsd: the relay, and a client for each command.
+ *
+ * The relay owns the stream that leads into the guest and passes frames on, from and to its clients. It believes the guest
+ * nothing: what does not keep to the windows ends the machine. A client is the process that stands for a command outside:
+ * it has the caller's streams, hands signals and the window's size on, and ends as the command in the guest did. The first
+ * client is PID 1 of the machine's pid namespace, whose end is the end of all of it. */
+#ifndef HUTCH_MACHINE_H
+#define HUTCH_MACHINE_H
+#include "frames.h"
+
+enum { RELAY_CLIENTS = SESSIONS_MOST, CONSOLE_KEPT = 1024 };
+#define LAST_WORDS 300000000UL /* nanoseconds */
+
+static struct relay_client {
+    i32 fd;
+    u32 open[2], input; /* what the guest has sent, of each stream, that the client has not confirmed; the other way round */
+    u8 started, gone;   /* the guest knows of it; the client has left, and the guest has not said yet that it is over */
+} relay_clients[RELAY_CLIENTS];
+static struct partial relay_in, relay_out;
+
+static void keep_console(long fd)
+{
+    static char text[4096];
+    long n = sys(__NR_read, fd, text, sizeof text);
+    if (n <= 0) return;
+    for (long i = 0; i < n; i++) {
+        if (ended->console_size == CONSOLE_KEPT) {
+            for (u32 k = 0; k < CONSOLE_KEPT / 2; k++) ended->console[k] = ended->console[k + CONSOLE_KEPT / 2];
+            ended->console_size = CONSOLE_KEPT / 2;
+        }
+        ended->console[ended->console_size] = text[i];
+        ended->console_size = ended->console_size + 1;
+    }
+}
+
+static void relay_queue(u32 type, u32 session, const void *data, u32 size)
+{
+    relay_out.frame.head = (struct frame){size, (u16)type, (u16)session};
+    memcpy(relay_out.frame.data, data, size);
+    relay_out.done = 0;
+}
+
+/* From the guest. An error ends the machine: nothing that comes after it could be believed. */
+static long relay_from_guest(void)
+{
+    struct framed *frame = &relay_in.frame;
+    u32 session = frame->head.session, type = frame->head.type, size = frame->head.size;
+    if (session >= RELAY_CLIENTS) return -EPROTO;
+    struct relay_client *client = relay_clients + session;
+    if (session == 0) {
+        if (type == HELLO) return 0;
+        if (type == GUEST_FAILED) { /* everybody's first client hears it */
+            client = relay_clients + 1;
+            return client->fd >= 0 ? send_packet(client->fd, type, 1, frame->data, size, 0x40 /* MSG_DONTWAIT */) : 0;
+        }
+        return -EPROTO;
+    }
+    if (!client->started) return -EPROTO;
+    if (type == ENDED) {
+        close_(client->fd);
+        *client = (struct relay_client){.fd = -1};
+        return 0;
+    }
+    if (type == OUTPUT || type == ERRORS) {
+        u32 stream = type == ERRORS;
+        client->open[stream] += cost(size);
+        if (client->open[stream] > WINDOW) return -EPROTO;
+    } else if (type == INPUT_CREDIT) {
+        u32 amount = 0;
+        if (size != sizeof amount) return -EPROTO;
+        memcpy(&amount, frame->data, sizeof amount);
+        if (amount > client->input) return -EPROTO;
+        client->input -= amount;
+    } else if (type == FROM_EXECUTOR) {
+        if (size != sizeof(struct message)) return -EPROTO;
+    } else if (type != FILE_CONTENT)
+        return -EPROTO;
+    if (client->gone) return 0;
+    /* the windows bound what waits in the socket; who fills it with messages alone is cut off */
+    if (send_packet(client->fd, type, session, frame->data, size, 0x40) < 0) client->gone = 1, close_(client->fd), client->fd = -1;
+    return 0;
+}
+
+/* From a client, as long as there is room for one more frame on the way to the guest. */
+static void relay_from_client(u32 session)
+{
+    struct relay_client *client = relay_clients + session;
+    struct framed *frame = &relay_out.frame;
+    long r = receive_packet(client->fd, frame, 0x40);
+    if (r == -EAGAIN) return;
+    relay_out.done = 0;
+    frame->head.session = (u16)session;
+    /* what comes behind a command's end must not begin another */
+    if (r == 0 && !client->started && frame->head.type != PLAN && frame->head.type != READ_FILE && frame->head.type != NETWORK) r = -EPROTO;
+    if (r == 0 && frame->head.type == CREDIT) {
+        u32 part[2] = {0, 0};
+        memcpy(part, frame->data, sizeof part);
+        if (part[0] > 1 || part[1] > client->open[part[0]]) r = -EPROTO;
+        else client->open[part[0]] -= part[1];
+    }
+    if (r == 0 && frame->head.type == INPUT && (client->input += cost(frame->head.size)) > WINDOW) r = -EPROTO;
+    if (r < 0) {
+        close_(client->fd);
+        client->fd = -1, client->gone = 1;
+        frame->head.type = 0;
+        if (!client->started) *client = (struct relay_client){.fd = -1};
+        else relay_queue(HANG_UP, session, "", 0);
+        return;
+    }
+    client->started = 1;
+}
+
+static void relay_accept(long door)
+{
+    long fd = sys(__NR_accept4, door, 0, 0, SOCK_CLOEXEC_);
+    i32 most = 212992; /* the default's most, doubled by the kernel: all that the windows let through */
+    if (fd < 0) return;
+    sys(__NR_setsockopt, fd, 1 /* SOL_SOCKET */, 7 /* SO_SNDBUF */, &most, sizeof most);
+    for (u32 i = 1; i < RELAY_CLIENTS; i++) {
+        if (relay_clients[i].fd >= 0 || relay_clients[i].started) continue;
+        relay_clients[i] = (struct relay_client){.fd = (i32)fd};
+        return;
+    }
+    close_(fd); /* as many as there can be are there: the new one sees its socket end */
+}
+
+_Noreturn static void relay(long channel, long door, long console, long first, u32 root, u32 interfaces)
+{
+    static struct pollfd fds[3 + RELAY_CLIENTS];
+    struct setup setup = {.root = root, .interfaces = interfaces};
+    sys(__NR_prctl, PR_SET_NAME, "hutch-relay", 0, 0, 0);
+    sys(__NR_fcntl, channel, F_SETFL, O_NONBLOCK);
+    for (u32 i = 0; i < RELAY_CLIENTS; i++) relay_clients[i].fd = -1;
+    relay_clients[1].fd = (i32)first;
+    sys(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, &setup.seconds);
+    sys(__NR_getrandom, setup.entropy, sizeof setup.entropy, 0);
+    relay_queue(SETUP, 0, &setup, sizeof setup);
+    for (;;) {
+        int busy = relay_out.frame.head.type != 0;
+        fds[0] = (struct pollfd){(int)channel, busy ? POLLIN | POLLOUT : POLLIN, 0};
+        fds[1] = (struct pollfd){(int)console, POLLIN, 0};
+        fds[2] = (struct pollfd){(int)door, POLLIN, 0};
+        for (u32 i = 0; i < RELAY_CLIENTS; i++) fds[3 + i] = (struct pollfd){busy ? -1 : relay_clients[i].fd, POLLIN, 0};
+        poll_(fds, 3 + RELAY_CLIENTS, -1);
+        if (fds[1].revents & POLLIN) keep_console(console);
+        else if (fds[1].revents) console = -1;
+        if (fds[2].revents) relay_accept(door);
+        if (fds[0].revents & (POLLIN | POLLHUP | POLLERR)) {
+            long r = take_frame(channel, &relay_in);
+            if (r == 1) r = relay_from_guest(), relay_in.done = 0;
+            if (r < 0) {
+                if (r == -EPROTO) ended->broken = 1;
+                for (int i = 0; i < 100 && console >= 0; i++) { /* QEMU's last words, if it has gone */
+                    struct pollfd last = {(int)console, POLLIN, 0};
+                    poll_(&last, 1, 20);
+                    if (!(last.revents & POLLIN)) break;
+                    keep_console(console);
+                }
+                exit_(1);
+            }
+        }
+        if (busy) {
+            if (fds[0].revents & POLLOUT && give_frame(channel, &relay_out) < 0) exit_(1);
+            continue;
+        }
+        for (u32 i = 1; i < RELAY_CLIENTS && !relay_out.frame.head.type; i++) {
+            static u32 turn; /* everybody's turn comes */
+            u32 session = 1 + (turn + i) % (RELAY_CLIENTS - 1);
+            if (fds[3 + session].revents) turn = session, relay_from_client(session);
+        }
+    }
+}
+
+static struct {
+    char data[WINDOW];
+    u32 from, size, costs; /* costs: confirmed when all of it is written */
+    u8 closed;
+} client_out[2];
+
+static void client_failed(i32 error, u32 lane, i32 index, const char *what)
+{
+    TEXT(words, DETAIL);
+    ended->error = error, ended->lane = lane, ended->index = index;
+    puts_(&words, what);
+    memcpy((char *)ended->detail, words_, DETAIL);
+    __atomic_store_n(&ended->kind, FAILED, __ATOMIC_SEQ_CST);
+    exit_(125);
+}
+
+/* What a machine's end looks like from outside: the last that it, or QEMU, wrote. */
+static void machine_gone(const char *who)
+{
+    TEXT(words, DETAIL);
+    puts_(&words, who);
+    u32 size = ended->console_size < CONSOLE_KEPT ? ended->console_size : CONSOLE_KEPT, from = size > 400 ? size - 400 : 0;
+    while (size > from && (ended->console[size - 1] == '\n' || ended->console[size - 1] == '\r')) size--;
+    if (ended->broken) puts_(&words, ": the guest broke the protocol of its control channel");
+    if (size > from) puts_(&words, "; its console ends with: "), put(&words, (char *)ended->console + from, size - from);
+    client_failed(EREMOTEIO, 0, 0, words_);
+}
+
+static void raw_terminal(void)
+{
+    struct termios state;
+    if (sys(__NR_ioctl, 0, TCGETS, &state) < 0) return;
+    state.c_iflag &= ~(word)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+    state.c_oflag &= ~(word)OPOST;
+    state.c_lflag &= ~(word)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+    sys(__NR_ioctl, 0, TCSETS, &state);
+}
+
+static void send_size(long relay)
+{
+    struct winsize size = {0};
+    if (sys(__NR_ioctl, 0, TIOCGWINSZ, &size) == 0 && size.ws_row) send_packet(relay, RESIZE, 0, &size, sizeof size, 0);
+}
+
+static void write_out(u32 stream, long relay)
+{
+    u32 left = client_out[stream].size - client_out[stream].from;
+    long n = sys(__NR_write, 1 + stream, client_out[stream].data + client_out[stream].from, left < 4096 ? left : 4096);
+    if (n == -EAGAIN || n == -EINTR) return;
+    if (n < 0) client_out[stream].closed = 1; /* nobody reads: the rest is thrown away, as a pipe's would be */
+    client_out[stream].from += n < 0 ? left : (u32)n;
+    if (client_out[stream].from < client_out[stream].size) return;
+    u32 part[2] = {stream, client_out[stream].costs};
+    send_packet(relay, CREDIT, 0, part, sizeof part, 0);
+    client_out[stream].from = client_out[stream].size = client_out[stream].costs = 0;
+}
+
+/* Stand for a command: until it has ended. `children`: this is PID 1, and the end of any child is the machine's. */
+_Noreturn static void client(long relay, const char *encoded, word encoded_size, struct start *how, const char *group, i64 patience, int children)
+{
+    static struct framed frame;
+    struct message last = {0};
+    u64 all = ~0UL, began = clock(), dying = 0;
+    u32 sent = 0;
+    int input = 1, heard = 0, over = 0;
+    sys(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    long signals = sys(__NR_signalfd4, -1L, &all, 8, O_CLOEXEC | O_NONBLOCK);
+    if (how->flags & START_TERMINAL) raw_terminal();
+    for (word at = 0; at < encoded_size; at += FRAME_MOST) {
+        word part = encoded_size - at < FRAME_MOST ? encoded_size - at : FRAME_MOST;
+        if (send_packet(relay, PLAN, 0, encoded + at, (u32)part, 0) < 0) break; /* its end is seen below */
+    }
+    memcpy(frame.data, how, sizeof *how), memcpy(frame.data + sizeof *how, group, length(group) + 1);
+    send_packet(relay, START, 0, frame.data, (u32)(sizeof *how + length(group) + 1), 0);
+    for (;;) {
+        int waiting = client_out[0].size || client_out[1].size;
+        if (over && !waiting) {
+            ended->usage[0] = last.b, ended->usage[1] = last.c, ended->usage[2] = last.d;
+            memcpy((char *)ended->detail, last.detail, DETAIL);
+            ended->status = (i32)last.a;
+            __atomic_store_n(&ended->kind, EXITED, __ATOMIC_SEQ_CST);
+            exit_(last.a & 0x7f ? 128 + (last.a & 0x7f) : last.a >> 8 & 0xff);
+        }
+        struct pollfd fds[5] = {{(int)signals, POLLIN, 0},
+                                {over ? -1 : (int)relay, POLLIN, 0},
+                                {input && sent + cost(1) < WINDOW && !over ? 0 : -1, POLLIN, 0},
+                                {client_out[0].size ? 1 : -1, POLLOUT, 0},
+                                {client_out[1].size ? 2 : -1, POLLOUT, 0}};
+        i64 left = -1;
+        if (patience && !heard && (left = patience - (i64)((clock() - began) / 1000000)) <= 0) machine_gone("the guest did not come up in time");
+        if (dying) { /* QEMU, virtiofsd or the relay has ended: what was said before is still to be heard */
+            if (clock() > dying) machine_gone("the machine ended");
+            left = 20;
+        }
+        poll_(fds, 5, left);
+        for (u32 stream = 0; stream < 2; stream++)
+            if (fds[3 + stream].revents) write_out(stream, relay);
+        if (fds[0].revents) {
+            u32 info[32];
+            while (sys(__NR_read, signals, info, sizeof info) == (long)sizeof info) {
+                struct message m = {.type = SEND_SIGNAL, .error = (i32)info[0]};
+                if (info[0] == SIGWINCH) send_size(relay);
+                else if (info[0] == SIGCHLD && children) {
+                    for (int status; sys(__NR_wait4, -1L, &status, WNOHANG, 0) > 0;) dying = dying ? dying : clock() + LAST_WORDS;
+                } else if (info[0] != SIGCHLD && info[0] != SIGPIPE && !over)
+                    send_packet(relay, TO_EXECUTOR, 0, &m, sizeof m, 0);
+            }
+        }
+        if (fds[2].revents && !over) {
+            u32 room = WINDOW - sent - FRAME_COST;
+            long n = sys(__NR_read, 0, frame.data, room < FRAME_MOST ? room : FRAME_MOST);
+            if (n != -EAGAIN && n != -EINTR) {
+                u32 size = n > 0 ? (u32)n : 0;
+                if (!size) input = 0;
+                sent += cost(size);
+                send_packet(relay, INPUT, 0, frame.data, size, 0);
+            }
+        }
+        if (!fds[1].revents || over) continue;
+        long r = receive_packet(relay, &frame, 0x40);
+        if (r == -EAGAIN) continue;
+        if (r < 0) machine_gone(children ? "the machine ended" : "the machine ended, or has no room for another command");
+        heard = 1;
+        u32 size = frame.head.size, part;
+        if (frame.head.type == OUTPUT || frame.head.type == ERRORS) {
+            u32 stream = frame.head.type == ERRORS, at = client_out[stream].size;
+            if (size > WINDOW - at) machine_gone("the machine's relay failed");
+            memcpy(client_out[stream].data + at, frame.data, size);
+            client_out[stream].size += size, client_out[stream].costs += cost(size);
+            if (!client_out[stream].size || client_out[stream].closed) client_out[stream].from = client_out[stream].size, write_out(stream, relay);
+        } else if (frame.head.type == INPUT_CREDIT) {
+            memcpy(&part, frame.data, sizeof part);
+            sent -= part < sent ? part : sent;
+        } else if (frame.head.type == GUEST_FAILED) {
+            frame.data[size < DETAIL ? size : DETAIL - 1] = 0;
+            client_failed(EREMOTEIO, 0, 0, frame.data);
+        } else if (frame.head.type == FROM_EXECUTOR && size == sizeof last) {
+            struct message m;
+            memcpy(&m, frame.data, sizeof m);
+            m.detail[DETAIL - 1] = 0;
+            if (m.type == READY) {
+                ended->began = 1;
+                close_(exec_pipe[1]), exec_pipe[1] = -1;
+                if (how->flags & START_TERMINAL) send_size(relay);
+            } else if (m.type == FAILED)
+                client_failed(m.error, m.lane + 1, m.index, m.detail);
+            else if (m.type == EXITED)
+                last = m, over = 1;
+        }
+    }
+}
+
+/* PID 1 of a machine: the relay as a child, the container's own command as the first client. */
+static long op_machine(struct op *op)
+{
+    word plan_size;
+    long channel = slot(op), console = slot(op), door = slot(op);
+    struct start how = {(u32)num(op), (i32)num(op)};
+    i64 patience = num(op), root = num(op), interfaces = num(op);
+    word network_size;
+    const char *encoded = str(op, &plan_size), *network = str(op, &network_size);
+    i32 pair[2];
+    if (op->broken || network_size > FRAME_MOST) return -EBADMSG;
+    long r = sys(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | SOCK_CLOEXEC_, 0, pair);
+    if (r < 0) return r;
+    i32 most = 212992;
+    sys(__NR_setsockopt, pair[0], 1 /* SOL_SOCKET */, 7 /* SO_SNDBUF */, &most, sizeof most);
+    r = sys(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* not clone3, which the default filter refuses */
+    if (r < 0) return r;
+    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
+    if (r == 0) {
+        close_(exec_pipe[1]), close_(pair[1]);
+        for (int fd = 0; fd < 3; fd++) close_(fd); /* the caller's streams are the client's alone */
+        relay(channel, door, console, pair[0], (u32)root, (u32)interfaces);
+    }
+    close_(pair[0]), close_(channel), close_(console), close_(door);
+    send_packet(pair[1], NETWORK, 0, network, (u32)network_size, 0);
+    sys(__NR_prctl, PR_SET_NAME, "hutch-machine", 0, 0, 0);
+    client(pair[1], encoded, plan_size, &how, "", patience, 1);
+}
+
+/* A command in a machine that runs. */
+static long op_remote(struct op *op)
+{
+    word plan_size;
+    long relay = slot(op);
+    struct start how = {(u32)num(op), (i32)num(op)};
+    const char *group = str(op, 0), *encoded = str(op, &plan_size);
+    if (op->broken || length(group) > 4096) return -EBADMSG;
+    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
+    client(relay, encoded, plan_size, &how, group, 0, 0);
+}
+#endif

@@ -1,0 +1,158 @@
+"""Operations of virtual machines: programs beside the container's process, the sockets between them, the plan of the guest."""
+
+from __future__ import annotations
+
+from hutch.plan.ops.base import Operation, Slot, joined
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hutch.plan.ops.base import Argument
+    from hutch.plan.plan import Plan
+
+SOCK_STREAM, SOCK_SEQPACKET = 1, 5
+START_TERMINAL, START_ENTER = 1, 2  # executor/frames.h
+
+
+class SocketPair(Operation):
+    """socketpair(2): a stream between two programs."""
+
+    code = 16
+    lanes = "both"
+    first: Slot
+    second: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.first, self.second)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.first, self.second)
+
+    def describe(self) -> str:
+        return f"make a pair of sockets: {self.first}, {self.second}"
+
+
+class Listen(Operation):
+    """A socket that waits for connections: on a path, for this user alone; without one under a name that only its network
+    namespace knows, with its first connection in `connected` (unix(7))."""
+
+    code = 17
+    lanes = "both"
+    into: Slot
+    path: str = ""
+    packets: bool = False
+    connected: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, SOCK_SEQPACKET if self.packets else SOCK_STREAM, self.into, self.connected)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into, *((self.connected,) if self.connected is not None else ()))
+
+    def describe(self) -> str:
+        where = f"on {self.path}" if self.path else "under a name of the kernel's choice"
+        return f"listen {where}" + (f", and connect {self.connected} to it" if self.connected is not None else "")
+
+
+class Beside(Operation):
+    """The `count` operations that follow, up to a program's execve, are a child's: it runs beside the container's process, and dies
+    with its pid namespace."""
+
+    code = 81
+    count: int
+    name: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.count,)
+
+    def describe(self) -> str:
+        return f"start {self.name} in a child, by the {self.count} operations that follow"
+
+
+class Tap(Operation):
+    """An interface of this network namespace whose packets a program reads and writes (tuntap.rst)."""
+
+    code = 82
+    name: str
+    into: Slot
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.name, self.into)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        return f"make the tap interface {self.name}"
+
+
+class Detach(Operation):
+    """umount2(2) with MNT_DETACH, in this process's own mount namespace."""
+
+    code = 83
+    path: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path,)
+
+    def describe(self) -> str:
+        return f"detach what is mounted on {self.path}"
+
+
+class Machine(Operation):
+    """Stay as PID 1 of a machine: pass on to its guest what comes by `channel` and `door`, keep the end of what its console
+    says, and stand for the command of the plan that the guest carries out.
+
+    `terminal` is which of that plan's exports is its terminal (-1: none); `patience` the milliseconds in which the guest must
+    be heard of; `root` what its root is on (0: shared by virtiofs, 1: disks); `about` says of the machine what a reader of the
+    plan wants to know.
+    """
+
+    code = 84
+    channel: Slot
+    console: Slot
+    door: Slot
+    guest: Plan
+    terminal: int = -1
+    patience: int = 60_000
+    root: int = 0
+    network: bytes = b""
+    interfaces: int = 0
+    about: tuple[str, ...] = ()
+
+    def arguments(self) -> Iterable[Argument]:
+        flags = START_TERMINAL if self.terminal >= 0 else 0
+        return (
+            self.channel, self.console, self.door, flags, self.terminal, self.patience, self.root, self.interfaces, self.guest.encode(0), self.network,
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        words = ["with a terminal"] if self.terminal >= 0 else []
+        return f"stay as the machine's PID 1, and have its guest carry out a plan of {len(self.guest.host)}+{len(self.guest.container)} operations" + joined(
+            words
+        )
+
+    def appendix(self) -> tuple[str, ...]:
+        return ("the machine:", *(f"  {line}" for line in self.about), "in its guest:", *self.guest.describe().split("\n"))
+
+
+class Remote(Operation):
+    """Stand for a command in a machine that runs: its guest carries out the plan. `relay` is a connection to the machine's door,
+    `group` the path of the command's own cgroup in the guest, which is killed when this process is."""
+
+    code = 85
+    relay: Slot
+    guest: Plan
+    terminal: int = -1
+    group: str = ""
+
+    def arguments(self) -> Iterable[Argument]:
+        flags = START_ENTER | (START_TERMINAL if self.terminal >= 0 else 0)
+        return (self.relay, flags, self.terminal, self.group, self.guest.encode(0))
+
+    def describe(self) -> str:
+        return f"have the machine's guest carry out a plan of {len(self.guest.host)}+{len(self.guest.container)} operations"
+
+    def appendix(self) -> tuple[str, ...]:
+        return ("in the machine's guest:", *self.guest.describe().split("\n"))

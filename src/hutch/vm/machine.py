@@ -1,0 +1,71 @@
+"""A virtual machine as plain data, and what whoever runs one must be able to say of it."""
+
+from __future__ import annotations
+
+from hutch.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Vmm(Protocol):
+        """A virtual machine monitor: the program that runs a machine. Everything that depends on which one it is, is here."""
+
+        @property
+        def name(self) -> str:
+            """What it is called in a plan."""
+
+        def command(self, machine: Machine) -> tuple[str, ...]:
+            """Its program and arguments. In its root, the kernel is /kernel, the ramdisk /initramfs, disks /disk0 and so on;
+            the descriptors are those of `Descriptors`."""
+
+        def describe(self, machine: Machine) -> list[str]:
+            """The machine for a person: devices, memory, the kernel's command line."""
+
+
+KVM, TCG = "kvm", "tcg"
+MIB = 1 << 20
+DEFAULT_MEMORY = 512 * MIB
+KERNEL_MEMORY = 64 * MIB  # of the guest's: what its kernel takes of the memory before the container has any
+OVERHEAD = {KVM: 64 * MIB, TCG: 160 * MIB}  # the monitor's own: devices, stacks, page tables; translated code
+PATIENCE = {KVM: 20_000, TCG: 60_000}  # milliseconds until a guest that has not been heard of is given up
+MOST_INTERFACES = 6  # of microvm's eight places for virtio devices, two are taken
+
+KERNEL, INITRAMFS = "/kernel", "/initramfs"
+
+
+class Descriptors:
+    """The monitor's descriptors: the guest's control channel, QMP, the root's file system, then an interface each."""
+
+    CONTROL, MONITOR, ROOT, FIRST_TAP = 3, 4, 5, 6
+
+
+class Machine(Record):
+    """A machine: sizes in bytes, `interfaces` its number of network interfaces, `disks` what of its root is on block devices.
+
+    `kernel` and `initramfs` are files of the host's; `accel` is "kvm" or "tcg" (software emulation, which is no boundary). `tsc_khz` is what
+    the time stamp counter runs at under emulation: at the host's rate.
+    """
+
+    kernel: str
+    initramfs: str
+    release: str
+    memory: int
+    cpus: int = 1
+    accel: str = KVM
+    interfaces: int = 0
+    disks: tuple[str, ...] = ()
+    tsc_khz: int = 0
+
+    @property
+    def command_line(self) -> str:
+        """The kernel's (Documentation/admin-guide/kernel-parameters.rst). Under emulation the time stamp counter is not measured,
+        which now and then never ends there."""
+        words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "cgroup_no_v1=all", "random.trust_cpu=on"]
+        if self.accel == TCG:
+            words += [f"tsc_early_khz={self.tsc_khz}", "tsc=reliable", "no_timer_check", "mitigations=off"]
+        return " ".join(words)
+
+    def mac(self, number: int) -> str:
+        """The MAC that the monitor gives an interface: the guest knows it by that, and sets the container's own."""
+        return f"52:54:00:00:00:{number:02d}"
