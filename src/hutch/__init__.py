@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
-    from hutch.engine import images as images, networks as networks, volumes as volumes
+    from hutch.engine import images as images, machine_snapshots as snapshots, networks as networks, volumes as volumes
     from hutch.engine.container import Container as Container, run as run, start as start
     from hutch.engine.files import Change as Change
     from hutch.engine.process import Process as Process
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ContainerGone as ContainerGone,
         HutchError as HutchError,
         ImageError as ImageError,
+        MachineLost as MachineLost,
         NotExecutable as NotExecutable,
         NotFoundInContainer as NotFoundInContainer,
         RegistryError as RegistryError,
@@ -55,19 +56,19 @@ _PLACES = {
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),
     "hutch.errors": (
-        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "NotExecutable", "NotFoundInContainer", "RegistryError",
+        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "MachineLost", "NotExecutable", "NotFoundInContainer", "RegistryError",
         "StartError", "StateError", "UnsupportedError", "UsageError",
     ),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
-__all__ = [*_WHERE, "aio", "images", "networks", "volumes", "__version__"]  # noqa: PLE0604
+__all__ = [*_WHERE, "aio", "images", "networks", "snapshots", "volumes", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    if name in ("images", "networks", "volumes"):
+    if name in ("images", "networks", "snapshots", "volumes"):
         from importlib import import_module
 
-        return import_module(f"hutch.engine.{name}")
+        return import_module(f"hutch.engine.{'machine_snapshots' if name == 'snapshots' else name}")
     if name not in _WHERE and name != "aio":
         raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from hutch.cgroup.live import Stats
     from hutch.engine.files import Change
+    from hutch.engine.machine_snapshots import Snapshot
     from hutch.engine.result import Result
 
     T = TypeVar("T")
@@ -175,6 +176,10 @@ class Container:
     async def stats(self) -> Stats:
         """`hutch.Container.stats`."""
         return await _in_thread(self.sync.stats)
+
+    async def snapshot(self, name: str) -> Snapshot:
+        """`hutch.Container.snapshot`."""
+        return await _in_thread(lambda: self.sync.snapshot(name))
 
     async def pause(self) -> None:
         """`hutch.Container.pause`."""

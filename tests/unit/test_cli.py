@@ -326,6 +326,7 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
 SETTINGS |= {
     "isolation": ("--isolation vm", {"isolation": "vm"}),
     "vm_accel": ("--isolation vm --vm-accel tcg", {"isolation": "vm", "vm_accel": "tcg"}),
+    "vm_root": ("--isolation vm --vm-root disk", {"isolation": "vm", "vm_root": "disk"}),
     "kernel": ("--isolation vm --kernel /boot/vmlinuz", {"isolation": "vm", "kernel": "/boot/vmlinuz"}),
 }
 # Flags of the command itself: cli/run.py reads them

@@ -116,6 +116,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.Listen(into=slot("l"), path="/run/h/door", packets=True), ("/run/h/door",)),
     (ops.Beside(count=7, name="qemu"), ("qemu", "7")),
     (ops.Tap(name="tap0", into=slot("t")), ("tap0",)),
+    (ops.Memory(size=5 << 20, into=slot("m"), source=slot("s")), ("<m>", "<s>", "5 MiB")),
     (ops.Detach(path="/host/root"), ("/host/root",)),
     (
         ops.Machine(channel=slot("c"), console=slot("o"), door=slot("d"), guest=Plan(host=(), container=(ops.Loopback(),)), network=b"ab", terminal=0),

@@ -74,8 +74,8 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _number(path: str) -> int | None:
-    text = _read(path)
+def number(text: str | None) -> int | None:
+    """The number that a file holds; None for no number, and for what means no limit."""
     if text is None or not text.strip().lstrip("-").isdigit():
         return None
     value = int(text)
@@ -138,35 +138,44 @@ class Cgroup:
     def _file(self, controller: str, key: str) -> str:
         return f"{self.paths.get('' if self.unified else controller, '/nonexistent')}/{key}"
 
+    def _text(self, controller: str, key: str) -> str | None:
+        return _read(self._file(controller, key))
+
+    def _value(self, controller: str, key: str) -> int | None:
+        return number(self._text(controller, key))
+
+    def _there(self) -> bool:
+        return any(os.path.isdir(path) for path in self.paths.values())
+
     def stats(self) -> Stats:
         """The numbers now. Files that do not exist give None; a cgroup that is gone gives an empty record."""
         return self._v2_stats() if self.unified else self._v1_stats()
 
     def _v1_stats(self) -> Stats:
-        cpu = parse_keyed(_read(self._file("cpu", "cpu.stat")))
-        memory = parse_keyed(_read(self._file("memory", "memory.stat")))
-        oom = parse_keyed(_read(self._file("memory", "memory.oom_control")))
-        io_bytes = _sum_io(_read(self._file("blkio", "blkio.throttle.io_service_bytes")))
-        io_count = _sum_io(_read(self._file("blkio", "blkio.throttle.io_serviced")))
-        memsw, usage = _number(self._file("memory", "memory.memsw.usage_in_bytes")), _number(self._file("memory", "memory.usage_in_bytes"))
-        pids_max = _number(self._file("pids", "pids.max"))
+        cpu = parse_keyed(self._text("cpu", "cpu.stat"))
+        memory = parse_keyed(self._text("memory", "memory.stat"))
+        oom = parse_keyed(self._text("memory", "memory.oom_control"))
+        io_bytes = _sum_io(self._text("blkio", "blkio.throttle.io_service_bytes"))
+        io_count = _sum_io(self._text("blkio", "blkio.throttle.io_serviced"))
+        memsw, usage = self._value("memory", "memory.memsw.usage_in_bytes"), self._value("memory", "memory.usage_in_bytes")
+        pids_max = self._value("pids", "pids.max")
         return Stats(
-            cpu_usage=_number(self._file("cpuacct", "cpuacct.usage")),
-            cpu_user=_number(self._file("cpuacct", "cpuacct.usage_user")),
-            cpu_system=_number(self._file("cpuacct", "cpuacct.usage_sys")),
+            cpu_usage=self._value("cpuacct", "cpuacct.usage"),
+            cpu_user=self._value("cpuacct", "cpuacct.usage_user"),
+            cpu_system=self._value("cpuacct", "cpuacct.usage_sys"),
             periods=cpu.get("nr_periods"),
             throttled_periods=cpu.get("nr_throttled"),
             throttled_time=cpu.get("throttled_time"),
             memory_usage=usage,
-            memory_peak=_number(self._file("memory", "memory.max_usage_in_bytes")),
-            memory_limit=_number(self._file("memory", "memory.limit_in_bytes")),
+            memory_peak=self._value("memory", "memory.max_usage_in_bytes"),
+            memory_limit=self._value("memory", "memory.limit_in_bytes"),
             memory_cache=memory.get("cache"),
             swap_usage=None if memsw is None or usage is None else max(0, memsw - usage),
             oom_kills=oom.get("oom_kill"),
-            memory_max_events=_number(self._file("memory", "memory.failcnt")),
-            pids=_number(self._file("pids", "pids.current")),
+            memory_max_events=self._value("memory", "memory.failcnt"),
+            pids=self._value("pids", "pids.current"),
             pids_limit=pids_max,
-            pids_refused=parse_keyed(_read(self._file("pids", "pids.events"))).get("max"),
+            pids_refused=parse_keyed(self._text("pids", "pids.events")).get("max"),
             read_bytes=io_bytes.get("Read"),
             write_bytes=io_bytes.get("Write"),
             read_operations=io_count.get("Read"),
@@ -175,10 +184,10 @@ class Cgroup:
         )
 
     def _v2_stats(self) -> Stats:
-        cpu = parse_keyed(_read(self._file("", "cpu.stat")))
-        memory = parse_keyed(_read(self._file("", "memory.stat")))
-        events = parse_keyed(_read(self._file("", "memory.events")))
-        io = _sum_io(_read(self._file("", "io.stat")))
+        cpu = parse_keyed(self._text("", "cpu.stat"))
+        memory = parse_keyed(self._text("", "memory.stat"))
+        events = parse_keyed(self._text("", "memory.events"))
+        io = _sum_io(self._text("", "io.stat"))
 
         def ns(key: str) -> int | None:
             return cpu[key] * 1000 if key in cpu else None
@@ -190,25 +199,25 @@ class Cgroup:
             periods=cpu.get("nr_periods"),
             throttled_periods=cpu.get("nr_throttled"),
             throttled_time=ns("throttled_usec"),
-            memory_usage=_number(self._file("", "memory.current")),
-            memory_peak=_number(self._file("", "memory.peak")),
-            memory_limit=_number(self._file("", "memory.max")),
+            memory_usage=self._value("", "memory.current"),
+            memory_peak=self._value("", "memory.peak"),
+            memory_limit=self._value("", "memory.max"),
             memory_cache=memory.get("file"),
-            swap_usage=_number(self._file("", "memory.swap.current")),
+            swap_usage=self._value("", "memory.swap.current"),
             oom_kills=events.get("oom_kill"),
             memory_high_events=events.get("high"),
             memory_max_events=events.get("max"),
-            pids=_number(self._file("", "pids.current")),
-            pids_limit=_number(self._file("", "pids.max")),
-            pids_refused=parse_keyed(_read(self._file("", "pids.events"))).get("max"),
+            pids=self._value("", "pids.current"),
+            pids_limit=self._value("", "pids.max"),
+            pids_refused=parse_keyed(self._text("", "pids.events")).get("max"),
             read_bytes=io.get("rbytes"),
             write_bytes=io.get("wbytes"),
             read_operations=io.get("rios"),
             write_operations=io.get("wios"),
             hugetlb_usage=self._hugetlb("", ".current"),
-            cpu_pressure=parse_pressure(_read(self._file("", "cpu.pressure"))),
-            memory_pressure=parse_pressure(_read(self._file("", "memory.pressure"))),
-            io_pressure=parse_pressure(_read(self._file("", "io.pressure"))),
+            cpu_pressure=parse_pressure(self._text("", "cpu.pressure")),
+            memory_pressure=parse_pressure(self._text("", "memory.pressure")),
+            io_pressure=parse_pressure(self._text("", "io.pressure")),
         )
 
     def _hugetlb(self, controller: str, suffix: str) -> dict[str, int]:
@@ -218,7 +227,7 @@ class Cgroup:
         out = {}
         for name in os.listdir(directory):
             if name.startswith("hugetlb.") and name.endswith(suffix) and ".rsvd" not in name:
-                value = _number(f"{directory}/{name}")
+                value = number(_read(f"{directory}/{name}"))
                 if value is not None:
                     out[name.removeprefix("hugetlb.").removesuffix(suffix)] = value
         return out
@@ -242,7 +251,7 @@ class Cgroup:
         """v1 keeps limit <= memsw at every step: when the limit grows, memsw goes first."""
         keys = {s.key: s for s in settings}
         limit, memsw = keys.get("memory.limit_in_bytes"), keys.get("memory.memsw.limit_in_bytes")
-        now = _number(self._file("memory", "memory.memsw.limit_in_bytes"))
+        now = self._value("memory", "memory.memsw.limit_in_bytes")
         if limit and memsw and now is not None and (int(limit.value) > now or int(limit.value) < 0):
             settings.remove(memsw)
             settings.insert(settings.index(limit), memsw)
@@ -280,7 +289,7 @@ class Cgroup:
         """OOM kills and throttled periods as they happen, until the cgroup is gone: its files are looked at every
         `interval` seconds, since v1 and v2 have no notification in common."""
         seen = {"oom": 0, "throttled": 0}
-        while any(os.path.isdir(path) for path in self.paths.values()):
+        while self._there():
             stats = self.stats()
             for kind, count in (("oom", stats.oom_kills), ("throttled", stats.throttled_periods)):
                 if count is not None and count > seen[kind]:

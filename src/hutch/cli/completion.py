@@ -16,7 +16,7 @@ BASH = """# bash completion for hutch: eval "$(hutch completion bash)"
 declare -A _hutch_words=({groups})
 _hutch() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}}
-  case $command in volume|system)
+  case $command in volume|network|snapshot|kvm|system)
     if [ "$COMP_CWORD" = 2 ]; then COMPREPLY=($(compgen -W "${{_hutch_words[$command]}}" -- "$word")); return; fi
     command="$command ${{COMP_WORDS[2]}}";;
   esac

@@ -87,6 +87,7 @@ RUN_FLAGS = (
     _flag("--dns-option", "an option of resolv.conf(5)", "OPTION", "list", group=NETWORK),
     _flag("--isolation", "namespaces of this kernel (default), or vm: a kernel of its own", "HOW", values="namespaces vm", group=MACHINE),
     _flag("--vm-accel", "kvm (default), or tcg: emulated in software, and no security boundary", "HOW", values="kvm tcg", group=MACHINE),
+    _flag("--vm-root", "shared with this host (default), or disk: of its own, as a snapshot needs", "HOW", values="shared disk", group=MACHINE),
     _flag("--kernel", "the machine's kernel (default: this host's, or the newest of /boot)", "FILE", group=MACHINE),
     _flag("--pid", "private or host", "MODE", values="private host", group=NAMESPACES),
     _flag("--ipc", "private or host", "MODE", values="private host", group=NAMESPACES),
@@ -132,6 +133,8 @@ COMMANDS = (
         name="stop", summary="Ask containers to end, and kill those that do not.", usage="[-t SECONDS] CONTAINER...",
         flags=(_flag("-t --time", "how long to wait (default: 10)", "SECONDS"),),
     ),
+    Command(name="pause", summary="Freeze containers.", usage="CONTAINER..."),
+    Command(name="unpause", summary="Let frozen containers go on.", usage="CONTAINER..."),
     Command(name="rm", summary="Remove detached containers that have ended.", usage="[-f] CONTAINER...", flags=(_flag("-f --force", "kill those that run"),)),
     Command(name="stats", summary="Show what containers use.", usage="[CONTAINER...]", flags=(_flag("--json", "as JSON, a line each"),)),
     Command(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 PLACES = {
     "run": "hutch.cli.run", "exec": "hutch.cli.execute", "ps": "hutch.cli.manage", "logs": "hutch.cli.manage",
     "port": "hutch.cli.manage", "kill": "hutch.cli.manage",
-    "stop": "hutch.cli.manage", "rm": "hutch.cli.manage", "stats": "hutch.cli.manage", "plan": "hutch.cli.plan", "doctor": "hutch.cli.doctor",
+    "stop": "hutch.cli.manage", "pause": "hutch.cli.manage", "unpause": "hutch.cli.manage",
+    "rm": "hutch.cli.manage", "stats": "hutch.cli.manage", "plan": "hutch.cli.plan", "doctor": "hutch.cli.doctor",
     "completion": "hutch.cli.completion", "version": "hutch.cli.completion", "cp": "hutch.cli.copy",
     "healthcheck": "hutch.cli.execute",
     **dict.fromkeys(
@@ -26,11 +27,12 @@ PLACES = {
     **dict.fromkeys(
         ("network create", "network ls", "network inspect", "network rm", "network prune", "network connect", "network disconnect"), "hutch.cli.networks"
     ),
+    **dict.fromkeys(("snapshot create", "snapshot ls", "snapshot inspect", "snapshot rm"), "hutch.cli.snapshots"),
     **dict.fromkeys(("kvm run", "kvm probe"), "hutch.cli.kvm"),
     **dict.fromkeys(("system df", "system prune", "system fsck"), "hutch.cli.system"),
 }  # fmt: skip
 FUNCTIONS = {"exec": "execute", "import": "import_"}
-GROUPS = ("volume", "network", "kvm", "system", "image", "container")
+GROUPS = ("volume", "network", "snapshot", "kvm", "system", "image", "container")
 # Docker's longer names for what has a short one
 ALIASES = {
     "image ls": "images", "image rm": "rmi", "image pull": "pull", "image push": "push", "image tag": "tag", "image history": "history",
@@ -39,6 +41,7 @@ ALIASES = {
     "container stop": "stop", "container logs": "logs",
     "container port": "port", "container stats": "stats", "container cp": "cp", "container commit": "commit",
     "container diff": "diff", "container export": "export", "container inspect": "inspect", "volume list": "volume ls", "volume remove": "volume rm",
+    "container pause": "pause", "container unpause": "unpause", "snapshot list": "snapshot ls", "snapshot remove": "snapshot rm",
     "network list": "network ls", "network remove": "network rm",
 }  # fmt: skip
 

@@ -7,7 +7,6 @@ import select
 import sys
 import time
 
-from hutch.cgroup.live import Cgroup
 from hutch.cli.request import seconds
 from hutch.engine import recorded, state
 from hutch.errors import ContainerGone, HutchError, StateError, UsageError
@@ -194,6 +193,22 @@ def stop(values: dict[str, Any], rest: list[str]) -> int:
     return _each(rest, "stop", one)
 
 
+def pause(_: dict[str, Any], rest: list[str]) -> int:
+    """Freeze containers."""
+    return _each(rest, "pause", lambda running: _freeze(running, True))
+
+
+def unpause(_: dict[str, Any], rest: list[str]) -> int:
+    """Let frozen containers go on."""
+    return _each(rest, "unpause", lambda running: _freeze(running, False))
+
+
+def _freeze(running: Running, frozen: bool) -> None:
+    if running.status != "running":
+        raise ContainerGone(f"container {running.name or running.id}: does not run")
+    recorded.cgroup_of(running).freeze(frozen)
+
+
 def rm(values: dict[str, Any], rest: list[str]) -> int:
     """Remove the records of containers that have ended."""
 
@@ -219,7 +234,7 @@ def stats(values: dict[str, Any], rest: list[str]) -> int:
     found = [state.find(name) for name in rest] if rest else [r for r in state.containers() if r.status == "running"]
     rows: list[tuple[str, ...]] = [("CONTAINER ID", "NAME", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS", "READ", "WRITTEN", "THROTTLED")]
     for running in found:
-        numbers = Cgroup(running.data.get("cgroup", {})).stats()
+        numbers = recorded.cgroup_of(running).stats()
         if values.get("json"):
             import json
 

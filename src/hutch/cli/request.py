@@ -270,6 +270,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         systemd=manager == "systemd",
         isolation=values.get("isolation", "namespaces"),
         vm_accel=values.get("vm_accel", "kvm"),
+        vm_root=values.get("vm_root", "shared"),
         kernel=os.path.abspath(values["kernel"]) if values.get("kernel") else "",
         labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
         extra_hosts=tuple(values.get("add_host", ())),

@@ -8,7 +8,7 @@ from hutch.engine import options as api_options, prepare
 from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
-from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UsageError
+from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
 from hutch.executor.launcher import Execution
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hutch.engine.enter import Template
     from hutch.engine.files import Change, Files
     from hutch.engine.images import Image
+    from hutch.engine.machine_snapshots import Snapshot
     from hutch.engine.options import Options
     from hutch.engine.prepare import Prepared
     from hutch.engine.process import Input
@@ -48,6 +49,8 @@ def start(
     """
     argv = api_options.command_of(command)
     prepared = prepare.prepare(api_options.settings(image, argv, options), accounting=False)
+    if prepared.idle:
+        raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
 
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
         return prepare.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
@@ -84,6 +87,11 @@ def run(
     Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
     is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
     """
+    if image.startswith("snapshot:") and not isinstance(command, str) and (argv := api_options.command_of(command)):
+        with Container(image, **options) as box:
+            return box.run(
+                argv, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, check=check
+            )  # fmt: skip
     with start(image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options) as process:
         result = process.wait()
     result = _with_hint(result, image)
@@ -336,6 +344,10 @@ class Container:
     @property
     def cgroup(self) -> Cgroup:
         """The container's cgroup: numbers, changes of limits, freezing."""
+        if self._prepared.machine is not None:
+            from hutch.engine.guest_cgroup import GuestCgroup
+
+            return GuestCgroup(self._prepared.directory, self.name)
         from hutch.cgroup.live import Cgroup
 
         return Cgroup({key: path.replace(PLACEHOLDER, self.id) for key, path in self._prepared.compiled.cgroup_paths.items()})
@@ -357,11 +369,18 @@ class Container:
         """The container's files."""
         self._check()
         if self._files is None:
+            self._check_shared("read or write its files")
             from hutch.engine.files import Files
 
             compiled = self._prepared.compiled
             self._files = Files(self._execution.descriptors["container-root"], compiled.root_uid, compiled.root_gid)
         return self._files
+
+    def _check_shared(self, what: str) -> None:
+        """Raises UnsupportedError for a machine whose root is its own: nothing of it can be seen from here."""
+        machine = self._prepared.machine
+        if machine is not None and machine.machine.disks:
+            raise UnsupportedError(f"container {self.name}: cannot {what}: they are in its machine's memory", "commands in it can, or --vm-root shared")
 
     def read(self, path: str) -> str:
         """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
@@ -395,6 +414,7 @@ class Container:
         """What changed against the layers below, by path: added, changed, deleted."""
         from hutch.engine import snapshots
 
+        self._check_shared("compare its files")
         found: list[Change] = self._guarded("diff", lambda: snapshots.diff(self))
         return found
 
@@ -403,12 +423,14 @@ class Container:
         Dockerfile (``CMD ["sh"]``). The same changes give the same layer. Raises UsageError, ImageError."""
         from hutch.engine import snapshots
 
+        self._check_shared("make an image of its files")
         return snapshots.commit(self, name, changes=changes, author=author, message=message, pause=pause)
 
     def export(self, out: BinaryIO) -> None:
         """Write the root file system, without what is mounted in it, as a tar."""
         from hutch.engine import snapshots
 
+        self._check_shared("export its files")
         snapshots.export(self, out.write)
 
     def fork(self, count: int = 1) -> list[Container]:
@@ -418,12 +440,25 @@ class Container:
 
         Memory (tmpfs, volumes) of its own is not part of it, and neither are its processes. Raises UsageError, StartError.
         """
+        if self._prepared.machine is not None:
+            raise UnsupportedError(f"fork {self.name}: a machine cannot be forked", "snapshot() copies one, with its processes: --vm-root disk")
         from hutch.engine import forking
 
         return forking.fork(self, count)
 
+    def snapshot(self, name: str) -> Snapshot:
+        """Save this container's machine as it is now, with what runs in it, under a name: ``hutch.Container("snapshot:NAME")`` begins
+        as a copy of it, in a fraction of a boot's time, with an id, a host name, addresses and random numbers of its own.
+
+        For ``isolation="vm", vm_root="disk"``. Raises UnsupportedError for others, UsageError, StateError when there is one of that
+        name.
+        """
+        from hutch.engine import machine_snapshots
+
+        return machine_snapshots.create(self, name)
+
     def pause(self) -> None:
-        """Freeze every process of the container. Raises UnsupportedError without a freezer."""
+        """Freeze every process of the container; of a machine, its processors. Raises UnsupportedError without a freezer."""
         self._check()
         self.cgroup.freeze(True)
 

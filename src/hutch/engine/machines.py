@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine.settings import Settings
-from hutch.errors import ContainerGone, UnsupportedError, UsageError
+from hutch.errors import ContainerGone, StateError, UnsupportedError, UsageError
 from hutch.executor.launcher import BINARY
 from hutch.image.store import data_root
 from hutch.kernel import proc
@@ -17,27 +17,34 @@ from hutch.vm.remote import RemoteRequest, compile_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+    import socket
     from collections.abc import Iterable
+    from typing import Any
 
     from hutch.engine.joining import Place
     from hutch.engine.prepare import Prepared
+    from hutch.image.rootfs import Rootfs
     from hutch.oci.config import Process
     from hutch.plan.plan import Plan
+    from hutch.vm.machine import Vmm
+    from hutch.vm.virtiofsd import Virtiofsd
 
 ISOLATIONS, ACCELS = ("namespaces", "vm"), (KVM, TCG)
+SHARED, DISK = "shared", "disk"
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache")
 CAPABILITY_OF_EMULATION = "--vm-accel tcg emulates in software: some thirty times slower, and no security boundary"
 
 
 def check(s: Settings) -> None:
     """What has no meaning in a machine, or none yet. Raises UsageError, UnsupportedError."""
-    for name, value in (("isolation", s.isolation), ("vm-accel", s.vm_accel)):
-        allowed = ISOLATIONS if name == "isolation" else ACCELS
-        if value not in allowed:
-            raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
+    for name, chosen, allowed in (("isolation", s.isolation, ISOLATIONS), ("vm-accel", s.vm_accel, ACCELS), ("vm-root", s.vm_root, (SHARED, DISK))):
+        if chosen not in allowed:
+            raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {chosen!r}")
     if s.isolation != "vm":
-        if s.kernel or s.vm_accel != KVM:
-            raise UsageError(f"{'kernel' if s.kernel else 'vm-accel'}: is for --isolation vm alone")
+        for name, given in (("kernel", bool(s.kernel)), ("vm-accel", s.vm_accel != KVM), ("vm-root", s.vm_root != SHARED)):
+            if given:
+                raise UsageError(f"{name}: is for --isolation vm alone")
         return
     for name in ("pid", "ipc", "uts"):
         if getattr(s, name) == "host":
@@ -48,6 +55,8 @@ def check(s: Settings) -> None:
         raise UnsupportedError(f"network device:{s.net_devices[0][0]}: an interface of the host's cannot be lent to a machine", "--network NAME")
     if s.devices:
         raise UnsupportedError(f"device {s.devices[0][0]}: a machine has no devices of the host's", "leave --device or --isolation vm out")
+    if s.vm_root == DISK and (s.binds or s.volumes or s.images):
+        raise UnsupportedError("mount: a machine with a root of its own sees nothing of the host's", "--vm-root shared does")
     if len(s.attachments) > MOST_INTERFACES:
         raise UnsupportedError(f"network: a machine has {MOST_INTERFACES} interfaces at most, and {len(s.attachments)} are asked for")
 
@@ -65,33 +74,90 @@ def cpus_of(s: Settings, found: Features) -> int:
     return max(1, min(-(-s.cpu_quota // (s.cpu_period or 100_000)), found.cpus))
 
 
-def parts(s: Settings, interfaces: int) -> Parts:
-    """The machine of a container, and the programs that run it. Raises UsageError, UnsupportedError."""
-    found = features()
+def parts(s: Settings, interfaces: int, rootfs: Rootfs) -> Parts:
+    """The machine of a container, and the programs that run it. Raises UsageError, UnsupportedError, ImageError."""
     check(s)
+    vmm, daemon = programs(s)
+    kernel = kernels.find(s.kernel)
+    found = features()
+    disks: tuple[str, ...] = ()
+    if s.vm_root == DISK:
+        from hutch.image import disks as images
+        from hutch.image.content import Content
+
+        disks = images.of_rootfs(Content(), rootfs, found)
+    wanted = (*(initramfs.DISK_ROOT if disks else initramfs.SHARED_ROOT), *(initramfs.NETWORK if interfaces else ()))
+    elf, ramdisk = initramfs.prepare(kernel, wanted, f"{data_root()}/machines", BINARY)
+    machine = Machine(
+        kernel=elf, initramfs=ramdisk, release=kernel.release, memory=memory_of(s), cpus=cpus_of(s, found), accel=s.vm_accel, interfaces=interfaces,
+        disks=disks, tsc_khz=tsc_khz() if s.vm_accel == TCG else 0,
+    )  # fmt: skip
+    return _parts(s, machine, kernel.version, vmm, daemon)
+
+
+def programs(s: Settings) -> tuple[Vmm, Virtiofsd | None]:
+    """What runs machines on this host. Raises UnsupportedError where they cannot be run as asked."""
+    found = features()
     if found.machine != "x86_64":
         raise UnsupportedError(f"isolation vm: Hutch's machines are for x86-64, and this is {found.machine}")
-    vmm, daemon = qemu.find(), virtiofsd.find()
+    vmm = qemu.find()
+    daemon = virtiofsd.find() if s.vm_root == SHARED else None
     if s.vm_accel == KVM:
         from hutch.kernel.kvm.probe import probe
 
         verdict = probe()
         if not verdict.works:
             raise UnsupportedError(f"isolation vm: {verdict.reason}", "; ".join(word for word in (verdict.hint, CAPABILITY_OF_EMULATION) if word))
-    kernel = kernels.find(s.kernel)
-    wanted = (*initramfs.SHARED_ROOT, *(initramfs.NETWORK if interfaces else ()))
-    elf, ramdisk = initramfs.prepare(kernel, wanted, f"{data_root()}/machines", BINARY)
-    return Parts(
-        machine=Machine(
-            kernel=elf, initramfs=ramdisk, release=kernel.release, memory=memory_of(s), cpus=cpus_of(s, found), accel=s.vm_accel, interfaces=interfaces,
-            tsc_khz=tsc_khz() if s.vm_accel == TCG else 0,
-        ),
-        vmm=vmm,
-        virtiofsd=daemon,
-        kernel=kernel.version,
-        system=system(vmm.path, daemon.path),
-        privileged=s.privileged or s.userns == "host",
-    )  # fmt: skip
+    return vmm, daemon
+
+
+def _parts(s: Settings, machine: Machine, kernel: tuple[int, int], vmm: Vmm, daemon: Virtiofsd | None) -> Parts:
+    paths = (vmm.path, *((daemon.path,) if daemon is not None else ()))
+    return Parts(machine=machine, vmm=vmm, virtiofsd=daemon, kernel=kernel, privileged=s.privileged or s.userns == "host", system=system(*paths))
+
+
+def record_of(parts: Parts) -> dict[str, object]:
+    """A machine as JSON's types: for a container's record, and a snapshot's description."""
+    from hutch.engine.prepare import record_of as plain
+
+    return {"machine": plain(parts.machine), "kernel_version": list(parts.kernel), "machine_program": list(identity_of(parts.vmm.path))}
+
+
+def parts_of(data: dict[str, Any], s: Settings) -> Parts:
+    """A machine from what `record_of` gave. Raises UnsupportedError where this host cannot run it any more, StateError."""
+    vmm, daemon = programs(s)
+    try:
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data["machine"].items()}
+        major, minor = data["kernel_version"]
+        return _parts(s, Machine(**fields), (major, minor), vmm, daemon)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"the description of a machine cannot be read: {error}") from None
+
+
+def identity_of(path: str) -> list[Any]:
+    """A program's file, as it is now: path, size in bytes, time of its last change in nanoseconds."""
+    info = os.stat(path)
+    return [path, info.st_size, info.st_mtime_ns]
+
+
+def program_of(pid: int, name: str) -> int:
+    """The pid of a program beside a machine's PID 1, by its name. Raises ContainerGone."""
+    for child in proc.read_text(f"/proc/{pid}/task/{pid}/children").split():
+        if proc.read_text(f"/proc/{child}/comm").strip() == name[:15]:
+            return int(child)
+    raise ContainerGone(f"isolation vm: {name} has ended")
+
+
+def addresses_of(container: str) -> list[tuple[int, str, int]]:
+    """The IPv4 addresses that a container's interfaces have: (number of the interface, address, length of the prefix)."""
+    from hutch.engine import networks
+
+    found = []
+    for number, (network, member) in enumerate(networks.memberships(container)):
+        for subnet, address in zip(network.subnets, member.addresses, strict=False):
+            if ":" not in address:
+                found.append((number, address, int(subnet.subnet.partition("/")[2])))
+    return found
 
 
 def system(*programs: str) -> tuple[tuple[str, str], ...]:
@@ -117,12 +183,13 @@ def tsc_khz() -> int:
     return 2_000_000
 
 
-def network_of(places: Iterable[Place]) -> bytes:
-    """What the guest's interfaces are given: netlink messages for the container's namespace, as long as `NETWORK`. The guest moves them there
-    in their order, the first with the index 2."""
+def network_of(places: Iterable[Place], before: Iterable[tuple[int, str, int]] = ()) -> bytes:
+    """What the guest's interfaces are given: netlink messages for the container's namespace, as long as `NETWORK`. The guest
+    moves them there in their order, the first with the index 2. In a copy they have had other addresses `before`."""
     from hutch.kernel.netlink import codec, route
 
-    requests = []
+    requests = [route.set_link(2 + number, up=False) for number in sorted({number for number, _, _ in before})]
+    requests += [route.del_address(2 + number, address, prefix) for number, address, prefix in before]
     for number, place in enumerate(places):
         network, endpoint, index = place.network, place.endpoint, 2 + number
         requests.append(route.set_link(index, new_name=endpoint.interface, address=endpoint.mac, mtu=network.mtu))
@@ -137,9 +204,9 @@ def network_of(places: Iterable[Place]) -> bytes:
     return data + bytes(NETWORK_ROOM - len(data))
 
 
-def with_network(encoded: bytes, places: Iterable[Place]) -> bytes:
+def with_network(encoded: bytes, places: Iterable[Place], machine: Parts) -> bytes:
     """An encoded plan with the interfaces' settings in their placeholder."""
-    return encoded.replace(NETWORK, network_of(places))
+    return encoded.replace(NETWORK, network_of(places, machine.addresses))
 
 
 def join_taps(netlink: int, count: int) -> None:
@@ -172,7 +239,7 @@ def remote_plan(prepared: Prepared, process: Process, *, group: str = "", privil
 
     s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
     assert prepared.machine is not None
-    request = RemoteRequest(id=prepared.id, user_namespace=prepared.compiled.user_namespace and not prepared.machine.privileged, child_cgroup=group)
+    request = RemoteRequest(user_namespace=prepared.compiled.user_namespace and prepared.machine.user_namespace, child_cgroup=group)
     return compile_remote(process, settings_module.seccomp_of(s), request, prepared.machine, features())
 
 
@@ -180,12 +247,34 @@ def connect(directory: str, name: str) -> int:
     """A connection to the relay of a machine that runs. Raises ContainerGone."""
     import _socket
 
-    place = os.open(directory, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
+    made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    _connect(made, directory, "door", name)
+    return made.detach()
+
+
+def monitor(directory: str, name: str) -> socket.socket:
+    """A connection to the monitor of a machine that runs, which has one at a time. Raises ContainerGone."""
+    import socket
+
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    _connect(made, directory, "monitor", name)
+    return made
+
+
+def _connect(made: _socket.socket, directory: str, which: str, name: str) -> None:
     try:
-        made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        made.connect(f"/proc/self/fd/{place}/door")
-        return made.detach()
+        place = os.open(directory, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)  # its name may be longer than an address has room for
+        try:
+            made.connect(f"/proc/self/fd/{place}/{which}")
+        finally:
+            os.close(place)
     except OSError:
+        made.close()
         raise ContainerGone(f"container {name}: its machine has ended") from None
-    finally:
-        os.close(place)
+
+
+def pause(directory: str, name: str, still: bool) -> None:
+    """Stop a machine's processors, or let them go on. Raises ContainerGone, HutchError, UnsupportedError."""
+    from hutch.vm import qmp
+
+    qmp.talk(monitor(directory, name), qmp.pause if still else qmp.resume)

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         isolation: str
         vm_accel: str
         kernel: str | os.PathLike[str]
+        vm_root: str
 
 
 def command_of(command: object) -> tuple[str, ...]:

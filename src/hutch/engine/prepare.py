@@ -24,6 +24,7 @@ from hutch.runtime.request import Compiled, Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
+    from hutch.engine.machine_snapshots import Saved
     from hutch.network.ports import Port, Sockets
     from hutch.oci.config import Config
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
@@ -48,6 +49,7 @@ class Prepared(Record):
     ports: tuple[Port, ...] = ()
     ipv6: bool = False
     machine: Parts | None = None
+    idle: bool = False
 
     @property
     def asks(self) -> bool:
@@ -60,18 +62,21 @@ _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
 def prepare(
     s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = "",
-    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (),
+    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (), machine: Parts | None = None,
 ) -> Prepared:  # fmt: skip
     """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
 
     `reopen` is the upper directory of a container that has ended, to be gone on with. `rootfs` is used instead of the image's,
-    and `inherited` lower directories above it are handed to `launch`.
+    and `inherited` lower directories above it are handed to `launch`. `machine`: the one that a container has already.
 
     Everything that differs from one container to the next with the same settings is its id and the time: the plan is
     compiled and encoded with a placeholder for them, once, and the placeholder replaced in the encoded bytes. The
     placeholder has an id's length, so that nothing else moves.
     """
     found = features()
+    saved = _saved(s) if s.image.startswith("snapshot:") and machine is None else None
+    if saved is not None:
+        s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
     rootfs = rootfs or _resolve(s, found)
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         settings_module.check(s)
@@ -82,10 +87,10 @@ def prepare(
         s = joining.shared(s)
     joinings = _joinings(s)
     base = state.root()
-    who = resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
+    who = (saved.user, saved.home) if saved is not None else resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
     resolv_conf = _resolv_conf(s, joinings)
     lent = _lent(s)
-    machine = _machine(s, len(joinings))
+    machine = saved.parts if saved is not None else machine or _machine(s, len(joinings), rootfs)
     key = (repr(machine), repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
     if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
@@ -186,6 +191,7 @@ def _template(
         "workdir": process.cwd,
         "idle": idle,
         "ports": _published(ports, ipv6),
+        **_machine_record(machine),
     }
     request = Request(
         id=PLACEHOLDER,
@@ -231,15 +237,30 @@ def _template(
         ports=ports,
         ipv6=ipv6,
         machine=machine,
+        idle=idle,
     )
 
 
-def _machine(s: Settings, interfaces: int) -> Parts | None:
+def _machine_record(machine: Parts | None) -> dict[str, object]:
+    if machine is None:
+        return {}
+    from hutch.engine import machines
+
+    return machines.record_of(machine)
+
+
+def _saved(s: Settings) -> Saved:
+    from hutch.engine import machine_snapshots
+
+    return machine_snapshots.load(s)
+
+
+def _machine(s: Settings, interfaces: int, rootfs: Rootfs) -> Parts | None:
     if s.isolation == "namespaces":
         return None
     from hutch.engine import machines
 
-    return machines.parts(s, interfaces)
+    return machines.parts(s, interfaces, rootfs)
 
 
 def _compile(config: Config, request: Request, found: Features, machine: Parts | None) -> Compiled:
@@ -386,7 +407,7 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
         if prepared.machine is not None:
             from hutch.engine import machines
 
-            encoded = machines.with_network(encoded, places.places)
+            encoded = machines.with_network(encoded, places.places, prepared.machine)
 
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hutch.cgroup.live import Cgroup
     from hutch.engine.prepare import Prepared
 
 _ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource, "attachments": Attachment}
@@ -46,9 +47,29 @@ def prepared_of(running: Running) -> Prepared:
     rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
     if s.network != "host":
         s = s.replace(**NO_NETWORK)  # it is on its network already, or was
-    found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs)
+    machine = None
+    if "machine" in running.data:
+        from hutch.engine import machines
+
+        machine = machines.parts_of(running.data, s)
+        if s.snapshot and rootfs is None:
+            from hutch.engine import machine_snapshots
+
+            rootfs = machine_snapshots.rootfs_of(s.snapshot)
+    found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs, machine=machine)
     uid, gid, *groups = (int(n) for n in running.data["user"])
     return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))
+
+
+def cgroup_of(running: Running) -> Cgroup:
+    """The cgroup of a container: numbers, freezing."""
+    if "machine" in running.data:
+        from hutch.engine.guest_cgroup import GuestCgroup
+
+        return GuestCgroup(running.directory, running.name or running.id)
+    from hutch.cgroup.live import Cgroup
+
+    return Cgroup(running.data.get("cgroup", {}))
 
 
 def open_pidfd(running: Running) -> int:

@@ -157,6 +157,8 @@ class Settings(Record):
     isolation: str = "namespaces"
     vm_accel: str = "kvm"
     kernel: str = ""
+    vm_root: str = "shared"
+    snapshot: str = ""
 
 
 def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
@@ -188,7 +190,7 @@ def check(s: Settings) -> None:
         if egress.parse(s.egress).allowed is not None and not s.attachments:
             raise UsageError(f"egress: network {s.network} has no way out that could be guarded", "--network bridge, or one of your own")
     _check_dns(s)
-    if s.isolation != "namespaces" or s.vm_accel != "kvm" or s.kernel:
+    if s.isolation != "namespaces" or s.vm_accel != "kvm" or s.kernel or s.vm_root != "shared":
         from hutch.engine import machines
 
         machines.check(s)

@@ -27,7 +27,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
     FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
-    DETACH = 83, MACHINE = 84, REMOTE = 85,
+    DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
     WATCH = 104,
 };
@@ -269,6 +269,7 @@ static long container_op(struct op *op)
     case NETLINK: return assign(num(op), sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0 /* NETLINK_ROUTE */));
     case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case COPY_UP: return op_copy_up(op);
+    case MEMORY: return op_memory(op);
     case TAP: return op_tap(op);
     case DETACH: return sys(__NR_umount2, str(op, 0), MNT_DETACH_);
     case MACHINE: return op_machine(op);

@@ -74,6 +74,33 @@ static long op_tap(struct op *op)
     return r < 0 ? close_(fd), r : assign(target, fd);
 }
 
+/* A machine's memory, as a file that no name leads to (memfd_create(2)): empty, or with what another machine's had. Only what is
+ * written there is copied, and takes room. */
+static long op_memory(struct op *op)
+{
+    i64 size = num(op), target = num(op);
+    long source = slot(op);
+    long fd = sys(__NR_memfd_create, "machine", 1 /* MFD_CLOEXEC */), r = fd;
+    if (r >= 0) r = sys(__NR_ftruncate, fd, size);
+    for (i64 at = 0; source >= 0 && r >= 0;) {
+        i64 begin = sys(__NR_lseek, source, at, 3 /* SEEK_DATA */), end;
+        if (begin < 0) { /* there is no more */
+            r = begin == -ENXIO ? 0 : begin;
+            break;
+        }
+        end = sys(__NR_lseek, source, begin, 4 /* SEEK_HOLE */);
+        if (end < begin || end > size) r = -EINVAL;
+        if (r >= 0) r = sys(__NR_lseek, fd, begin, 0);
+        if (r >= 0) r = sys(__NR_lseek, source, begin, 0);
+        for (at = begin; r >= 0 && at < end; at += r) {
+            r = sys(__NR_sendfile, fd, source, 0, end - at);
+            if (r == 0) r = -EIO;
+        }
+    }
+    if (r < 0) return close_(fd), r;
+    return assign(target, fd);
+}
+
 static long op_make_directory(struct op *op)
 {
     long dir = slot(op);

@@ -10,12 +10,12 @@
 
 enum { /* host to guest */
     SETUP = 1, PLAN = 2, START = 3, INPUT = 4, CREDIT = 5, TO_EXECUTOR = 6, RESIZE = 7, HANG_UP = 8, READ_FILE = 9, NETWORK = 10,
-    SHUT_DOWN = 11,
+    SHUT_DOWN = 11, QUIESCE = 12, RESUME = 13,
     /* guest to host */
-    HELLO = 32, OUTPUT = 33, ERRORS = 34, INPUT_CREDIT = 35, FROM_EXECUTOR = 36, ENDED = 37, FILE_CONTENT = 38, GUEST_FAILED = 39,
+    HELLO = 32, OUTPUT = 33, ERRORS = 34, INPUT_CREDIT = 35, FROM_EXECUTOR = 36, ENDED = 37, FILE_CONTENT = 38, GUEST_FAILED = 39, QUIET = 40,
 };
 enum { FRAME_MOST = 16384, FRAME_COST = 512, WINDOW = 65536, SESSIONS_MOST = 64 };
-enum { START_TERMINAL = 1, START_ENTER = 2 };
+enum { START_TERMINAL = 1, START_ENTER = 2, START_RESUMED = 4 };
 
 struct frame {
     u32 size;
@@ -28,7 +28,13 @@ struct framed { /* a frame as it is received and sent */
 struct setup { /* SETUP */
     i64 seconds, nanoseconds; /* since 1970 */
     u8 entropy[64];
-    u32 root, interfaces; /* what the root is on; how many interfaces there are */
+    u32 disks, interfaces; /* how many disks the root's layers are on, the topmost first (0: it is shared); how many interfaces there are */
+};
+/* A machine may be copied while it is quiet: between QUIET, the last that its guest says, and RESUME, the first that it hears, its
+ * stream has no frame that is half on its way. */
+struct resume { /* RESUME, followed in a copy by the host name, then by files of the container's: each a path, and its content */
+    struct setup setup;
+    u32 fresh, pad; /* fresh: this is a copy, whose only command is the container's own */
 };
 struct start { /* START, followed by the path of the command's cgroup below the container's, if it has one */
     u32 flags;

@@ -4,8 +4,6 @@
 #define HUTCH_GUEST_H
 #include "frames.h"
 
-enum { ROOT_SHARED = 0, ROOT_DISKS = 1 };
-
 static struct guest_session {
     u8 used, started, terminal_session, gone, finished, input_closed, out_closed[2];
     i32 plan, control, input, out[2], process, terminal; /* descriptors; process: a pidfd of the command's; terminal: an export's number */
@@ -18,6 +16,7 @@ static struct partial guest_in;
 static long guest_channel;
 static char network[FRAME_MOST]; /* what the container's interfaces are given: netlink messages for its namespace */
 static u32 network_size, interface_count;
+static long container_netlink = -1; /* a socket in the container's network namespace */
 
 static void guest_send(u32 type, u32 session, const void *data, u32 size)
 {
@@ -111,23 +110,37 @@ static void guest_boot(void)
     }
 }
 
-static void guest_setup(struct setup *setup)
+/* What is as it was when a machine is copied, and must not be: the time, and what the random numbers come from. */
+static void guest_renew(struct setup *setup)
 {
-    static u8 done;
     struct {
         i32 bits, size;
         u8 bytes[64];
     } entropy = {512, 64, {0}};
     memcpy(entropy.bytes, setup->entropy, 64);
-    if (sys(__NR_getpid) == 1) {
-        sys(__NR_clock_settime, 0, &setup->seconds);
-        long fd = openat_(AT_FDCWD, "/dev/urandom", O_RDWR | O_CLOEXEC, 0);
-        sys(__NR_ioctl, fd, 0x40085203 /* RNDADDENTROPY */, &entropy);
-        sys(__NR_ioctl, fd, 0x5207 /* RNDRESEEDCRNG */, 0);
-        close_(fd);
-        if (!done && setup->root == ROOT_SHARED) {
-            long r = sys(__NR_mount, "root", "/root", "virtiofs", 0, 0);
-            if (r < 0) guest_failed("mount the root by", "virtiofs", r);
+    if (sys(__NR_getpid) != 1) return;
+    sys(__NR_clock_settime, 0, &setup->seconds);
+    long fd = openat_(AT_FDCWD, "/dev/urandom", O_RDWR | O_CLOEXEC, 0);
+    sys(__NR_ioctl, fd, 0x40085203 /* RNDADDENTROPY */, &entropy);
+    sys(__NR_ioctl, fd, 0x5207 /* RNDRESEEDCRNG */, 0);
+    close_(fd);
+}
+
+static void guest_setup(struct setup *setup)
+{
+    static u8 done;
+    guest_renew(setup);
+    if (sys(__NR_getpid) == 1 && !done) {
+        long r = setup->disks ? 0 : sys(__NR_mount, "root", "/root", "virtiofs", 0, 0);
+        if (r < 0) guest_failed("mount the root by", "virtiofs", r);
+        for (u32 i = 0; i < setup->disks && i < 26; i++) {
+            TEXT(place, 32);
+            char disk[] = "/dev/vda";
+            disk[7] = (char)('a' + i);
+            puts_(&place, "/layers/"), putn(&place, i);
+            sys(__NR_mkdirat, AT_FDCWD, "/layers", 0755), sys(__NR_mkdirat, AT_FDCWD, place_, 0755);
+            for (int tries = 0; (r = sys(__NR_mount, disk, place_, "erofs", 1 /* MS_RDONLY */, 0)) == -ENOENT && tries < 2000; tries++) pause_(1000000);
+            if (r < 0) guest_failed("mount the disk", disk, r);
         }
     }
     interface_count = setup->interfaces;
@@ -135,13 +148,17 @@ static void guest_setup(struct setup *setup)
     guest_send(HELLO, 0, "", 0);
 }
 
-static void end_command(u32 number)
+static void forget_command(struct guest_session *s)
 {
-    struct guest_session *s = guest_sessions + number;
     const i32 fds[] = {s->plan, s->control, s->input, s->out[0], s->out[1], s->process};
     for (word i = 0; i < sizeof fds / sizeof *fds; i++) close_(fds[i]);
-    guest_send(ENDED, number, "", 0);
     s->used = 0;
+}
+
+static void end_command(u32 number)
+{
+    forget_command(guest_sessions + number);
+    guest_send(ENDED, number, "", 0);
 }
 
 static void command_failed(u32 number, long error, const char *what)
@@ -180,8 +197,13 @@ static void start_command(u32 number, struct framed *frame)
     i32 in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, pair[2];
     u32 one = (u32)sys(__NR_getpid);
     long target = guest_sessions[1].process;
-    if (!s->used || s->started || frame->head.size < sizeof how) return;
+    if (!s->used || frame->head.size < sizeof how) return;
     memcpy(&how, frame->data, sizeof how);
+    if (how.flags & START_RESUMED) { /* it was started before this machine was copied */
+        struct message ready = {.type = READY};
+        return guest_send(FROM_EXECUTOR, number, &ready, sizeof ready);
+    }
+    if (s->started) return;
     struct text group = {s->group, 0, sizeof s->group, 0};
     frame->data[frame->head.size < FRAME_MOST ? frame->head.size : FRAME_MOST - 1] = 0;
     puts_(&group, frame->data + sizeof how);
@@ -336,7 +358,75 @@ static long connect_container(long pid, long netlink)
         r = netlink_send(own, (char *)&move, sizeof move);
     }
     close_(own);
+    if (r == 0) container_netlink = sys(__NR_fcntl, netlink, 1030 /* F_DUPFD_CLOEXEC */, 0);
     return r == 0 ? netlink_send(netlink, network, network_size) : r;
+}
+
+/* In a copy of a machine: the container's host name and its files of /etc become its own. Done by a child, in its namespaces. */
+static void rename_container(char *at, char *end)
+{
+    long process = guest_sessions[1].process, pid = fork_(0);
+    int status;
+    if (pid > 0) while (sys(__NR_wait4, pid, &status, 0, 0) == -EINTR) {}
+    if (pid) return;
+    if (sys(__NR_setns, process, 0x04000000 | 0x00020000 /* CLONE_NEWUTS | CLONE_NEWNS */) < 0) exit_(1);
+    sys(__NR_sethostname, at, length(at));
+    for (at += length(at) + 1; at < end && *at;) {
+        char *content = at + length(at) + 1;
+        if (content >= end) break;
+        long fd = openat_(AT_FDCWD, at, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+        if (fd >= 0) write_all(fd, content, length(content)), close_(fd);
+        at = content + length(content) + 1;
+    }
+    exit_(0);
+}
+
+static void kill_group(struct guest_session *s)
+{
+    TEXT(path, 300);
+    if (!s->group[0]) return;
+    puts_(&path, s->group), puts_(&path, "/cgroup.kill");
+    long fd = openat_(AT_FDCWD, path_, O_WRONLY | O_CLOEXEC, 0);
+    sys(__NR_write, fd, "1", 1);
+    close_(fd);
+}
+
+static void guest_resume(struct framed *frame)
+{
+    struct resume how;
+    if (frame->head.size < sizeof how || frame->head.size >= FRAME_MOST) return;
+    memcpy(&how, frame->data, sizeof how);
+    guest_renew(&how.setup);
+    if (!how.fresh) return;
+    frame->data[frame->head.size] = 0;
+    for (u32 i = 2; i < SESSIONS_MOST; i++) { /* their clients are the first machine's; executors kill what they lose their owner of */
+        if (!guest_sessions[i].used) continue;
+        kill_group(guest_sessions + i);
+        forget_command(guest_sessions + i);
+    }
+    struct guest_session *own = guest_sessions + 1;
+    own->open[0] = own->open[1] = own->in_costs = 0;
+    rename_container(frame->data + sizeof how, frame->data + frame->head.size);
+}
+
+/* Say nothing more, and hear nothing but RESUME: this kernel may be stopped now, and go on elsewhere, more than once. */
+static void guest_quiesce(void)
+{
+    static struct partial in;
+    sys(__NR_sync);
+    in.done = 0;
+    guest_send(QUIET, 0, "", 0);
+    for (;;) {
+        long r = take_frame(guest_channel, &in);
+        if (r == 1) {
+            in.done = 0;
+            if (in.frame.head.type == RESUME) return guest_resume(&in.frame);
+        } else if (r == -EPIPE) {
+            if (sys(__NR_getpid) != 1) exit_(0);
+            pause_(1000000);
+        } else if (r < 0)
+            guest_stop();
+    }
 }
 
 /* A word from the executor of a command, and the descriptors that it hands over. */
@@ -412,13 +502,7 @@ static void hang_up(u32 number)
     struct guest_session *s = guest_sessions + number;
     struct message kill = {.type = KILL_TREE};
     if (!s->used) return; /* it ended at the same moment, and that has been told */
-    if (s->group[0]) {
-        TEXT(path, 300);
-        puts_(&path, s->group), puts_(&path, "/cgroup.kill");
-        long fd = openat_(AT_FDCWD, path_, O_WRONLY | O_CLOEXEC, 0);
-        sys(__NR_write, fd, "1", 1);
-        close_(fd);
-    }
+    kill_group(s);
     if (!s->started) return end_command(number);
     if (s->control >= 0) write_all(s->control, &kill, sizeof kill);
     s->gone = 1, s->open[0] = s->open[1] = 0;
@@ -445,6 +529,10 @@ static void from_host(void)
     case NETWORK:
         memcpy(network, frame->data, size);
         network_size = size;
+        if (container_netlink >= 0 && size) { /* in a copy: its interfaces are there, and become its own */
+            long error = netlink_send(container_netlink, network, network_size);
+            if (error < 0) guest_failed("set the interfaces", "of a copy", error);
+        }
         break;
     case PLAN: add_plan(number, frame); break;
     case START: start_command(number, frame); break;
@@ -469,6 +557,7 @@ static void from_host(void)
         break;
     case HANG_UP: hang_up(number); break;
     case READ_FILE: read_file(number, frame); break;
+    case QUIESCE: guest_quiesce(); break;
     case SHUT_DOWN: guest_stop();
     default: break;
     }

@@ -17,6 +17,11 @@ static struct relay_client {
     u8 started, gone;   /* the guest knows of it; the client has left, and the guest has not said yet that it is over */
 } relay_clients[RELAY_CLIENTS];
 static struct partial relay_in, relay_out;
+/* The machine is being copied: whose doing it is, and whether its guest has fallen silent. Nothing is sent meanwhile. */
+static struct {
+    u32 client;
+    u8 asked, silent, over;
+} quiet;
 
 static void keep_console(long fd)
 {
@@ -40,6 +45,23 @@ static void relay_queue(u32 type, u32 session, const void *data, u32 size)
     relay_out.done = 0;
 }
 
+static void renewed(struct setup *setup)
+{
+    sys(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, &setup->seconds);
+    sys(__NR_getrandom, setup->entropy, sizeof setup->entropy, 0);
+}
+
+/* Go on. There is nothing on its way to the guest, since nothing was let through. */
+static void relay_resume(void)
+{
+    struct resume how = {0};
+    renewed(&how.setup);
+    relay_queue(RESUME, 0, &how, sizeof how);
+    close_(relay_clients[quiet.client].fd);
+    relay_clients[quiet.client] = (struct relay_client){.fd = -1};
+    memset(&quiet, 0, sizeof quiet);
+}
+
 /* From the guest. An error ends the machine: nothing that comes after it could be believed. */
 static long relay_from_guest(void)
 {
@@ -49,6 +71,11 @@ static long relay_from_guest(void)
     struct relay_client *client = relay_clients + session;
     if (session == 0) {
         if (type == HELLO) return 0;
+        if (type == QUIET && quiet.asked && !quiet.silent) {
+            quiet.silent = 1;
+            if (!quiet.over) quiet.over = send_packet(relay_clients[quiet.client].fd, QUIET, 0, "", 0, 0x40) < 0;
+            return 0;
+        }
         if (type == GUEST_FAILED) { /* everybody's first client hears it */
             client = relay_clients + 1;
             return client->fd >= 0 ? send_packet(client->fd, type, 1, frame->data, size, 0x40 /* MSG_DONTWAIT */) : 0;
@@ -90,6 +117,14 @@ static void relay_from_client(u32 session)
     if (r == -EAGAIN) return;
     relay_out.done = 0;
     frame->head.session = (u16)session;
+    if (quiet.asked) { /* it is the one who did: whatever it says, or its end, ends it */
+        quiet.over = 1, frame->head.type = 0;
+        return;
+    }
+    if (r == 0 && frame->head.type == QUIESCE && !client->started) {
+        quiet.client = session, quiet.asked = 1;
+        return;
+    }
     /* what comes behind a command's end must not begin another */
     if (r == 0 && !client->started && frame->head.type != PLAN && frame->head.type != READ_FILE && frame->head.type != NETWORK) r = -EPROTO;
     if (r == 0 && frame->head.type == CREDIT) {
@@ -124,23 +159,28 @@ static void relay_accept(long door)
     close_(fd); /* as many as there can be are there: the new one sees its socket end */
 }
 
-_Noreturn static void relay(long channel, long door, long console, long first, u32 root, u32 interfaces)
+/* `identity`: of a copy, what is its own (struct resume). */
+_Noreturn static void relay(long channel, long door, long console, long first, u32 disks, u32 interfaces, const char *identity, word identity_size)
 {
     static struct pollfd fds[3 + RELAY_CLIENTS];
-    struct setup setup = {.root = root, .interfaces = interfaces};
+    struct resume how = {.setup = {.disks = disks, .interfaces = interfaces}, .fresh = 1};
     sys(__NR_prctl, PR_SET_NAME, "hutch-relay", 0, 0, 0);
     sys(__NR_fcntl, channel, F_SETFL, O_NONBLOCK);
     for (u32 i = 0; i < RELAY_CLIENTS; i++) relay_clients[i].fd = -1;
     relay_clients[1].fd = (i32)first;
-    sys(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, &setup.seconds);
-    sys(__NR_getrandom, setup.entropy, sizeof setup.entropy, 0);
-    relay_queue(SETUP, 0, &setup, sizeof setup);
+    renewed(&how.setup);
+    relay_queue(identity_size ? RESUME : SETUP, 0, &how, identity_size ? sizeof how : sizeof how.setup);
+    if (identity_size) {
+        memcpy(relay_out.frame.data + sizeof how, identity, identity_size);
+        relay_out.frame.head.size += (u32)identity_size;
+        relay_clients[1].started = 1;
+    }
     for (;;) {
         int busy = relay_out.frame.head.type != 0;
         fds[0] = (struct pollfd){(int)channel, busy ? POLLIN | POLLOUT : POLLIN, 0};
         fds[1] = (struct pollfd){(int)console, POLLIN, 0};
         fds[2] = (struct pollfd){(int)door, POLLIN, 0};
-        for (u32 i = 0; i < RELAY_CLIENTS; i++) fds[3 + i] = (struct pollfd){busy ? -1 : relay_clients[i].fd, POLLIN, 0};
+        for (u32 i = 0; i < RELAY_CLIENTS; i++) fds[3 + i] = (struct pollfd){busy || (quiet.asked && i != quiet.client) ? -1 : relay_clients[i].fd, POLLIN, 0};
         poll_(fds, 3 + RELAY_CLIENTS, -1);
         if (fds[1].revents & POLLIN) keep_console(console);
         else if (fds[1].revents) console = -1;
@@ -158,6 +198,10 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
                 }
                 exit_(1);
             }
+        }
+        if (quiet.silent && quiet.over) {
+            relay_resume();
+            continue;
         }
         if (busy) {
             if (fds[0].revents & POLLOUT && give_frame(channel, &relay_out) < 0) exit_(1);
@@ -239,7 +283,7 @@ _Noreturn static void client(long relay, const char *encoded, word encoded_size,
     sys(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
     long signals = sys(__NR_signalfd4, -1L, &all, 8, O_CLOEXEC | O_NONBLOCK);
     if (how->flags & START_TERMINAL) raw_terminal();
-    for (word at = 0; at < encoded_size; at += FRAME_MOST) {
+    for (word at = 0; at < encoded_size && !(how->flags & START_RESUMED); at += FRAME_MOST) {
         word part = encoded_size - at < FRAME_MOST ? encoded_size - at : FRAME_MOST;
         if (send_packet(relay, PLAN, 0, encoded + at, (u32)part, 0) < 0) break; /* its end is seen below */
     }
@@ -329,11 +373,11 @@ static long op_machine(struct op *op)
     word plan_size;
     long channel = slot(op), console = slot(op), door = slot(op);
     struct start how = {(u32)num(op), (i32)num(op)};
-    i64 patience = num(op), root = num(op), interfaces = num(op);
-    word network_size;
-    const char *encoded = str(op, &plan_size), *network = str(op, &network_size);
+    i64 patience = num(op), disks = num(op), interfaces = num(op);
+    word network_size, identity_size;
+    const char *encoded = str(op, &plan_size), *network = str(op, &network_size), *identity = str(op, &identity_size);
     i32 pair[2];
-    if (op->broken || network_size > FRAME_MOST) return -EBADMSG;
+    if (op->broken || network_size > FRAME_MOST || identity_size + sizeof(struct resume) >= FRAME_MOST) return -EBADMSG;
     long r = sys(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | SOCK_CLOEXEC_, 0, pair);
     if (r < 0) return r;
     i32 most = 212992;
@@ -344,10 +388,10 @@ static long op_machine(struct op *op)
     if (r == 0) {
         close_(exec_pipe[1]), close_(pair[1]);
         for (int fd = 0; fd < 3; fd++) close_(fd); /* the caller's streams are the client's alone */
-        relay(channel, door, console, pair[0], (u32)root, (u32)interfaces);
+        relay(channel, door, console, pair[0], (u32)disks, (u32)interfaces, identity, identity_size);
     }
     close_(pair[0]), close_(channel), close_(console), close_(door);
-    send_packet(pair[1], NETWORK, 0, network, (u32)network_size, 0);
+    if (network_size) send_packet(pair[1], NETWORK, 0, network, (u32)network_size, 0);
     sys(__NR_prctl, PR_SET_NAME, "hutch-machine", 0, 0, 0);
     client(pair[1], encoded, plan_size, &how, "", patience, 1);
 }

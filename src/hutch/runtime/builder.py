@@ -40,6 +40,11 @@ class Builder:
         self.gid_mappings = linux.gid_mappings
 
     @property
+    def same_ids(self) -> bool:
+        """Whether the container's ids are the same outside."""
+        return all(m.container_id == m.host_id for m in (*self.uid_mappings, *self.gid_mappings))
+
+    @property
     def late_namespaces(self) -> bool:
         """Whether the new namespaces are to belong to a user namespace that is joined: by root, they are made once it is."""
         return "user" in self.joined and self.features.privileged and bool(self.clone_flags)

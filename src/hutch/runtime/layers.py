@@ -7,6 +7,7 @@ from hutch.image.rootfs import ImageMount, Rootfs, View
 from hutch.plan import ops
 from hutch.plan.ops import Slot, slot
 from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
+from hutch.runtime.request import Request
 from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, USERNS, open_host
 
 
@@ -95,15 +96,13 @@ def _skeleton(b: Builder, rootfs: Rootfs, home: Slot) -> None:
         b.container.append(ops.MakeSymlink(base=home, target=target, path=f"root/{path}", origin="root"))
 
 
-def generated_files(b: Builder) -> list[tuple[str, str]]:
-    """What every container has of its own in /etc: (path below /etc, content)."""
-    request = b.request
-    name = b.config.hostname or ""
+def generated_files(name: str, request: Request) -> list[tuple[str, str]]:
+    """What every container has of its own in /etc: (path below /etc, content), by its host name and what it asked for."""
     files = []
     if name:
         files.append(("hostname", f"{name}\n"))
         hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        own = "" if request.networks else f"127.0.1.1\t{name}\n"  # on a network the name is its address there
+        own = "" if request.networks or request.joins else f"127.0.1.1\t{name}\n"  # on a network the name is its address there
         files.append(("hosts", f"{hosts}{own}{request.hosts}"))
     if request.resolv_conf is not None:
         files.append(("resolv.conf", request.resolv_conf))
@@ -113,7 +112,7 @@ def generated_files(b: Builder) -> list[tuple[str, str]]:
 def _own_layer(b: Builder, view: View, number: int) -> Slot | None:
     """A layer above the image's: whiteouts over what is hidden, and the container's own files of /etc."""
     prefix = f"layer/own-{number}"
-    files = generated_files(b) if view.path in ("/", "/etc") else []
+    files = generated_files(b.config.hostname or "", b.request) if view.path in ("/", "/etc") else []
     if not files and not view.hidden:
         return None
     c = b.container
@@ -178,7 +177,8 @@ def _lower(b: Builder, lower: str, name: str) -> Slot:
         return b.open_path(lower, f"lower-{name}", "root")
     # An idmapped clone shows the layer's files as the container's root's own; the layer itself stays root's.
     clone, layer = slot(f"clone-{name}"), slot(f"lower-{name}")
-    b.mapped.append(ops.OpenTree(path=lower, set_attributes=1, idmap=USERNS, into=clone, origin="root"))
+    idmap = None if b.same_ids else USERNS
+    b.mapped.append(ops.OpenTree(path=lower, set_attributes=1, idmap=idmap, into=clone, origin="root"))
     b.container.append(ops.MakeDirectory(base=BASE, path=f"layer/lower-{name}", origin="root"))
     # overlayfs in a user namespace takes no layer from another namespace: attach it in this one first
     b.container.append(ops.Attach(mount=clone, root=BASE, path=f"layer/lower-{name}", make="", summary=f"layer {lower}", origin="root"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from hutch.errors import UnsupportedError
+from hutch.image.rootfs import Rootfs, View
 from hutch.kernel.features import Features
 from hutch.oci.config import CapabilitySets, Config, IdMapping, Linux, Memory, Namespace, Process, Resources, Root, User
 from hutch.plan import ops
@@ -22,7 +23,7 @@ from hutch.runtime import compile as runtime, identity, layers, lifecycle, mount
 from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
 from hutch.runtime.profile import default_profile
 from hutch.runtime.request import Compiled, Request
-from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT
+from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, open_host
 from hutch.runtime.seccomp import rule
 from hutch.vm.features import guest_features
 from hutch.vm.machine import INITRAMFS, KERNEL, KVM, OVERHEAD, PATIENCE, Descriptors, Machine
@@ -44,20 +45,29 @@ NETWORK_ROOM = 4096
 NETWORK = b"zQ7vNetworkXw0h" + bytes(NETWORK_ROOM - 15)  # what the interfaces are given, when it is known: as long as this
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("urandom", 1, 9))
 KVM_DEVICE = ("kvm", 10, 232)
+GUEST_CGROUP = "/container"  # the same in every machine: a copy has another name than the one that it was made of
 GUEST_NAMESPACES = ("mount", "pid", "ipc", "uts", "cgroup", "network")
 
 
 class Parts(Record):
     """The programs of a machine, and the machine: what `compile_machine` needs beside a container's request. `privileged`: its container
     has no user namespace in the guest; on the host it has one all the same. `system`: this
-    host's directories and files that the programs need, each with the target of the link that it is ("": none)."""
+    host's directories and files that the programs need, each with the target of the link that it is ("": none).
+    `addresses`: of a copy, the IPv4 addresses that its interfaces had before: (number, address, length of the prefix)."""
 
     machine: Machine
     vmm: Vmm
-    virtiofsd: Virtiofsd
+    virtiofsd: Virtiofsd | None
     kernel: tuple[int, int]
     system: tuple[tuple[str, str], ...] = ()
     privileged: bool = False
+    addresses: tuple[tuple[int, str, int], ...] = ()
+
+    @property
+    def user_namespace(self) -> bool:
+        """Whether the container may have one in the guest. On disks, its root's upper directory is a tmpfs of the guest's, which
+        cannot hold what overlayfs writes in a user namespace before Linux 6.6."""
+        return not self.privileged and (not self.machine.disks or self.kernel >= (6, 6))
 
 
 def host_config(config: Config, parts: Parts, features: Features) -> Config:
@@ -78,11 +88,11 @@ def host_config(config: Config, parts: Parts, features: Features) -> Config:
     )  # fmt: skip
 
 
-def guest_config(config: Config, name: str, privileged: bool = False) -> Config:
+def guest_config(config: Config, user_namespace: bool) -> Config:
     """What of a configuration is the guest's: the container as it is seen from inside."""
     linux = config.linux
     given = linux.resources or Resources()
-    own = not privileged and any(n.type == "user" for n in linux.namespaces)
+    own = user_namespace and any(n.type == "user" for n in linux.namespaces)
     # the ids are the container's own already: on the host, virtiofsd is in its user namespace
     whole = (IdMapping(container_id=0, host_id=0, size=65536),) if own else ()
     kinds = (*GUEST_NAMESPACES, *(("user",) if own else ()), *(n.type for n in linux.namespaces if n.type == "time"))
@@ -102,17 +112,34 @@ def guest_config(config: Config, name: str, privileged: bool = False) -> Config:
             readonly_paths=linux.readonly_paths,
             time_offsets=linux.time_offsets,
             personality=linux.personality,
-            cgroups_path=f"/hutch-{name}",
+            cgroups_path=GUEST_CGROUP,
         ),
     )
 
 
 def compile_guest(config: Config, request: Request, parts: Parts, features: Features) -> Compiled:
     """The plan that the guest carries out. Raises ConfigError, UnsupportedError."""
-    inside = Request(id=request.id, idle=request.idle, init=request.init, make_workdir=request.make_workdir, files=False, joins=parts.machine.interfaces > 0)
-    return runtime.compile_container(
-        guest_config(config, request.id, parts.privileged), inside, guest_features(parts.kernel, features.machine, parts.machine.cpus)
+    disks = parts.machine.disks
+    inside = Request(
+        id=request.id,
+        idle=request.idle,
+        init=request.init,
+        make_workdir=request.make_workdir,
+        files=False,
+        joins=parts.machine.interfaces > 0,
+        rootfs=Rootfs(name="disks", views=(View(path="/", lowers=tuple(f"/layers/{i}" for i in range(len(disks)))),)) if disks else None,
+        hosts=request.hosts,
+        resolv_conf=request.resolv_conf,
+        upper_size=request.upper_size,
     )
+    found = guest_features(parts.kernel, features.machine, parts.machine.cpus)
+    return runtime.compile_container(guest_config(config, parts.user_namespace), inside, found)
+
+
+def identity_of(config: Config, request: Request) -> bytes:
+    """What a copy is told to be: its host name, and the files of /etc that name it (`ops.Machine`)."""
+    files = layers.generated_files(config.hostname or "", request)
+    return "\0".join([config.hostname or "", *(word for name, text in files for word in (f"/etc/{name}", text))]).encode() + b"\0"
 
 
 def terminal_of(plan: Plan) -> int:
@@ -144,8 +171,11 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     c.append(ops.Wait(barrier=1))
     identity.become_root(b)
     c.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
-    layers.build(b, request.rootfs)
-    mounts.binds(b)
+    if parts.machine.disks:
+        open_host(b)
+    else:
+        layers.build(b, request.rootfs)
+        mounts.binds(b)
     _programs_root(b, parts)
     c.append(ops.Wait(barrier=2))
     c += cgroup.enter
@@ -155,8 +185,8 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     if terminal >= 0:
         runtime.terminal_of(b, None)
     lifecycle.before_pivot(b)
-    c.append(ops.Pivot(root=PROGRAMS, stacked=2, origin="machine"))
-    _exports(b)
+    c.append(ops.Pivot(root=PROGRAMS, stacked=0 if parts.machine.disks else 2, origin="machine"))
+    _exports(b, not parts.machine.disks)
     _programs(b, parts)
     c.append(ops.CloseDescriptors(keep=(CONTROL, CONSOLE, DOOR), origin="process"))
     c.append(ops.Signal(barrier=9))
@@ -166,6 +196,7 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     c.append(
         ops.Machine(
             channel=CONTROL, console=CONSOLE, door=DOOR, guest=guest.plan, terminal=terminal, patience=PATIENCE[parts.machine.accel],
+            disks=len(parts.machine.disks), identity=identity_of(config, request) if parts.machine.snapshot else b"",
             interfaces=parts.machine.interfaces, network=NETWORK if parts.machine.interfaces else b"", origin="process",
             about=tuple(parts.vmm.describe(parts.machine)),
         )
@@ -187,10 +218,10 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     return Compiled(plan=plan, cgroup_paths=cgroup.paths, root_uid=max(b.host_uid(0), 0), root_gid=max(b.host_gid(0), 0), user_namespace=b.userns)
 
 
-def _exports(b: Builder) -> None:
-    if b.request.rootfs is not None and not b.request.upper and b.request.files:
+def _exports(b: Builder, shared: bool) -> None:
+    if shared and b.request.rootfs is not None and not b.request.upper and b.request.files:
         b.prepare.append(ops.Export(value=BASE, origin="root"))
-    if b.request.files:
+    if shared and b.request.files:
         root = slot("container-root")
         b.container.append(ops.OpenAt(base=PROGRAMS, path=SHARED, flags=O_PATH | O_DIRECTORY, into=root, origin="root"))
         b.prepare.append(ops.Export(value=root, origin="root"))
@@ -203,7 +234,8 @@ def _programs_root(b: Builder, parts: Parts) -> None:
     c, origin = b.container, "machine"
     # cloned first: what is attached to the host's root from here on lies on the container's
     shared = slot("shared-root")
-    c.append(ops.OpenTree(base=ROOT, path="", recursive=True, into=shared, origin="root"))
+    if not parts.machine.disks:
+        c.append(ops.OpenTree(base=ROOT, path="", recursive=True, into=shared, origin="root"))
     c.append(ops.MakeFilesystem(kind="tmpfs", options=(("mode", "0755"), ("size", "1m")), into=PROGRAMS, origin=origin))
     c.append(ops.Attach(mount=PROGRAMS, root=HOST_ROOT, path="", make="", summary="a root for the machine's programs", origin=origin))
     for path, mode in (("host", 0o700), ("host/root", 0o755), ("etc", 0o755), ("tmp", 0o777), ("dev", 0o755), ("proc", 0o555)):
@@ -225,7 +257,10 @@ def _programs_root(b: Builder, parts: Parts) -> None:
     proc = slot("machine-proc")
     c.append(ops.MakeFilesystem(kind="proc", attributes=2 | 4 | 8, into=proc, origin=origin))
     c.append(ops.Attach(mount=proc, root=PROGRAMS, path="/proc", make="", summary="proc", origin=origin))
-    c.append(ops.Attach(mount=shared, root=PROGRAMS, path=f"/{SHARED}", make="", summary="the container's root", origin="root"))
+    for path, content in parts.vmm.files(parts.machine):
+        c.append(ops.MakeFile(base=PROGRAMS, path=path.lstrip("/"), data=content, mode=0o666, origin=origin))
+    if not parts.machine.disks:
+        c.append(ops.Attach(mount=shared, root=PROGRAMS, path=f"/{SHARED}", make="", summary="the container's root", origin="root"))
 
 
 def _devices(b: Builder, parts: Parts) -> None:
@@ -304,6 +339,8 @@ def _programs(b: Builder, parts: Parts) -> None:
         ops.Open(path="/dev/null", flags=os.O_RDWR, into=QUIET, origin="machine"),
     ]
     given: tuple[ops.Slot, ...] = (CONTROL_END, MONITOR)
+    after: tuple[ops.Slot, ...] = ()
+    beside: list[ops.Operation]
     apart = ops.Unshare(flags=NAMESPACES["mount"], origin="machine")
     if not machine.disks:
         from hutch.vm.virtiofsd import CAPABILITIES
@@ -311,10 +348,19 @@ def _programs(b: Builder, parts: Parts) -> None:
         profile = default_profile(CAPABILITIES)
         own = profile.replace(syscalls=(*profile.syscalls, rule("pivot_root")))  # into the directory that it shows; its own filter follows
         c.append(ops.Listen(into=SHARE, connected=SHARE_END, origin="machine"))
+        assert parts.virtiofsd is not None
         _program(b, "virtiofsd", parts.virtiofsd.command(f"/{SHARED}", min(hard, MOST_FILES)), CAPABILITIES, [apart], (SHARE,), own)
         given += (SHARE_END,)
+        beside = [ops.Detach(path=f"/{SHARED}", origin="machine")]
     else:
-        given += (QUIET,)  # so that the taps have their numbers
+        memory, copied, state = slot("memory"), slot("snapshot-memory"), slot("snapshot-state")
+        if machine.snapshot:
+            for name, into in (("memory", copied), ("state", state)):
+                b.prepare.append(ops.Open(path=f"{machine.snapshot}/{name}", flags=os.O_RDONLY, into=into, origin="machine"))
+        # in the cgroup that it counts in
+        beside = [ops.Memory(size=machine.memory, into=memory, source=copied if machine.snapshot else None, origin="machine")]
+        given += (memory,)
+        after = (state,) if machine.snapshot else ()
     taps = tuple(slot(f"tap-{i}") for i in range(machine.interfaces))
     assert 3 + len(given) == Descriptors.FIRST_TAP
-    _program(b, parts.vmm.name, parts.vmm.command(machine), (), [apart, ops.Detach(path=f"/{SHARED}", origin="machine")], (*given, *taps), default_profile(()))
+    _program(b, parts.vmm.name, parts.vmm.command(machine), (), [apart, *beside], (*given, *taps, *after), default_profile(()))

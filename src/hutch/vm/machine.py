@@ -15,9 +15,16 @@ if TYPE_CHECKING:
         def name(self) -> str:
             """What it is called in a plan."""
 
+        @property
+        def path(self) -> str:
+            """Its program's file."""
+
         def command(self, machine: Machine) -> tuple[str, ...]:
             """Its program and arguments. In its root, the kernel is /kernel, the ramdisk /initramfs, disks /disk0 and so on;
             the descriptors are those of `Descriptors`."""
+
+        def files(self, machine: Machine) -> tuple[tuple[str, str], ...]:
+            """What else must lie in its root: (path, content), which it may write to."""
 
         def describe(self, machine: Machine) -> list[str]:
             """The machine for a person: devices, memory, the kernel's command line."""
@@ -35,13 +42,15 @@ KERNEL, INITRAMFS = "/kernel", "/initramfs"
 
 
 class Descriptors:
-    """The monitor's descriptors: the guest's control channel, QMP, the root's file system, then an interface each."""
+    """The monitor's descriptors: the guest's control channel, QMP, the root's file system (where the root is on disks: the machine's
+    memory), then an interface each, then the state that a copy begins with."""
 
     CONTROL, MONITOR, ROOT, FIRST_TAP = 3, 4, 5, 6
 
 
 class Machine(Record):
-    """A machine: sizes in bytes, `interfaces` its number of network interfaces, `disks` what of its root is on block devices.
+    """A machine: sizes in bytes, `interfaces` its number of network interfaces, `disks` the images of its root's layers, the topmost first, where
+    the root is not shared. `snapshot`: a directory with the state and the memory that it begins with, of another machine's.
 
     `kernel` and `initramfs` are files of the host's; `accel` is "kvm" or "tcg" (software emulation, which is no boundary). `tsc_khz` is what
     the time stamp counter runs at under emulation: at the host's rate.
@@ -56,6 +65,7 @@ class Machine(Record):
     interfaces: int = 0
     disks: tuple[str, ...] = ()
     tsc_khz: int = 0
+    snapshot: str = ""
 
     @property
     def command_line(self) -> str:

@@ -14,7 +14,7 @@ from hutch.runtime.builder import O_DIRECTORY, O_PATH
 from hutch.runtime.compile import PIDFD
 from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.profile import default_profile
-from hutch.vm.compile import GUEST_NAMESPACES, terminal_of
+from hutch.vm.compile import GUEST_CGROUP, GUEST_NAMESPACES, terminal_of
 from hutch.vm.features import guest_features
 
 TYPE_CHECKING = False
@@ -25,9 +25,8 @@ RELAY = slot("relay")
 
 
 class RemoteRequest(Record):
-    """A command in the machine of container `id`. `child_cgroup` as in `EnterRequest`."""
+    """A command in a machine's container. `child_cgroup` as in `EnterRequest`."""
 
-    id: str
     user_namespace: bool
     child_cgroup: str = ""
 
@@ -35,7 +34,7 @@ class RemoteRequest(Record):
 def compile_remote(process: Process, seccomp: Seccomp | None, request: RemoteRequest, parts: Parts, features: Features) -> Plan:
     """A process outside that stands for the command, and the plan that the guest carries out. The executor is handed a connection
     to the machine's door as its first extra descriptor. Raises ConfigError."""
-    place = f"/sys/fs/cgroup/hutch-{request.id}"
+    place = f"/sys/fs/cgroup{GUEST_CGROUP}"
     own = ("user",) if request.user_namespace else ()
     enter = EnterRequest(namespaces=(*GUEST_NAMESPACES, *own), cgroup_paths={"": place}, target_fd=FIRST_EXTRA, child_cgroup=request.child_cgroup)
     guest = compile_enter(process, seccomp, enter, guest_features(parts.kernel, features.machine, parts.machine.cpus))

@@ -1,4 +1,4 @@
-"""Write the index of a layer: its tree, with the content of its files left in the tar.
+"""Write the index of a layer: its tree, with the content of its files left in the tar. Or a disk, which has the content, too.
 
 Two passes: every inode gets its place, which depends on its size alone; then everything is written. The same tree gives
 the same bytes: names are sorted, and nothing of this machine or this moment is written.
@@ -41,6 +41,7 @@ from hutch.image.erofs.format import (
     inode_format,
 )  # fmt: skip
 from hutch.image.tree import Node
+from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +72,28 @@ class _Item:
         self.links = node.links
 
 
+DISK_BITS = 12  # of a disk's blocks: a page's size, which every kernel with EROFS reads (those of 512 bytes since 6.4)
+
+
+class Disk(Record):
+    """A disk without its content: what lies at its beginning, and where on it the content of each file is to go."""
+
+    size: int
+    head: bytes
+    content: tuple[tuple[int, Node], ...]
+
+
+def disk(root: Node, tar_size: int) -> Disk:
+    """The EROFS image of a tree with the content of its files, that lies in a tar of `tar_size` bytes. Raises ImageError."""
+    writer = _Writer(tar_size, _unread, DISK_BITS)
+    head = writer.write(root, b"")
+    return Disk(size=writer.total << DISK_BITS, head=head, content=tuple((item.union + writer.begin << DISK_BITS, item.node) for item in writer.whole))
+
+
+def _unread(offset: int, length: int) -> bytes:
+    raise ImageError("layer: a disk has its content whole")
+
+
 def index(root: Node, tar_size: int, read: Callable[[int, int], bytes], tag: bytes = b"") -> bytes:
     """The EROFS image of a tree whose content lies in a tar of `tar_size` bytes.
 
@@ -82,8 +105,11 @@ def index(root: Node, tar_size: int, read: Callable[[int, int], bytes], tag: byt
 
 
 class _Writer:
-    def __init__(self, tar_size: int, read: Callable[[int, int], bytes]) -> None:
-        if tar_size >> BLOCK_BITS >= HOLE:
+    def __init__(self, tar_size: int, read: Callable[[int, int], bytes], bits: int = BLOCK_BITS) -> None:
+        self.bits, self.block = bits, 1 << bits
+        self.whole: list[_Item] = []  # of a disk: files whose content lies on it
+        self.begin = self.total = 0
+        if tar_size >> self.bits >= HOLE:
             raise ImageError(f"layer: an archive of {tar_size} bytes")
         self.tar_size = tar_size
         self.read = read
@@ -120,7 +146,7 @@ class _Writer:
             item.links += 1  # "."
             directories.append((item, entries, parent))
             queue += reversed(below)
-        begin = (self.position + BLOCK - 1) // BLOCK
+        begin = self.begin = (self.position + self.block - 1) // self.block
         for item, entries, parent in directories:
             self._fill_directory(item, entries, parent)
         return self._assemble(begin, top, tag)
@@ -129,7 +155,7 @@ class _Writer:
         """Give an inode its place: its first 64 bytes in one block, and its inline data in one block, too."""
         at = self.position
         head = INODE_SIZE + len(item.attributes)
-        while at % BLOCK > BLOCK - INODE_SIZE or (whole and (at + head) % BLOCK + whole > BLOCK):
+        while at % self.block > self.block - INODE_SIZE or (whole and (at + head) % self.block + whole > self.block):
             at += SLOT
         item.nid = at // SLOT
         end = at + head
@@ -145,16 +171,16 @@ class _Writer:
         used, size = 0, 0
         for name in sorted([b".", b"..", *children]):
             need = DIRENT_SIZE + len(name)
-            if used + need > BLOCK:
-                size, used = size + BLOCK, 0
+            if used + need > self.block:
+                size, used = size + self.block, 0
             used += need
         item.size = size + used
-        if size == 0 and used <= BLOCK - INODE_SIZE:
+        if size == 0 and used <= self.block - INODE_SIZE:
             item.format = inode_format(INLINE)
             self._place(item, used, used)
         else:
             item.union = self.block_count
-            self.block_count += (item.size + BLOCK - 1) // BLOCK
+            self.block_count += (item.size + self.block - 1) // self.block
             self._place(item, 0)
 
     def _fill_directory(self, item: _Item, entries: list[tuple[bytes, _Item]], parent: _Item) -> None:
@@ -164,7 +190,7 @@ class _Writer:
         used = 0
         for row in rows:
             need = DIRENT_SIZE + len(row[0])
-            if used + need > BLOCK:
+            if used + need > self.block:
                 blocks.append(_directory_block(group))
                 group, used = [], 0
             group.append(row)
@@ -173,7 +199,7 @@ class _Writer:
         if item.format == inode_format(INLINE):
             item.tail = blocks[0]
             return
-        data = b"".join(block.ljust(BLOCK, b"\0") for block in blocks)
+        data = b"".join(block.ljust(self.block, b"\0") for block in blocks)
         self.blocks.append((item.union, data))
 
     def _place_file(self, item: _Item) -> None:
@@ -184,26 +210,31 @@ class _Writer:
                 raise ImageError(f"layer: a file of {node.size} bytes")
             item.size = node.size
             item.format = inode_format(CHUNKED)
-            if node.sparse is None:
+            if self.bits == DISK_BITS:
+                if node.offset + (node.size if node.sparse is None else sum(length for _, length in node.sparse)) > self.tar_size:
+                    raise ImageError("layer: the archive is broken: a file lies beyond its end")
+                item.format = inode_format(PLAIN)
+                self.whole.append(item)
+            elif node.sparse is None:
                 if node.offset + node.size > self.tar_size:
                     raise ImageError("layer: the archive is broken: a file lies beyond its end")
-                bits = max((node.size - 1).bit_length() - BLOCK_BITS, 0)
+                bits = max((node.size - 1).bit_length() - self.bits, 0)
                 if bits > MAX_BITS:
                     raise ImageError(f"layer: a file of {node.size} bytes")
                 item.union = CHUNK_INDEXES | bits  # one chunk is enough for all of it
-                item.chunks = CHUNK.pack(0, TAR_DEVICE, node.offset >> BLOCK_BITS)
+                item.chunks = CHUNK.pack(0, TAR_DEVICE, node.offset >> self.bits)
             else:
                 self._sparse(item)
             self._place(item, len(item.chunks))
         elif kind == stat.S_IFLNK:
             item.size = len(node.target)
-            if item.size <= BLOCK - INODE_SIZE:
+            if item.size <= self.block - INODE_SIZE:
                 item.format = inode_format(INLINE)
                 item.tail = node.target
                 self._place(item, item.size, item.size)
             else:
                 item.union = self.block_count
-                self.block_count += (item.size + BLOCK - 1) // BLOCK
+                self.block_count += (item.size + self.block - 1) // self.block
                 self.blocks.append((item.union, node.target))
                 self._place(item, 0)
         else:
@@ -219,7 +250,7 @@ class _Writer:
             raise ImageError("layer: the archive is broken: a file lies beyond its end")
         pieces = _joined(node.sparse)
         bits, aligned = _chunk_bits(node, pieces)
-        chunk = BLOCK << bits
+        chunk = self.block << bits
         count = (node.size + chunk - 1) // chunk
         self.chunk_bytes += CHUNK.size * count
         if self.chunk_bytes > MAX_CHUNK_BYTES:
@@ -230,13 +261,13 @@ class _Writer:
         if aligned:
             for offset, length in pieces:
                 for i in range(offset // chunk, (offset + length + chunk - 1) // chunk):
-                    CHUNK.pack_into(chunks, i * CHUNK.size, 0, TAR_DEVICE, (stored + i * chunk - offset) >> BLOCK_BITS)
+                    CHUNK.pack_into(chunks, i * CHUNK.size, 0, TAR_DEVICE, (stored + i * chunk - offset) >> self.bits)
                 stored += length
             item.chunks = bytes(chunks)
             return
         item.chunks = bytes(chunks)
         touched = sorted({i for offset, length in pieces for i in range(offset // chunk, (offset + length - 1) // chunk + 1)})
-        if (len(touched) << bits) + self.block_count > MAX_OWN >> BLOCK_BITS:
+        if (len(touched) << bits) + self.block_count > MAX_OWN >> self.bits:
             raise ImageError("layer: a sparse file is too fragmented for an index")
         order = {i: n for n, i in enumerate(touched)}
         region = bytearray(len(touched) * chunk)
@@ -259,10 +290,15 @@ class _Writer:
         self.block_count += len(touched) << bits
 
     def _assemble(self, begin: int, top: _Item, tag: bytes) -> bytes:
-        total = begin + self.block_count
-        if total << BLOCK_BITS > MAX_INDEX + MAX_OWN:
+        if (begin + self.block_count) << self.bits > MAX_INDEX + MAX_OWN:
             raise ImageError("layer: its index would be too large")
-        out = bytearray(total << BLOCK_BITS)
+        out = bytearray((begin + self.block_count) << self.bits)
+        for item in self.whole:
+            item.union = self.block_count
+            self.block_count += (item.size + self.block - 1) // self.block
+        total = self.total = begin + self.block_count
+        if total >= HOLE:
+            raise ImageError("layer: is too large for a disk")
         for item, places in self.own_chunks:
             chunks = bytearray(item.chunks)
             for i, place in places:
@@ -291,13 +327,16 @@ class _Writer:
             elif item.tail:
                 out[at : at + len(item.tail)] = item.tail
         for block, data in self.blocks:
-            at = (begin + block) << BLOCK_BITS
+            at = (begin + block) << self.bits
             out[at : at + len(data)] = data
+        features, devices = (0, 0) if self.bits == DISK_BITS else (INCOMPAT_CHUNKED | INCOMPAT_DEVICES, 1)
         SUPER.pack_into(
-            out, SUPER_OFFSET, MAGIC, 0, COMPAT_MTIME, BLOCK_BITS, 0, top.nid, len(self.items), 0, 0, total, 0, 0, bytes(16), bytes(16),
-            INCOMPAT_CHUNKED | INCOMPAT_DEVICES, 0, 1, DEVICE_OFFSET // 128,
+            out, SUPER_OFFSET, MAGIC, 0, COMPAT_MTIME, self.bits, 0, top.nid, len(self.items), 0, 0, total, 0, 0, bytes(16), bytes(16),
+            features, 0, devices, DEVICE_OFFSET // 128 if devices else 0,
         )  # fmt: skip
-        DEVICE.pack_into(out, DEVICE_OFFSET, tag[:64], (self.tar_size + BLOCK - 1) >> BLOCK_BITS, 0, 0)
+        if not devices:
+            return bytes(out)
+        DEVICE.pack_into(out, DEVICE_OFFSET, tag[:64], (self.tar_size + self.block - 1) >> self.bits, 0, 0)
         return bytes(out)
 
 

@@ -63,6 +63,7 @@ from hutch.plan.ops.machine import (
     Detach as Detach,
     Listen as Listen,
     Machine as Machine,
+    Memory as Memory,
     Remote as Remote,
     SocketPair as SocketPair,
     Tap as Tap,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hutch.plan.plan import Plan
 
 SOCK_STREAM, SOCK_SEQPACKET = 1, 5
-START_TERMINAL, START_ENTER = 1, 2  # executor/frames.h
+START_TERMINAL, START_ENTER, START_RESUMED = 1, 2, 4  # executor/frames.h
 
 
 class SocketPair(Operation):
@@ -87,6 +87,26 @@ class Tap(Operation):
         return f"make the tap interface {self.name}"
 
 
+class Memory(Operation):
+    """A machine's memory of `size` bytes, as a file without a name (memfd_create(2)), so that it can be copied; with what `source`
+    has in it, of another machine's."""
+
+    code = 86
+    size: int
+    into: Slot
+    source: Slot | None = None
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.size, self.into, self.source)
+
+    def assigns(self) -> tuple[Slot, ...]:
+        return (self.into,)
+
+    def describe(self) -> str:
+        copied = f", with the content of {self.source}" if self.source is not None else ""
+        return f"make {self.into}, the memory of a machine, {self.size >> 20} MiB{copied}"
+
+
 class Detach(Operation):
     """umount2(2) with MNT_DETACH, in this process's own mount namespace."""
 
@@ -105,8 +125,9 @@ class Machine(Operation):
     says, and stand for the command of the plan that the guest carries out.
 
     `terminal` is which of that plan's exports is its terminal (-1: none); `patience` the milliseconds in which the guest must
-    be heard of; `root` what its root is on (0: shared by virtiofs, 1: disks); `about` says of the machine what a reader of the
-    plan wants to know.
+    be heard of; `disks` how many its root's layers are on (0: it is shared by virtiofs). `identity` makes it a copy of another
+    machine: the host name, then files, each a path and its content, with a NUL behind each; its guest carries out no plan any
+    more. `about` says of the machine what a reader of the plan wants to know.
     """
 
     code = 84
@@ -116,25 +137,30 @@ class Machine(Operation):
     guest: Plan
     terminal: int = -1
     patience: int = 60_000
-    root: int = 0
+    disks: int = 0
     network: bytes = b""
     interfaces: int = 0
+    identity: bytes = b""
     about: tuple[str, ...] = ()
 
     def arguments(self) -> Iterable[Argument]:
-        flags = START_TERMINAL if self.terminal >= 0 else 0
+        flags = (START_TERMINAL if self.terminal >= 0 else 0) | (START_RESUMED if self.identity else 0)
         return (
-            self.channel, self.console, self.door, flags, self.terminal, self.patience, self.root, self.interfaces, self.guest.encode(0), self.network,
+            self.channel, self.console, self.door, flags, self.terminal, self.patience, self.disks, self.interfaces, self.guest.encode(0), self.network,
+            self.identity,
         )  # fmt: skip
 
     def describe(self) -> str:
         words = ["with a terminal"] if self.terminal >= 0 else []
+        if self.identity:
+            return "stay as the machine's PID 1, and let its guest go on as a container of its own" + joined(words)
         return f"stay as the machine's PID 1, and have its guest carry out a plan of {len(self.guest.host)}+{len(self.guest.container)} operations" + joined(
             words
         )
 
     def appendix(self) -> tuple[str, ...]:
-        return ("the machine:", *(f"  {line}" for line in self.about), "in its guest:", *self.guest.describe().split("\n"))
+        about = ("the machine:", *(f"  {line}" for line in self.about))
+        return about if self.identity else (*about, "in its guest:", *self.guest.describe().split("\n"))
 
 
 class Remote(Operation):
