@@ -81,6 +81,8 @@ class Connected:
         self._user_network: UserNetwork | None = None
         if self.settings.network == "host" or self.settings.network.startswith(CONTAINER):
             raise UsageError(f"network: container {self.name} has no network of its own: it is on {self.settings.network}'s")
+        if "machine" in self.running.data:
+            raise UnsupportedError(f"network: container {self.name} is in a machine, whose interfaces come and go with it", "--network NAME at its start")
         if not features().privileged and not self.settings.attachments:
             raise UnsupportedError(
                 f"network: container {self.name} was started without a network, and without root none can be added", "--network bridge at its start"

@@ -369,18 +369,19 @@ class Container:
         """The container's files."""
         self._check()
         if self._files is None:
-            self._check_shared("read or write its files")
+            self._check_shared()
             from hutch.engine.files import Files
 
             compiled = self._prepared.compiled
             self._files = Files(self._execution.descriptors["container-root"], compiled.root_uid, compiled.root_gid)
         return self._files
 
-    def _check_shared(self, what: str) -> None:
+    def _check_shared(self) -> None:
         """Raises UnsupportedError for a machine whose root is its own: nothing of it can be seen from here."""
-        machine = self._prepared.machine
-        if machine is not None and machine.machine.disks:
-            raise UnsupportedError(f"container {self.name}: cannot {what}: they are in its machine's memory", "commands in it can, or --vm-root shared")
+        if self._prepared.machine is not None:
+            from hutch.engine import machines
+
+            machines.shared_root(self._prepared.machine, self.name)
 
     def read(self, path: str) -> str:
         """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
@@ -414,7 +415,7 @@ class Container:
         """What changed against the layers below, by path: added, changed, deleted."""
         from hutch.engine import snapshots
 
-        self._check_shared("compare its files")
+        self._check_shared()
         found: list[Change] = self._guarded("diff", lambda: snapshots.diff(self))
         return found
 
@@ -423,14 +424,14 @@ class Container:
         Dockerfile (``CMD ["sh"]``). The same changes give the same layer. Raises UsageError, ImageError."""
         from hutch.engine import snapshots
 
-        self._check_shared("make an image of its files")
+        self._check_shared()
         return snapshots.commit(self, name, changes=changes, author=author, message=message, pause=pause)
 
     def export(self, out: BinaryIO) -> None:
         """Write the root file system, without what is mounted in it, as a tar."""
         from hutch.engine import snapshots
 
-        self._check_shared("export its files")
+        self._check_shared()
         snapshots.export(self, out.write)
 
     def fork(self, count: int = 1) -> list[Container]:

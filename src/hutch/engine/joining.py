@@ -81,7 +81,7 @@ class Places:
     def __init__(self, joinings: tuple[Joining, ...], container: str, s: Settings) -> None:
         self._container, self._names, self._upstream = container, names_of(container, s), s.dns
         self._policy = egress.parse(s.egress)
-        self._joinings = joinings
+        self._joinings, self._machine = joinings, s.isolation == "vm"
         self.places: list[Place] = []
         way_out = way_out_of(joinings)
         try:
@@ -118,7 +118,7 @@ class Places:
                     Known(network=item.network, names=(*self._names, *item.aliases), addresses=place.endpoint.addresses)
                     for item, place in zip(self._joinings, self.places, strict=True)
                 ]
-                started = register(self._container, known, self._upstream, self._policy, pidfd, namespace, user_network)
+                started = register(self._container, known, self._upstream, self._policy, pidfd, namespace, user_network, machine=self._machine)
             finally:
                 os.close(pidfd)
         finally:

@@ -11,7 +11,7 @@ from hutch.image.store import data_root
 from hutch.kernel import proc
 from hutch.kernel.features import Features, features
 from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
-from hutch.vm.compile import NETWORK, NETWORK_ROOM, Parts
+from hutch.vm.compile import NETWORK, NETWORK_ROOM, SHARED as SHARED_PATH, Parts
 from hutch.vm.machine import DEFAULT_MEMORY, KERNEL_MEMORY, KVM, MIB, MOST_INTERFACES, TCG, Machine
 from hutch.vm.remote import RemoteRequest, compile_remote
 
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from hutch.engine.joining import Place
@@ -190,12 +190,16 @@ def network_of(places: Iterable[Place], before: Iterable[tuple[int, str, int]] =
 
     requests = [route.set_link(2 + number, up=False) for number in sorted({number for number, _, _ in before})]
     requests += [route.del_address(2 + number, address, prefix) for number, address, prefix in before]
+    from hutch.network.names import MACHINE_ADDRESS
+
     for number, place in enumerate(places):
         network, endpoint, index = place.network, place.endpoint, 2 + number
         requests.append(route.set_link(index, new_name=endpoint.interface, address=endpoint.mac, mtu=network.mtu))
         for subnet, address in zip(network.subnets, endpoint.addresses, strict=True):
             requests.append(route.new_address(index, address, int(subnet.subnet.partition("/")[2])))
         requests.append(route.set_link(index, up=True))
+        if number == 0:
+            requests.append(route.new_route(MACHINE_ADDRESS, 32, index=index))
         if endpoint.default and not network.internal:
             requests += [route.new_route(gateway=subnet.gateway, index=index, family=route.family_of(subnet.gateway)) for subnet in network.subnets]
     data = b"".join(codec.message(kind, flags, body) for kind, flags, body in requests)
@@ -209,24 +213,35 @@ def with_network(encoded: bytes, places: Iterable[Place], machine: Parts) -> byt
     return encoded.replace(NETWORK, network_of(places, machine.addresses))
 
 
-def join_taps(netlink: int, count: int) -> None:
-    """Let each tap carry what its container's interface does: frames go from one to the other, past the host's own stack.
+def join_taps(netlink: int, places: Sequence[Place]) -> None:
+    """Let each tap carry what its container's interface does: frames go from one to the other, past the host's own stack. The
+    addresses are the guest's alone; what it asks the name server comes in here.
 
     Raises HutchError.
     """
     from hutch.errors import HutchError
     from hutch.kernel.netlink import route, traffic
     from hutch.kernel.netlink.socket import NetlinkError
+    from hutch.network.names import MACHINE_ADDRESS
 
     with route.Route(netlink) as inside:
-        for number in range(count):
+        for number, place in enumerate(places):
             try:
                 ends = [inside.link(f"{kind}{number}") for kind in ("eth", "tap")]
                 first, second = (link.index if link is not None else 0 for link in ends)
                 mtu = ends[0].mtu if ends[0] is not None else 0
                 inside.do(route.set_link(second, mtu=mtu))
-                traffic.join(inside, first, second)
+                for subnet, address in zip(place.network.subnets, place.endpoint.addresses, strict=True):
+                    inside.do(route.del_address(first, address, int(subnet.subnet.partition("/")[2])))
+                if number == 0:
+                    for request in (traffic.ingress(second), *traffic.keep(second, MACHINE_ADDRESS), route.new_address(second, MACHINE_ADDRESS, 32)):
+                        inside.do(request)
+                    traffic.join(inside, first, second, prepared=True)
+                else:
+                    traffic.join(inside, first, second)
                 inside.do(route.set_link(second, up=True))
+                if number == 0:
+                    inside.do(route.new_route(place.address, 32, index=second))
             except NetlinkError as error:
                 raise HutchError(
                     f"network: join tap{number} to eth{number}: {error.strerror}", "the kernel's act_mirred, cls_u32 and sch_ingress do it"
@@ -241,6 +256,13 @@ def remote_plan(prepared: Prepared, process: Process, *, group: str = "", privil
     assert prepared.machine is not None
     request = RemoteRequest(user_namespace=prepared.compiled.user_namespace and prepared.machine.user_namespace, child_cgroup=group)
     return compile_remote(process, settings_module.seccomp_of(s), request, prepared.machine, features())
+
+
+def shared_root(machine: Parts, name: str) -> str:
+    """Where a machine's PID 1 has the container's root, below its own. Raises UnsupportedError for one that the host does not see."""
+    if machine.machine.disks:
+        raise UnsupportedError(f"container {name}: its files are in its machine's memory, and nothing of them is seen from here", "--vm-root shared")
+    return SHARED_PATH
 
 
 def connect(directory: str, name: str) -> int:

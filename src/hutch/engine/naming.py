@@ -14,6 +14,7 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Sequence
 
     from hutch.engine.networks import Member
@@ -33,10 +34,11 @@ class Known(Record):
 
 
 def register(container: str, known: Sequence[Known], upstream: tuple[str, ...], policy: Policy, pidfd: int, namespace: int,
-    user_network: UserNetwork | None, *, again: bool = False, always: bool = False,
+    user_network: UserNetwork | None, *, again: bool = False, always: bool = False, machine: bool = False,
 ) -> bool:  # fmt: skip
     """Tell the name server of a container, on all of its networks, unless nothing there is the server's business (`always`: even then).
-    Whether the server had to be started. `again`: the container may have asked it before."""
+    Whether the server had to be started. `again`: the container may have asked it before.
+    `machine`: it is in one."""
     presences = tuple(names.Presence(network=item.network.name, names=item.names, addresses=item.addresses) for item in known if has_names(item.network))
     if not presences and policy.allowed is None and not always:
         return False
@@ -44,7 +46,10 @@ def register(container: str, known: Sequence[Known], upstream: tuple[str, ...], 
     registration = names.Registration(
         container=container, presences=presences, upstream=upstream, forward=forward, egress=policy.words, guard=guard_of(container, policy)
     )
-    sockets = names.sockets_in(namespace, again=again) if user_network is None else user_network.names(namespace, policy.allowed is not None, again)
+    if user_network is None:
+        sockets: tuple[socket.socket, ...] = names.sockets_in(namespace, again=again, machine=machine)
+    else:
+        sockets = user_network.names(namespace, policy.allowed is not None, again, machine)
     try:
         return names.register(networks.root(), registration, pidfd, sockets)
     finally:
@@ -89,9 +94,9 @@ def _revive(user_network: UserNetwork | None) -> None:
         namespace = -1
         try:
             namespace = os.open(f"/proc/{running.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            register(
-                running.id, known_of(running.id, s, networks.memberships(running.id)), s.dns, egress.parse(s.egress), pidfd, namespace, user_network, again=True
-            )
+            known = known_of(running.id, s, networks.memberships(running.id))
+            machine = "machine" in running.data
+            register(running.id, known, s.dns, egress.parse(s.egress), pidfd, namespace, user_network, again=True, machine=machine)
         except (OSError, HutchError):
             continue  # it is about to end
         finally:

@@ -171,7 +171,8 @@ def _template(
     ports, ipv6 = _ports(s, rootfs, joinings)
     user_network = bool(joinings) and not found.privileged
     directory = f"{base}/{PLACEHOLDER}"
-    upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if s.upper == "disk" else "")
+    on_disk = s.upper == "disk" and (machine is None or not machine.machine.disks)  # else its changes are in the machine's memory
+    upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if on_disk else "")
     record = {
         "id": PLACEHOLDER,
         "name": s.name,
@@ -416,7 +417,7 @@ def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: t
                 if prepared.machine is not None:
                     from hutch.engine import machines
 
-                    machines.join_taps(found.descriptors["netlink"], len(places.places))
+                    machines.join_taps(found.descriptors["netlink"], places.places)
             finally:
                 if user_network is not None:
                     user_network.close()  # the container itself keeps it now

@@ -58,7 +58,9 @@ def prepared_of(running: Running) -> Prepared:
             rootfs = machine_snapshots.rootfs_of(s.snapshot)
     found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs, machine=machine)
     uid, gid, *groups = (int(n) for n in running.data["user"])
-    return found.replace(id=running.id, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/"))
+    return found.replace(
+        id=running.id, directory=running.directory, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/")
+    )
 
 
 def cgroup_of(running: Running) -> Cgroup:

@@ -80,7 +80,10 @@ def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
     if s.network == "host" and not (s.dns or s.dns_search or s.dns_options):
         return text
     if own:
-        servers, options = [names.ADDRESS], [*(word for word in options if not word.startswith("ndots:")), "ndots:0"]
+        servers, options = (
+            [names.MACHINE_ADDRESS if s.isolation == "vm" else names.ADDRESS],
+            [*(word for word in options if not word.startswith("ndots:")), "ndots:0"],
+        )
     elif s.dns:
         servers = [*s.dns]
     elif joinings or s.net_devices:

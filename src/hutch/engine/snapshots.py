@@ -68,12 +68,15 @@ class Target:
         self._upper = str(running.data.get("upper") or "")
         self.running = running.status == "running"
         if self.running:
-            from hutch.cgroup.live import Cgroup
-
             pidfd = recorded.open_pidfd(running)
             os.close(pidfd)
-            self._root = self._open(f"/proc/{running.pid}/root")
-            self.cgroup = Cgroup(running.data.get("cgroup", {}))
+            root = f"/proc/{running.pid}/root"
+            if self.prepared.machine is not None:
+                from hutch.engine import machines
+
+                root = f"{root}/{machines.shared_root(self.prepared.machine, self.name)}"
+            self._root = self._open(root)
+            self.cgroup = recorded.cgroup_of(running)
         elif not self._upper or not os.path.isdir(self._upper):
             raise StateError(f"container {self.name}: has ended, and its changes with it", "`--upper disk` keeps them until `hutch rm`")
 

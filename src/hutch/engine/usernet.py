@@ -63,12 +63,12 @@ class UserNetwork:
         which it goes. Raises HutchError."""
         self._ask({"do": ATTACH, "connection": to_plain(connection)}, (namespace, netlink, pidfd))
 
-    def names(self, namespace: int, guarded: bool, again: bool) -> tuple[socket.socket, ...]:
+    def names(self, namespace: int, guarded: bool, again: bool, machine: bool) -> tuple[socket.socket, ...]:
         """The name server's sockets in a container's namespace: UDP, TCP, and, for a container with a policy, the one that permits what was
         answered. Raises HutchError."""
         import socket
 
-        _, fds = self._ask({"do": NAMES, "guarded": guarded, "again": again}, (namespace,))
+        _, fds = self._ask({"do": NAMES, "guarded": guarded, "again": again, "machine": machine}, (namespace,))
         return tuple(socket.socket(fileno=fd) for fd in fds)
 
     def clear(self) -> None:

@@ -162,7 +162,7 @@ class UserNetworkProcess:
             attach.connect(connection, fds[0], fds[1])
             return (), {}
         if kind == usernet.NAMES:
-            sockets = [*names.sockets_in(fds[0], again=request["again"])]
+            sockets = [*names.sockets_in(fds[0], again=request["again"], machine=request["machine"])]
             if request["guarded"]:
                 sockets.append(filler.start())
             return tuple(one.detach() for one in sockets), {}

@@ -1,7 +1,8 @@
 """Names on networks: a small server, one process for all networks, from the first container's start to the last one's end.
 
 It answers on sockets inside each container's network namespace, at 127.0.0.11 as Docker's does: no rule of the host's stands
-between, nobody else can ask there, and the socket tells who asks. Who starts a container opens them, and sends them to the
+between, nobody else can ask there, and the socket tells who asks. A container in a virtual machine is behind the wire of a tap
+interface: it asks a link-local address that its namespace has on that. Who starts a container opens them, and sends them to the
 server; the first one starts it. Queries wait in the sockets meanwhile.
 """
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hutch.network.nft import Rule
 
 ADDRESS, PORT = "127.0.0.11", 53
+MACHINE_ADDRESS = "169.254.53.53"  # RFC 3927: of no network that is routed
+IP_FREEBIND = 15  # the address is given to the tap interface later (ip(7))
 TABLE, MANGLE = "hutch-names", -150  # a table in the container's namespace, and its place (nft(8), "Base chain priorities")
 KIND = Kind(socket=".names", module="hutch.network.server")
 LARGEST = 65536  # bytes of a registration
@@ -60,9 +63,9 @@ class Registration(Record):
                    egress=tuple(data["egress"]), guard=data["guard"])  # fmt: skip
 
 
-def sockets_in(namespace: int, *, again: bool = False) -> tuple[socket.socket, socket.socket]:
-    """The server's two sockets (UDP, TCP) in a network namespace, by its descriptor; `again` where it has had some before. Raises
-    HutchError."""
+def sockets_in(namespace: int, *, again: bool = False, machine: bool = False) -> tuple[socket.socket, socket.socket]:
+    """The server's two sockets (UDP, TCP) in a network namespace, by its descriptor; `again` where it has had some before, `machine`
+    where those that ask are in a virtual machine behind it. Raises HutchError."""
     import socket
 
     from hutch.kernel import netns
@@ -71,9 +74,13 @@ def sockets_in(namespace: int, *, again: bool = False) -> tuple[socket.socket, s
         udp, tcp = found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             for one in found:
-                one.bind((ADDRESS, 0))
+                if machine:
+                    one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind((MACHINE_ADDRESS, PORT) if machine else (ADDRESS, 0))
             tcp.listen(64)
-            nft.run(_rules(udp.getsockname()[1], tcp.getsockname()[1], again))
+            if not machine:
+                nft.run(_rules(udp.getsockname()[1], tcp.getsockname()[1], again))
         except BaseException:
             for one in found:
                 one.close()
