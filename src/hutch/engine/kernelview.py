@@ -55,6 +55,10 @@ def of_container(reference: str) -> Node:
         with Host() as host:
             below.append(_network_namespace(host, running, own))
             below += _rules(host, running)
+    if "machine" in running.data:
+        from hutch.engine.machineview import of_machine
+
+        below.append(of_machine(running))
     below += [Node(text=f"published {text}") for text in running.data.get("ports", ())]
     below += _cgroups(running.pid)
     return Node(text=f"container {running.id}{f' {running.name}' if running.name else ''}", below=tuple(below))

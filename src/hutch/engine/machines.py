@@ -62,9 +62,12 @@ def check(s: Settings) -> None:
 
 
 def memory_of(s: Settings) -> int:
-    """The machine's memory in bytes: what the container may use, and what its kernel takes before."""
+    """The machine's memory in bytes: what the container may use, and what its kernel takes before. Raises UnsupportedError."""
     wanted = s.memory if s.memory is not None and s.memory > 0 else DEFAULT_MEMORY
-    return -(-(wanted + KERNEL_MEMORY) // MIB) * MIB
+    whole, there = -(-(wanted + KERNEL_MEMORY) // MIB) * MIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if whole > there:
+        raise UnsupportedError(f"memory: a machine of {whole // MIB} MiB is asked for, and this host has {there // MIB}", "a smaller -m")
+    return whole
 
 
 def cpus_of(s: Settings, found: Features) -> int:

@@ -23,12 +23,27 @@ static struct {
     u8 asked, silent, over;
 } quiet;
 
+/* "Kernel panic - not syncing: WHY": the line that says why a machine has ended, before all that follows it. */
+static void find_panic(char c)
+{
+    static const char words[] = "Kernel panic - not syncing: ";
+    static u32 found, kept;
+    if (ended->panic[0] && !kept) return; /* the first one */
+    if (found < sizeof words - 1) {
+        found = c == words[found] ? found + 1 : c == words[0];
+        return;
+    }
+    if (c == '\n' || c == '\r' || kept == sizeof ended->panic - 1) found = kept = 0;
+    else ended->panic[kept++] = c;
+}
+
 static void keep_console(long fd)
 {
     static char text[4096];
     long n = sys(__NR_read, fd, text, sizeof text);
     if (n <= 0) return;
     for (long i = 0; i < n; i++) {
+        find_panic(text[i]);
         if (ended->console_size == CONSOLE_KEPT) {
             for (u32 k = 0; k < CONSOLE_KEPT / 2; k++) ended->console[k] = ended->console[k + CONSOLE_KEPT / 2];
             ended->console_size = CONSOLE_KEPT / 2;
@@ -238,6 +253,10 @@ static void machine_gone(const char *who)
     puts_(&words, who);
     u32 size = ended->console_size < CONSOLE_KEPT ? ended->console_size : CONSOLE_KEPT, from = size > 400 ? size - 400 : 0;
     while (size > from && (ended->console[size - 1] == '\n' || ended->console[size - 1] == '\r')) size--;
+    if (ended->panic[0]) {
+        puts_(&words, ": its kernel gave up: "), puts_(&words, (char *)ended->panic);
+        client_failed(EREMOTEIO, 0, 0, words_);
+    }
     if (ended->broken) puts_(&words, ": the guest broke the protocol of its control channel");
     if (size > from) puts_(&words, "; its console ends with: "), put(&words, (char *)ended->console + from, size - from);
     client_failed(EREMOTEIO, 0, 0, words_);

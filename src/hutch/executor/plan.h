@@ -48,14 +48,14 @@ static struct shared *shared;
  * so that whoever debugs it from inside cannot reach what the executor outside goes by. `status` is the wait status of
  * --init's child, or of the command in a machine; -1: none. The rest is a machine's: how the command there ended (`kind` is
  * EXITED or FAILED), what it used, where its plan failed (`lane` is one more than the lane's number; 0: not in a plan), and
- * the last that the console said. */
+ * the last that the console said, and why its kernel gave up. */
 struct ended {
     volatile i32 status;
     volatile u32 kind, lane;
     volatile i32 index, error;
     volatile i64 usage[3];
     volatile u32 console_size, broken, began;
-    char detail[DETAIL], console[1024];
+    char detail[DETAIL], console[1024], panic[256];
 };
 static struct ended *ended;
 static const u8 *plan_start, *plan_end, *lane_start[2];

@@ -31,7 +31,7 @@ class Qemu(Record):
         if machine.disks:
             memory = f"memory-backend-file,id=memory,size={size},mem-path=/proc/self/fd/{Descriptors.ROOT},share=on"
         words = [
-            self.path, "-name", "hutch", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            self.path, "-name", "hutch,debug-threads=on", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             # spawn: no programs; elevateprivileges: no set-user-ID ones; resourcecontrol: no scheduling of its own (qemu(1), "-sandbox")
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             # by ACPI the guest finds its devices and interrupt controllers: without it, it has no timer under emulation

@@ -110,3 +110,13 @@ def save(state: int) -> Work[None]:
         raise HutchError(f"snapshot: the machine's state was not saved within {PATIENCE:g} s")
 
     return work
+
+
+async def exits(client: QMPClient) -> list[dict[str, int]]:
+    """KVM's counts of each virtual processor, by their names (api.rst, KVM_GET_STATS_FD)."""
+    answer = await client.execute("query-stats", {"target": "vcpu", "providers": [{"provider": "kvm"}]})
+    out = []
+    for processor in answer if isinstance(answer, list) else []:
+        counts = {item["name"]: item["value"] for item in processor.get("stats", ()) if isinstance(item.get("value"), int)}
+        out.append(counts)
+    return out
