@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+import machines
 import peers
 from contest import Contestant, Missing, Shop, spawn, take_turns
 from peers import LIMITED, TRUE
@@ -39,7 +40,7 @@ from images import cold_runs, fork_times, index_time
 HERE = Path(__file__).resolve().parent
 HUTCH = str(Path(sys.executable).parent / "hutch")
 HUTCH_OCI = f"{HUTCH}-oci"
-SECTIONS = ("start", "exec", "oci", "throughput", "kill", "memory", "images", "networks")
+SECTIONS = ("start", "exec", "oci", "throughput", "kill", "memory", "images", "networks", "machines")
 FLOOR, ENTER_FLOOR = "C floor", "C floor of exec"
 
 
@@ -247,6 +248,17 @@ def measure_images(shop: Shop, report: Report, rounds: int) -> None:
     print(f"the index of a layer of {layer['mib']} MiB and {layer['files']} files: {layer['seconds']:.3f} s")
 
 
+def measure_machines(shop: Shop, report: Report, rounds: int) -> None:
+    """Boots and copies, beside plain QEMU."""
+    try:
+        taking_part = machines.contestants(shop, build("init", report))
+    except Missing as error:
+        shop.notes.append(f"machines: left out: {error}")
+        return
+    report.tables["machines"] = take_turns(taking_part, rounds, 240, report.notes)
+    show("virtual machines", report.tables["machines"], machines.PLAIN)
+
+
 def measure_networks(shop: Shop, report: Report, rounds: int) -> None:
     """A container with a network, names and a port, and bytes per second, in a network namespace of its own."""
     place = shop.directory / "networks"
@@ -433,6 +445,9 @@ def judge(report: Report, everything: bool) -> None:
         if name == "docker":
             for key, what in (("between", "between two containers"), ("port", "by a published port")):
                 report.goal(f"bytes {what}: as many as docker", pair_[0][key] / pair_[1][key] if pair_ else None, 0.9, at_least=True, unit=" x")
+    report.ratio("boot to first command: <= 1.25 x plain QEMU with an empty init", machines.SHARED, machines.PLAIN, 1.25)
+    report.ratio("the same beside plain QEMU with our kernel parameters: <= 1.25 x", machines.SHARED, machines.SAME, 1.25)
+    report.ratio("a copy of a snapshot: >= 5 x faster than a boot", machines.DISK, machines.COPY, 5, at_least=True)
     forks = [value for key, value in figures.items() if key.startswith("fork_ms_each") and isinstance(value, float)]
     report.goal("fork(20): < 10 ms each, whatever the size", max(forks) if forks else None, 10, unit=" ms")
     layer = figures.get("index")
@@ -526,6 +541,7 @@ def main() -> int:
             "throughput": lambda: measure_throughput(report, 1 if options.quick else 5),
             "kill": lambda: measure_kill(report, 50 if options.quick else 200),
             "memory": lambda: measure_memory(shop, report, 3 if options.quick else 10),
+            "machines": lambda: measure_machines(shop, report, 8 if options.quick else 20),
             "networks": lambda: measure_networks(shop, report, 16 if options.quick else 40),
             "images": lambda: measure_images(shop, report, 3 if options.quick else 7),
         }

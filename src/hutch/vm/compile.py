@@ -296,20 +296,29 @@ def _monitor_ids(b: Builder) -> tuple[int, int]:
     return (MONITOR_ID, MONITOR_ID) if mapped else (0, 0)
 
 
-def _confined(b: Builder, held: tuple[str, ...], seccomp: Seccomp) -> list[ops.Operation]:
-    """From here on: an unprivileged user, these capabilities, no new privileges, the filter."""
+def confined(privileges: list[ops.Operation], seccomp: Seccomp, features: Features) -> list[ops.Operation]:
+    """From here on: what `privileges` leaves, no new ones, the filter, which is the last."""
     from hutch.runtime import seccomp as filters
 
+    return [
+        *privileges,
+        ops.NoNewPrivileges(origin="machine"),
+        ops.ParentDeath(origin="machine"),
+        ops.Seccomp(
+            program=filters.cached_filter(seccomp, features.machine),
+            flags=filters.flags_value(seccomp.flags, "machine"),
+            summary=filters.describe(seccomp),
+            origin="machine",
+        ),
+    ]
+
+
+def _confined(b: Builder, held: tuple[str, ...], seccomp: Seccomp) -> list[ops.Operation]:
+    """An unprivileged user, or with capabilities the container's root, with these alone."""
     uid, gid = _monitor_ids(b) if not held else (0, 0)
     sets = CapabilitySets(bounding=held, effective=held, permitted=held)
     found = steps.privileges(Process(cwd="/", user=User(uid=uid, gid=gid), capabilities=sets), set_groups=identity.can_set_groups(b))
-    program = filters.cached_filter(seccomp, b.features.machine)
-    return [
-        *found,
-        ops.NoNewPrivileges(origin="machine"),
-        ops.ParentDeath(origin="machine"),
-        ops.Seccomp(program=program, flags=filters.flags_value(seccomp.flags, "machine"), summary=filters.describe(seccomp), origin="machine"),
-    ]
+    return confined(found, seccomp, b.features)
 
 
 def _program(

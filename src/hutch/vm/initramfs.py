@@ -61,7 +61,9 @@ def prepare(kernel: Kernel, wanted: Iterable[str], place: str, executor: str) ->
     def content() -> bytes:
         with open(executor, "rb") as file:
             code = file.read()
-        return archive(code, [(f"{modules.name_of(path)}.ko", modules.read(path)) for path in paths])
+        whole = modules.enforced(kernel)
+        read = [(path, modules.read(path)) for path in paths]
+        return archive(code, [(f"{modules.name_of(path)}.ko", data if whole else modules.plain(data)) for path, data in read])
 
     _kept(ramdisk, content)
     return elf, ramdisk

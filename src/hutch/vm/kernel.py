@@ -12,6 +12,10 @@ import platform
 from hutch.errors import UnsupportedError, UsageError
 from hutch.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PVH_NOTE = b"Xen\0"  # XEN_ELFNOTE_PHYS32_ENTRY's owner
 SETUP_SECTORS, BOOT_MAGIC, VERSION_OFFSET, PAYLOAD = 0x1F1, 0x202, 0x20E, 0x248
 MODULE_ROOTS = ("/lib/modules", "/usr/lib/modules")
@@ -110,7 +114,9 @@ def unpack(image: bytes, path: str) -> bytes:
     payload = image[start : start + size]
     try:
         found = _decompress(payload)
-    except (ValueError, EOFError, OSError, RuntimeError) as error:
+    except UnsupportedError:
+        raise
+    except Exception as error:  # each of the libraries has a class of its own for damaged data
         raise UsageError(f"kernel {path}: cannot be unpacked: {error}") from None
     if found[:4] != b"\x7fELF":
         raise UsageError(f"kernel {path}: holds no ELF file")
@@ -124,21 +130,28 @@ def _decompress(payload: bytes) -> bytes:
     if payload[:4] == b"\x28\xb5\x2f\xfd":
         import zstandard
 
-        with zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(payload, read_across_frames=False) as reader:
-            return reader.read()
+        return _whole(zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), payload)
     if payload[:2] == b"\x1f\x8b":
         import zlib
 
-        return zlib.decompressobj(31).decompress(payload)
+        return _whole(zlib.decompressobj(31), payload)
     if payload[:3] == b"BZh":
         import bz2
 
-        return bz2.BZ2Decompressor().decompress(payload)
+        return _whole(bz2.BZ2Decompressor(), payload)
     if payload[:6] == b"\xfd7zXZ\0" or payload[:3] == b"\x5d\0\0":
         import lzma
 
-        return lzma.LZMADecompressor().decompress(payload)
+        return _whole(lzma.LZMADecompressor(), payload)
     raise ValueError(f"is compressed in a way that Hutch does not know (it begins with {payload[:4].hex()})")
+
+
+def _whole(machine: Any, payload: bytes) -> bytes:
+    """All of it, to the end that the format itself marks. Raises EOFError where that is missing."""
+    found: bytes = machine.decompress(payload)
+    if not machine.eof:
+        raise EOFError("it ends too early")
+    return found
 
 
 def _lz4(payload: bytes) -> bytes:

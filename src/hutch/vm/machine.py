@@ -71,7 +71,7 @@ class Machine(Record):
     def command_line(self) -> str:
         """The kernel's (Documentation/admin-guide/kernel-parameters.rst). Under emulation the time stamp counter is not measured,
         which now and then never ends there."""
-        words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "cgroup_no_v1=all", "random.trust_cpu=on"]
+        words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "cgroup_no_v1=all", "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "cryptomgr.notests"]
         if self.accel == TCG:
             words += [f"tsc_early_khz={self.tsc_khz}", "tsc=reliable", "no_timer_check", "mitigations=off"]
         return " ".join(words)

@@ -60,6 +60,29 @@ def files(kernel: Kernel, wanted: Iterable[str]) -> list[str]:
     return [f"{kernel.modules}/{path}" for path in order(wanted, dependencies, builtin, kernel.release)]
 
 
+BTF = b"\0.BTF\0"
+SIGNED = b"~Module signature appended~\n"
+
+
+def plain(data: bytes) -> bytes:
+    """A module without what its kernel would take long to read where that is emulated: the signature behind it
+    (scripts/sign-file.c), since the files are this host's, and the types for BPF (btf.rst), by another name of their section."""
+    if not data.endswith(SIGNED):
+        return data.replace(BTF, b"\0.xTF\0")
+    head = data[-len(SIGNED) - 12 : -len(SIGNED)]  # struct module_signature, whose last field is the length of what is before it
+    size = int.from_bytes(head[8:], "big")
+    return data[: max(len(data) - len(SIGNED) - 12 - size, 0)].replace(BTF, b"\0.xTF\0")
+
+
+def enforced(kernel: Kernel) -> bool:
+    """Whether a kernel takes signed modules alone, as far as its configuration is known; where it is not, it may."""
+    try:
+        with open(f"{os.path.dirname(kernel.path)}/config-{kernel.release}", encoding="utf-8") as file:
+            return "CONFIG_MODULE_SIG_FORCE=y" in file.read()
+    except OSError:
+        return True
+
+
 def read(path: str) -> bytes:
     """A module as the kernel takes it, unpacked."""
     with open(path, "rb") as file:

@@ -14,7 +14,7 @@ from hutch.runtime.builder import O_DIRECTORY, O_PATH
 from hutch.runtime.compile import PIDFD
 from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.profile import default_profile
-from hutch.vm.compile import GUEST_CGROUP, GUEST_NAMESPACES, terminal_of
+from hutch.vm.compile import GUEST_CGROUP, GUEST_NAMESPACES, confined, terminal_of
 from hutch.vm.features import guest_features
 
 TYPE_CHECKING = False
@@ -60,10 +60,10 @@ def compile_remote(process: Process, seccomp: Seccomp | None, request: RemoteReq
     if not process.terminal:
         container.append(ops.NewSession(origin=origin))
     # it passes bytes on, and believes the guest nothing; what it may do is still no more than that
-    stand_in = Process(
-        cwd="/", args=("hutch",), capabilities=CapabilitySets(), no_new_privileges=True, user=User(uid=features.uid, gid=features.gid)
-    )  # fmt: skip
-    container += steps.ending(stand_in, default_profile(()), features, set_groups=False, idle=True, in_userns=False)[:-1]
+    stand_in = Process(cwd="/", capabilities=CapabilitySets(), user=User(uid=features.uid, gid=features.gid))
+    # who is not root has no capability to give up, and may not lower the set that bounds them
+    given_up = steps.privileges(stand_in, set_groups=False) if features.privileged else []
+    container += confined(given_up, default_profile(()), features)
     group = f"{place}/{request.child_cgroup}" if request.child_cgroup else ""
     container.append(ops.Remote(relay=RELAY, guest=guest, terminal=terminal_of(guest), group=group, origin=origin))
     return Plan(host=tuple(host), container=tuple(container))
