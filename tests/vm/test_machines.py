@@ -182,6 +182,18 @@ def test_what_a_copy_cannot_be(debian, options, words):
         hutch.snapshots.remove("fixed")
 
 
+def test_what_machines_are_booted_from_is_kept_and_pruned(debian):
+    with hutch.Container("host", **EMULATED) as box:
+        place = Path(os.environ["HUTCH_DATA"]) / "machines"
+        used = {place / os.path.basename(path) for path in (box._prepared.machine.machine.kernel, box._prepared.machine.machine.initramfs)}
+        (place / "vmlinux-old").write_bytes(b"x" * 10000)
+        for path in place.iterdir():
+            os.utime(path, (1, 1))
+        assert "Kernels" in cli("system", "df").stdout
+        assert cli("system", "prune").returncode == 0
+        assert used <= set(place.iterdir()) and not (place / "vmlinux-old").exists()
+
+
 @thorough
 def test_what_has_no_snapshot(debian):
     with hutch.Container("host", **EMULATED) as box, pytest.raises(hutch.UnsupportedError, match="QEMU cannot copy a machine with virtio-fs"):

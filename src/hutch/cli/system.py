@@ -45,6 +45,7 @@ def prune(values: dict[str, Any], rest: list[str]) -> int:
     _nothing(rest, "system prune")
     removed, freed = volumes.prune() if values.get("volumes") else ([], 0)
     done = images.prune(unused=bool(values.get("all")))
+    freed += storage.prune_kernels()
     if values.get("volumes"):
         print(f"volumes removed: {len(removed)}")
     print(f"blobs removed: {done.blobs}\nlayers removed: {done.layers}\nfreed: {size(done.bytes + freed)}")
