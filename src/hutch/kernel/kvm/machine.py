@@ -31,6 +31,15 @@ class Memory:
         """In bytes."""
         return len(self.data)
 
+    @property
+    def host_address(self) -> int:
+        """Where this process has it. Raises TypeError where it may not write there."""
+        here = ctypes.c_char.from_buffer(self.data)  # holds the mapping open, so it goes before the mapping does
+        try:
+            return ctypes.addressof(here)
+        finally:
+            del here
+
     def flags(self) -> int:
         """KVM_MEM_*."""
         return abi.MEM_READONLY * self.read_only | abi.MEM_LOG_DIRTY_PAGES * self.log
@@ -97,11 +106,7 @@ class Machine(Device):
         part.close()
 
     def _set(self, part: Memory, size: int) -> None:
-        here = ctypes.c_char.from_buffer(part.data)  # holds the mapping open, so it goes before the mapping does
-        try:
-            self._give(abi.SET_USER_MEMORY_REGION, abi.MEMORY_REGION.pack(part.slot, part.flags(), part.address, size, ctypes.addressof(here)))
-        finally:
-            del here
+        self._give(abi.SET_USER_MEMORY_REGION, abi.MEMORY_REGION.pack(part.slot, part.flags(), part.address, size, part.host_address))
 
     def dirty_pages(self, part: Memory) -> list[int]:
         """The addresses of the pages that the guest has written since the last time this was asked. Raises OSError where that is not
