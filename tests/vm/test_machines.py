@@ -161,6 +161,34 @@ def test_copies_of_a_server_have_addresses_of_their_own(debian):
         cli("snapshot", "rm", "server")
 
 
+@thorough
+def test_a_copy_in_the_foreground_and_a_copy_of_a_copy(debian):
+    script = "i=0; while [ ! -e /root/go ]; do sleep 0.1; done; echo went; exit 4"
+    assert cli("run", *FLAGS, "--vm-root", "disk", "-d", "--name", "waits", debian, "sh", "-c", script).returncode == 0
+    try:
+        assert cli("snapshot", "create", "waits", "waiting").returncode == 0
+        assert cli("run", "-d", "--name", "second", "snapshot:waiting").returncode == 0
+        assert cli("exec", "second", "touch", "/root/go").returncode == 0
+        assert cli("snapshot", "create", "waits", "again").returncode == 0  # the first one still waits
+        deadline = time.monotonic() + 20
+        while "Exited (4)" not in cli("ps", "-a").stdout and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert cli("logs", "second").stdout == "went\n"
+        third = cli("run", "-d", "--name", "third", "snapshot:again")
+        assert third.returncode == 0 and cli("snapshot", "create", "third", "of-a-copy").returncode == 0, third.stderr
+        assert cli("exec", "third", "touch", "/root/go").returncode == 0
+        fourth = subprocess.Popen([*CLI, "run", "--name", "fourth", "snapshot:of-a-copy"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 20
+        while cli("exec", "fourth", "touch", "/root/go").returncode and time.monotonic() < deadline:
+            time.sleep(0.1)
+        out, err = fourth.communicate(timeout=30)
+        assert (fourth.returncode, out, err) == (4, "went\n", "")
+    finally:
+        for name in ("waits", "second", "third", "fourth"):
+            cli("rm", "-f", name)
+        cli("snapshot", "rm", "waiting", "again", "of-a-copy")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -117,7 +117,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
 
     own = b""
     base = state.root()
-    if rest and not detach and plancache.keepable(values):
+    if rest and not detach and not rest[0].startswith(resolve.SNAPSHOT) and plancache.keepable(values):
         found = features()
         words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
         own = plancache.key(words, resolve.resolve(rest[0], found), found)
@@ -129,6 +129,8 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     from hutch.engine import prepare
 
     prepared = compiled()
+    if prepared.idle and not detach:
+        raise UsageError(f"{rest[0]}: what runs in it waits for commands, and would never end", f"hutch run -d {rest[0]}, and hutch exec")
     warnings = prepared.compiled.plan.warnings
     for warning in warnings:
         attach.say(f"warning: {warning}")

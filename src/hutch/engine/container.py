@@ -11,6 +11,8 @@ from hutch.engine.result import FAILED_TO_START, Result
 from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
 from hutch.executor.launcher import Execution
 
+SNAPSHOT = "snapshot:"  # in an image's place: `hutch.image.resolve`
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,7 +89,7 @@ def run(
     Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
     is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
     """
-    if image.startswith("snapshot:") and not isinstance(command, str) and (argv := api_options.command_of(command)):
+    if image.startswith(SNAPSHOT) and not isinstance(command, str) and (argv := api_options.command_of(command)):
         with Container(image, **options) as box:
             return box.run(
                 argv, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, check=check

@@ -328,7 +328,7 @@ def ensure(name: str, when: str, show: Callable[[Iterable[Progress]], object]) -
 
     if when not in ("missing", "always", "never"):
         raise UsageError(f"pull: expected missing, always or never, got {when!r}")
-    if name == "host" or resolve.is_path(name):
+    if name == "host" or resolve.is_path(name) or name.startswith(resolve.SNAPSHOT):
         return
     if when == "never" or (when == "missing" and stored.find_name(Content(), name) is not None):
         return

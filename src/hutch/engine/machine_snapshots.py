@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from hutch import jsontext
 from hutch.engine import machines, prepare, recorded
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from hutch.engine.container import Container
     from hutch.engine.state import Running
 
-PREFIX = "snapshot:"
 RECORD = "snapshot"
 QUIESCE, QUIET = 12, 40  # executor/frames.h
 PATIENCE = 30.0  # seconds until a guest must have fallen silent
@@ -240,8 +240,11 @@ def _save(directory: str, called: str, pid: int, into: str) -> None:
         try:
             qmp.talk(machines.monitor(directory, called), qmp.save(state))
             _copy(memory, f"{into}/memory")
-        finally:
-            qmp.talk(machines.monitor(directory, called), qmp.resume)
+        except BaseException:
+            with suppress(HutchError):  # what went wrong is to be told, and not what came of it
+                qmp.talk(machines.monitor(directory, called), qmp.resume)
+            raise
+        qmp.talk(machines.monitor(directory, called), qmp.resume)
     finally:
         door.close()  # the guest goes on when this ends, however it ends
         os.close(memory)
@@ -274,7 +277,7 @@ def _copy(source: int, path: str) -> None:
 
 def load(wanted: Settings) -> Saved:
     """What a request for a copy of a snapshot means. Raises StateError, UsageError, UnsupportedError."""
-    found = find(wanted.image.removeprefix(PREFIX))
+    found = find(wanted.image.removeprefix(resolve.SNAPSHOT))
     data = found.data
     s = recorded.settings_of(data["settings"])
     changed = sorted(key for key, value in wanted.as_dict().items() if key not in OWN and value != Settings._defaults.get(key) and value != getattr(s, key))
@@ -302,7 +305,7 @@ def rootfs_of(name: str) -> Rootfs:
     try:
         return _rootfs(find(name))
     except StateError:
-        return Rootfs(name=f"{PREFIX}{name}", views=())
+        return Rootfs(name=f"{resolve.SNAPSHOT}{name}", views=())
 
 
 def _rootfs(found: Snapshot) -> Rootfs:
@@ -312,7 +315,7 @@ def _rootfs(found: Snapshot) -> Rootfs:
         known = resolve.of_manifest(found.data["manifest"], found.name, features()) if found.data["manifest"] else None
     except HutchError:
         known = None
-    return known or Rootfs(name=f"{PREFIX}{found.name}", views=(), config=ImageConfig(**config))
+    return known or Rootfs(name=f"{resolve.SNAPSHOT}{found.name}", views=(), config=ImageConfig(**config))
 
 
 def _parts(found: Snapshot, s: Settings) -> Parts:

@@ -74,7 +74,7 @@ def prepare(
     placeholder has an id's length, so that nothing else moves.
     """
     found = features()
-    saved = _saved(s) if s.image.startswith("snapshot:") and machine is None else None
+    saved = _saved(s) if s.image.startswith(resolve.SNAPSHOT) and machine is None else None
     if saved is not None:
         s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
     rootfs = rootfs or _resolve(s, found)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _resolved: dict[str, tuple[float, Features, Rootfs]] = {}
 
 
+SNAPSHOT = "snapshot:"  # of a machine: what stands behind it is no image's tag
+
+
 def is_path(name: str) -> bool:
     """Whether what stands in the image's place is a path, and no name."""
     return name.startswith(("/", "./", "../")) or name in (".", "..")
