@@ -71,6 +71,11 @@ _installed: list[Bundle] = []
 
 def install() -> None:
     """Import from the file from here on, if there is one."""
+    for number in range(3):  # what is opened where a standard stream is closed would be taken for it, and handed to a container
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     try:
         fd = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,8 +62,6 @@ def test_input_and_credit(monkeypatch):
         "send(QUIET, 0)",
         "send(OUTPUT, 1, b'', size=1 << 31)",
         "send(OUTPUT, 1, b'', size=16385)",
-        "started(); [send(OUTPUT, 1, b'x' * 16000) for _ in range(5)]; time.sleep(9)",
-        "started(); [send(OUTPUT, 1, b'') for _ in range(200)]; time.sleep(9)",
         "started(); send(INPUT_CREDIT, 1, struct.pack('<I', 1000)); time.sleep(9)",
         "started(); send(INPUT_CREDIT, 1, b'123'); time.sleep(9)",
         "started(); send(FROM_EXECUTOR, 1, b'short'); time.sleep(9)",
@@ -75,6 +76,19 @@ def test_what_breaks_it_ends_the_machine(monkeypatch, script):
     r = run("cat", stdin=b"")
     assert r.outcome in ("failed-to-start", "machine-lost") and r.exit_code == 125
     assert BROKEN in str(r.error) and time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize("size", [0, 1, 16000])
+def test_output_beyond_its_window_ends_the_machine(monkeypatch, size):
+    """Nobody reads it: the pipe, the client's buffer and the window are full, and what comes then was not to come."""
+    fake.guest(monkeypatch, f"started()\nwhile True: send(OUTPUT, 1, b'x' * {size})")
+    with hutch.start("host", ["yes"], **EMULATED, timeout=20) as process:
+        pid = process.pid
+        deadline = time.monotonic() + 10
+        while os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/task/{pid}/children").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        r = process.wait()
+    assert r.outcome == "machine-lost" and BROKEN in str(r.error)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +111,87 @@ def test_what_ends_it_is_said(monkeypatch, script, words):
     r = run()
     assert r.outcome == "failed-to-start" and words in str(r.error)
     assert str(r.error).isprintable() or "\n" in str(r.error)
+
+
+def test_what_was_said_before_its_end_is_heard(monkeypatch):
+    """A relay that closes a command's socket with something of the command's unread there takes nothing along that was said before."""
+    script = """
+    started()
+    for _ in range(100): send(OUTPUT, 1, b"line\\n")
+    send(FROM_EXECUTOR, 1, message(EXITED, a=3 << 8)); send(ENDED, 1)
+    time.sleep(9)
+    """
+    fake.guest(monkeypatch, script)
+    for _ in range(30):
+        r = run(stdin=b"y" * 60000)
+        assert (r.outcome, r.exit_code, r.stdout) == ("exited", 3, "line\n" * 100)
+
+
+def test_a_failure_behind_its_start_is_no_normal_end(monkeypatch):
+    fake.guest(monkeypatch, "started(); send(FROM_EXECUTOR, 1, message(FAILED, error=0, detail=b'\\x01\\x00\\x0a\\x00oom_kill 9')); time.sleep(9)")
+    r = run()
+    assert r.outcome == "machine-lost" and not r.usage.oom_kills
+
+
+@pytest.mark.parametrize("detail", ["oom_kill \xb2", "oom_kill --5", "oom_kill " + "9" * 400])
+def test_numbers_that_are_none(monkeypatch, detail):
+    packed = "struct.pack('<HH', 1, len(d)) + d"
+    fake.guest(monkeypatch, f"d = {detail!r}.encode(); started(); send(FROM_EXECUTOR, 1, message(EXITED, detail={packed})); send(ENDED); time.sleep(9)")
+    assert run().outcome == "exited"
+
+
+def test_a_guest_that_says_something_and_does_not_start_anything(monkeypatch):
+    """Not every word counts as a sign of life."""
+    fake.guest(monkeypatch, "until(START)\nwhile True: send(INPUT_CREDIT, 1, struct.pack('<I', 0)); time.sleep(0.05)", patience=1000)
+    r = run()
+    assert r.outcome == "failed-to-start" and "did not come up in time" in str(r.error)
+
+
+def test_a_snapshot_that_is_not_answered_holds_up_nobody(monkeypatch):
+    """Whoever asked for silence has gone, and the guest never fell silent: nothing spins."""
+    fake.guest(monkeypatch, "started(); time.sleep(60)")
+    with hutch.Container("host", **EMULATED) as box:
+        door = socket.socket(fileno=hutch.engine.machines.connect(box._prepared.directory, box.name))
+        door.send((0).to_bytes(4, "little") + (12).to_bytes(2, "little") + bytes(2))  # QUIESCE
+        time.sleep(0.2)
+        door.close()
+        relay = next(c for c in Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split() if "relay" in Path(f"/proc/{c}/comm").read_text())
+        before = sum(map(int, Path(f"/proc/{relay}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        time.sleep(1)
+        after = sum(map(int, Path(f"/proc/{relay}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        assert after - before < 30  # of a hundred ticks
+
+
+def test_a_command_whose_caller_is_killed_is_ended_in_the_guest(monkeypatch):
+    """However it happens: the guest is told, also where it spoke to nobody first."""
+    script = """
+    started()
+    while True:
+        kind, session, data = take()
+        if kind == START and session > 1:
+            send(FROM_EXECUTOR, session, message(READY, a=9))
+            for _ in range(100):
+                send(FROM_EXECUTOR, session, message(READY, a=9)); time.sleep(0.005)
+        elif kind == HANG_UP:
+            os.write(1, b"told\\n"); send(ENDED, session); send(OUTPUT, 1, b"told\\n")
+    """
+    fake.guest(monkeypatch, script)
+    with hutch.start("host", ["yes"], **EMULATED, timeout=20) as process:
+        assert process.pid
+        running = next(r for r in hutch.containers() if r.pid == process.pid)
+        code = (
+            "import sys; from hutch.engine import state, recorded, enter, machines; from hutch.executor.launcher import Execution\n"
+            "r = state.find(sys.argv[1]); p = recorded.prepared_of(r)\n"
+            "plan = machines.remote_plan(p, enter.process_of(p, ('sleep',), {}, None, None))\n"
+            "fd = machines.connect(r.directory, 'x'); e = Execution(plan, stdin=0, stdout=1, stderr=2, extra=(fd,)); e.wait_ready(); print('up', flush=True); e.wait()"
+        )
+        caller = subprocess.Popen([sys.executable, "-c", code, running.id], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        assert caller.stdout is not None and caller.stdout.readline() == "up\n"
+        caller.kill()
+        caller.wait()
+        caller.stdout.close()
+        assert next(process.lines()).startswith("told")
+        process.kill()
 
 
 def test_a_machine_that_ends_later_is_lost(monkeypatch):

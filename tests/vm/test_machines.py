@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hutch
+from hutch.kernel.kvm.probe import probe
 from tests.images import make_debian
 from tests.vm import kit
 from tests.vm.kit import CLI, EMULATED, FLAGS, kernel_release, thorough
@@ -92,6 +93,7 @@ def test_snapshot_and_copies(debian):
             time.sleep(0.05)
         counter.kill()
         counter.close()
+        box.run(["sh", "-c", "sleep 1000 &"], timeout=20)  # its group stays, in copies, too
         box.run(["sh", "-c", "echo warm > /root/state"])
         assert hutch.snapshots.every and box.snapshot("warm").name == "warm"
         assert box.run(["cat", "/root/state"]).stdout == "warm\n"  # it goes on
@@ -106,6 +108,8 @@ def test_snapshot_and_copies(debian):
                 assert copy.run(["sh", "-c", "echo mine > /root/state; cat /root/state"]).stdout == "mine\n"
                 seen.add(numbers)
         assert len(seen) == 3
+        with hutch.Container("snapshot:warm") as copy:
+            assert copy.run(["true"], timeout=20).ok
         assert hutch.run("snapshot:warm", ["cat", "/root/state"]).stdout == "warm\n"
         assert "begins with the memory and the state of" in cli("plan", "snapshot:warm").stdout
     finally:
@@ -223,6 +227,32 @@ def test_what_machines_are_booted_from_is_kept_and_pruned(debian):
 
 
 @thorough
+def test_an_image_of_several_layers_on_disks(debian):
+    """Each layer is a disk, and they lie on each other as in the image."""
+    for number in (1, 2):
+        with hutch.Container("vm-layers" if number == 2 else debian) as box:
+            box.run(
+                [
+                    "sh",
+                    "-c",
+                    f"echo {number} > /etc/layer; echo {number} > /etc/only-{number}; rm -f /etc/only-1 /etc/issue"
+                    if number == 2
+                    else "echo 1 > /etc/layer; echo 1 > /etc/only-1",
+                ]
+            )
+            box.commit("vm-layers")
+    r = hutch.run("vm-layers", ["sh", "-c", "cat /etc/layer; ls /etc/only-* /etc/issue 2>/dev/null; grep -c erofs /proc/mounts"], **OWN_ROOT)
+    assert r.stdout.split() == ["2", "/etc/only-2", "0"], r
+
+
+@thorough
+def test_changes_in_memory_have_room_beside_the_machine():
+    """What fits into the limit of a container fits into a machine's."""
+    r = hutch.run("host", ["sh", "-c", "dd if=/dev/zero of=/root/x bs=1M count=100 2>/dev/null && stat -c %s /root/x"], **EMULATED, memory="128m", timeout=60)
+    assert (r.outcome, r.stdout) == ("exited", "104857600\n"), r
+
+
+@thorough
 def test_what_has_no_snapshot(debian):
     with hutch.Container("host", **EMULATED) as box, pytest.raises(hutch.UnsupportedError, match="QEMU cannot copy a machine with virtio-fs"):
         box.snapshot("none")
@@ -252,6 +282,11 @@ def test_a_snapshot_that_is_killed_half_way_leaves_a_machine_that_goes_on(debian
         other.close()
         box.snapshot("after")
         hutch.snapshots.remove("after")
+        box.pause()
+        with pytest.raises(hutch.StateError, match="is paused"):
+            box.snapshot("paused")
+        box.resume()
+        assert box.run(["echo", "on"]).stdout == "on\n"
 
 
 # What a machine withstands
@@ -331,13 +366,27 @@ def test_what_a_host_lacks_is_said(monkeypatch, tmp_path, lacks, words):
         hutch.run("host", ["true"], **EMULATED)
 
 
-def test_no_hardware_means_no_machine_unless_it_is_asked_for():
-    from hutch.kernel.kvm.probe import probe
+def test_by_hardware(debian):
+    """All of it once more by KVM, where there is one."""
+    verdict = probe()
+    if not verdict.works:
+        pytest.skip(verdict.reason)
+    r = hutch.run("host", ["sh", "-c", "uname -r; exit 5"], isolation="vm")
+    assert (r.exit_code, r.stdout.strip()) == (5, kernel_release())
+    assert hutch.run("host", ["python3", "-c", "bytearray(300 << 20)"], isolation="vm", memory="64m").outcome == "out-of-memory"
+    with hutch.Container(debian, isolation="vm", vm_root="disk") as box:
+        box.run(["sh", "-c", "echo warm > /root/state"])
+        box.snapshot("hardware")
+    try:
+        assert hutch.run("snapshot:hardware", ["cat", "/root/state"]).stdout == "warm\n"
+    finally:
+        hutch.snapshots.remove("hardware")
 
+
+def test_no_hardware_means_no_machine_unless_it_is_asked_for():
     verdict = probe()
     if verdict.works:
-        assert hutch.run("host", ["true"], isolation="vm").ok
-        return
+        pytest.skip("this host has it")
     with pytest.raises(hutch.UnsupportedError) as caught:
         hutch.run("host", ["true"], isolation="vm")
     assert verdict.reason in caught.value.message and "--vm-accel tcg" in (caught.value.hint or "")

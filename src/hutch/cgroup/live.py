@@ -74,12 +74,17 @@ def _read(path: str) -> str | None:
         return None
 
 
+def whole(text: str | None) -> int | None:
+    """A decimal number, or None: what a guest's kernel has in a file may be anything."""
+    word = (text or "").strip()
+    digits = word.removeprefix("-")
+    return int(word) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else None
+
+
 def number(text: str | None) -> int | None:
     """The number that a file holds; None for no number, and for what means no limit."""
-    if text is None or not text.strip().lstrip("-").isdigit():
-        return None
-    value = int(text)
-    return None if value >= UNLIMITED else value
+    value = whole(text)
+    return None if value is None or value >= UNLIMITED else value
 
 
 def parse_keyed(text: str | None) -> dict[str, int]:
@@ -87,8 +92,8 @@ def parse_keyed(text: str | None) -> dict[str, int]:
     out = {}
     for line in (text or "").splitlines():
         key, _, value = line.partition(" ")
-        if value.strip().lstrip("-").isdigit():
-            out[key] = int(value)
+        if (found := whole(value)) is not None:
+            out[key] = found
     return out
 
 
@@ -98,10 +103,11 @@ def parse_pressure(text: str | None) -> Pressure | None:
         return None
     values: dict[str, float] = {}
     for line in text.splitlines():
-        kind, *pairs = line.split()
+        kind, *pairs = line.split() or [""]
         for pair in pairs:
             key, _, value = pair.partition("=")
-            values[f"{kind}_{key}"] = float(value)
+            if value.isascii() and value.replace(".", "", 1).isdigit() and len(value) <= 20:
+                values[f"{kind}_{key}"] = float(value)
     return Pressure(
         some_avg10=values.get("some_avg10", 0.0),
         some_total=int(values.get("some_total", 0)),
@@ -115,12 +121,12 @@ def _sum_io(text: str | None) -> dict[str, int]:
     out: dict[str, int] = {}
     for line in (text or "").splitlines():
         words = line.split()
-        if len(words) == 3 and words[2].isdigit():
-            out[words[1]] = out.get(words[1], 0) + int(words[2])
+        if len(words) == 3 and (found := whole(words[2])) is not None:
+            out[words[1]] = out.get(words[1], 0) + found
         for word in words[1:]:
             key, eq, value = word.partition("=")
-            if eq and value.isdigit():
-                out[key] = out.get(key, 0) + int(value)
+            if eq and (found := whole(value)) is not None:
+                out[key] = out.get(key, 0) + found
     return out
 
 
@@ -260,7 +266,7 @@ class Cgroup:
     def processes(self) -> list[int]:
         """The pids in the cgroup, as this process sees them."""
         controller = "" if self.unified else next(iter(self.paths), "")
-        return [int(word) for word in (_read(self._file(controller, "cgroup.procs")) or "").split()]
+        return [int(word) for word in (self._text(controller, "cgroup.procs") or "").split()]
 
     def freeze(self, frozen: bool = True, timeout: float = 5.0) -> None:
         """Stop every process of the cgroup, or let them go on. Waits until the kernel says that it is done.

@@ -249,7 +249,8 @@ class Container:
         if not argv:
             raise UsageError("command: is empty")
         self._commands += 1
-        group = f"command-{self._commands}" if timeout is not None else ""
+        # of a copied machine the guest has the groups of its origin
+        group = "" if timeout is None else f"command-{self._commands}" if self._prepared.machine is None else f"command-{self.id}-{self._commands}"
         if self._prepared.machine is not None:
             launch = self._remote(argv, env or {}, workdir, user, group)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.cgroup.live import Cgroup
+from hutch.cgroup.live import Cgroup, whole
 from hutch.engine import machines
 from hutch.errors import ContainerGone, UnsupportedError
 from hutch.vm.compile import GUEST_CGROUP
@@ -76,7 +76,7 @@ class GuestCgroup(Cgroup):
         with socket.socket(fileno=machines.connect(self._directory, self._name)) as door:
             self._door = door
             try:
-                return [int(word) for word in (self._text("", "cgroup.procs") or "").split()]
+                return [found for word in (self._text("", "cgroup.procs") or "").split() if (found := whole(word)) is not None]
             finally:
                 self._door = None
 

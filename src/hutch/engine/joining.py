@@ -248,4 +248,6 @@ def shared(s: Settings) -> Settings:
         )
     if other.data["settings"].get("network") == "host":
         return s.replace(network="host")
+    if "machine" in other.data:
+        raise UnsupportedError(f"network {s.network}: that container is in a machine, and its network with it", "--network NAME for both")
     return s.replace(network=f"{CONTAINER}{other.id}", network_path=f"/proc/{other.pid}/ns/net")

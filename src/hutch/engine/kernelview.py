@@ -10,10 +10,10 @@ import os
 import socket as sockets
 
 from hutch.engine import networks, state
+from hutch.engine.node import Node
 from hutch.engine.usernet import Host
 from hutch.errors import HutchError
 from hutch.network import bridge, egress, spec
-from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,23 +24,6 @@ if TYPE_CHECKING:
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 LISTENING = {"tcp": "0A", "udp": "07"}  # states of /proc/net (proc_net_tcp.rst): LISTEN, and a UDP socket without a peer
-
-
-class Node(Record):
-    """A line, and those below it."""
-
-    text: str
-    below: tuple[Node, ...] = ()
-
-    def lines(self) -> list[str]:
-        """As a tree."""
-        out = [self.text]
-        for number, node in enumerate(self.below):
-            last = number == len(self.below) - 1
-            first, *rest = node.lines()
-            out.append(f"{'└─' if last else '├─'} {first}")
-            out += [f"{'  ' if last else '│ '} {line}" for line in rest]
-        return out
 
 
 def of_container(reference: str) -> Node:

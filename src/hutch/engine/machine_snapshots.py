@@ -7,6 +7,7 @@ devices and processors), ``kernel``, ``initramfs``, ``disk0`` and so on, and ``s
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import suppress
 
@@ -139,10 +140,11 @@ def _remove(directory: str) -> None:
 
 def sweep() -> None:
     """Remove what dead processes had begun to write, or to remove."""
-    for entry in os.listdir(_root()):
+    for entry in os.listdir(_root()):  # somebody else may be at it, too
         pid = entry.split("-")[1] if entry.startswith((".new-", ".old-")) else ""
         if pid and not os.path.exists(f"/proc/{pid}"):
-            _remove(f"{_root()}/{entry}")
+            with suppress(FileNotFoundError):
+                _remove(f"{_root()}/{entry}")
 
 
 def create(container: Container | Running, name: str) -> Snapshot:
@@ -167,10 +169,13 @@ def create(container: Container | Running, name: str) -> Snapshot:
     fresh = f"{_root()}/.new-{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(fresh, 0o700)
     try:
-        _save(prepared.directory, called, pid, fresh)
+        _save(prepared.directory, called, pid, fresh, parts.machine.memory)
         files = [("kernel", parts.machine.kernel), ("initramfs", parts.machine.initramfs), *((f"disk{i}", path) for i, path in enumerate(parts.machine.disks))]
         for link, path in files:
-            os.link(path, f"{fresh}/{link}")
+            try:
+                os.link(path, f"{fresh}/{link}")
+            except FileNotFoundError:
+                raise ImageError(f"snapshot {name}: {path}, which the machine was begun with, is not there any more", "start another one") from None
         with open(f"{fresh}/{RECORD}", "w", encoding="utf-8") as file:
             file.write(jsontext.dumps(_description(prepared, parts)) + "\n")
         os.rename(fresh, f"{_root()}/{name}")
@@ -218,7 +223,7 @@ def _description(prepared: prepare.Prepared, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _save(directory: str, called: str, pid: int, into: str) -> None:
+def _save(directory: str, called: str, pid: int, into: str, size: int) -> None:
     """The memory and the state, while the guest is silent and its processors stand still."""
     import _socket
     import select
@@ -227,9 +232,11 @@ def _save(directory: str, called: str, pid: int, into: str) -> None:
 
     monitor = machines.program_of(pid, qemu.PROGRAM)
     door = _socket.socket(fileno=machines.connect(directory, called))
-    memory = os.open(f"/proc/{monitor}/fd/{Descriptors.ROOT}", os.O_RDONLY | os.O_CLOEXEC)
+    memory = _memory_of(monitor, size)
     state = os.open(f"{into}/state", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        if not qmp.talk(machines.monitor(directory, called), qmp.running):
+            raise StateError(f"snapshot: container {called} is paused", f"hutch unpause {called}")
         door.send(_packet(QUIESCE))
         poll = select.poll()
         poll.register(door.fileno(), select.POLLIN)
@@ -251,6 +258,17 @@ def _save(directory: str, called: str, pid: int, into: str) -> None:
         os.close(state)
 
 
+def _memory_of(monitor: int, size: int) -> int:
+    """A descriptor of a machine's memory. Its monitor may have been taken over, and have something else under that number."""
+    path = f"/proc/{monitor}/fd/{Descriptors.ROOT}"
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    info = os.fstat(fd)
+    if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:machine") or not stat.S_ISREG(info.st_mode) or info.st_size != size:
+        os.close(fd)
+        raise HutchError("snapshot: the machine's monitor has not the memory that it was given")
+    return fd
+
+
 def _packet(kind: int) -> bytes:
     return (0).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(2)
 
@@ -270,7 +288,10 @@ def _copy(source: int, path: str) -> None:
             end = os.lseek(source, at, os.SEEK_HOLE)
             os.lseek(out, at, os.SEEK_SET)
             while at < end:
-                at += os.sendfile(out, source, at, end - at)
+                copied = os.sendfile(out, source, at, end - at)
+                if not copied:
+                    raise HutchError("snapshot: the machine's memory has become smaller")
+                at += copied
     finally:
         os.close(out)
 
@@ -281,6 +302,7 @@ def load(wanted: Settings) -> Saved:
     data = found.data
     s = recorded.settings_of(data["settings"])
     changed = sorted(key for key, value in wanted.as_dict().items() if key not in OWN and value != Settings._defaults.get(key) and value != getattr(s, key))
+    changed += [key for key in ("vm_accel", "vm_root") if getattr(wanted, key) not in (Settings._defaults[key], getattr(s, key))]
     if changed:
         raise UsageError(f"{changed[0].replace('_', '-')}: a copy of a snapshot has it as the snapshot has", "make another snapshot")
     if wanted.command and list(wanted.command) != list(s.command):

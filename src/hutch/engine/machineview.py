@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import machines
-from hutch.engine.kernelview import Node
+from hutch.engine.node import Node
 from hutch.errors import HutchError
 from hutch.kernel import proc
 from hutch.vm.machine import KVM, MIB

@@ -90,6 +90,8 @@ def prepare(
     who = (saved.user, saved.home) if saved is not None else resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
     resolv_conf = _resolv_conf(s, joinings)
     lent = _lent(s)
+    if s.isolation == "vm" and (other := next((item.network for item in joinings if item.network.driver == "ipvlan"), None)) is not None:
+        raise UsageError(f"network {other.name}: of driver ipvlan, which knows its interfaces by their addresses: a machine's are behind them", "macvlan")
     machine = saved.parts if saved is not None else machine or _machine(s, len(joinings), rootfs)
     key = (repr(machine), repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
     cached = _templates.get(key)
@@ -377,6 +379,10 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
     from hutch.cgroup.settings import v2_settings
 
     limits = settings_module.resources_of(prepared.settings, prepared.compiled.user_namespace)
+    if prepared.machine is not None:
+        from hutch.vm.compile import machine_resources
+
+        limits = machine_resources(limits, prepared.machine, features(), prepared.settings.vm_root == "shared" and prepared.settings.upper != "disk")
     with systemd.Manager() as manager:
         manager.start_scope(request.removeprefix("start ").replace(PLACEHOLDER, prepared.id), pid, v2_settings(limits))
 

@@ -6,7 +6,7 @@ import os
 import select
 import time
 
-from hutch.cgroup.live import parse_keyed
+from hutch.cgroup.live import parse_keyed, whole
 from hutch.cgroup.operations import CPU, OOM, PEAK, PIDS
 from hutch.engine import result as outcomes
 from hutch.engine.result import Result, Usage
@@ -299,13 +299,12 @@ class Process:
         data, last = self.execution.data, self.execution.exited
         cpu = parse_keyed(data.get(CPU))
         values = last.values if last is not None else (0, 0, 0, 0)
-        peak = data.get(PEAK, "").strip()
         return Usage(
             wall=time.monotonic() - self._started,
             user=values[1] / 1e6,
             system=values[2] / 1e6,
             max_rss=values[3] * 1024,
-            memory_peak=int(peak) if peak.isdigit() else None,
+            memory_peak=whole(data.get(PEAK)),
             oom_kills=parse_keyed(data.get(OOM)).get("oom_kill"),
             periods=cpu.get("nr_periods"),
             throttled_periods=cpu.get("nr_throttled"),

@@ -97,7 +97,7 @@ def _kernels() -> list[str]:
 
 def _booted(found: list[state.Running]) -> set[str]:
     """The kernels and ramdisks that machines run with."""
-    running = [one.data["machine"] for one in found if one.status == "running" and isinstance(one.data.get("machine"), dict)]
+    running = [one.data["machine"] for one in found if one.status != "exited" and isinstance(one.data.get("machine"), dict)]
     return {str(machine.get(key)) for machine in running for key in ("kernel", "initramfs")}
 
 

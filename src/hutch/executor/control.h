@@ -14,23 +14,9 @@ static long watched_pidfd = -1; /* of a container that is another executor's: it
 static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, int with_fds)
 {
     struct message m = {.type = type, .lane = lane, .index = index, .error = error};
-    union {
-        struct {
-            word size;
-            i32 level, type, fds[16];
-        } head;
-        u64 align[12];
-    } control;
+    union passed control;
     struct iovec io = {&m, sizeof m};
-    struct {
-        void *name;
-        i32 name_size;
-        struct iovec *io;
-        word io_count;
-        void *control;
-        word control_size;
-        i32 flags;
-    } packet = {0, 0, &io, 1, 0, 0, 0};
+    struct packet packet = {.io = &io, .io_count = 1};
     if (values) m.a = values[0], m.b = values[1], m.c = values[2], m.d = values[3];
     memcpy(m.detail, shared->detail, DETAIL);
     if (with_fds) {

@@ -87,7 +87,7 @@ _Noreturn static void finish(i32 status, i64 *usage)
     usage[0] = status;
     int shares = has_shared();
     if (shares) release_all_but_shared();
-    tell(EXITED, 0, 0, lost ? ended->error : 0, usage, 0);
+    tell(EXITED, 0, 0, lost ? (ended->error > 0 ? ended->error : EREMOTEIO) : 0, usage, 0);
     if (shares && fork_(0) <= 0) undo(0, 1);
     exit_(0);
 }

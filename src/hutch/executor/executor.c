@@ -76,7 +76,7 @@ static void release_descriptors(void)
         else sys(__NR_dup3, null, fd, 0);
     close_(null);
     /* Detached mounts are taken apart when their last descriptor closes: now, beside the program, and not after its end. */
-    for (u32 i = 0; i < plan.slots && !(plan.flags & FLAG_DETACH); i++)
+    for (u32 i = 0; i < plan.slots && (plan_inside || !(plan.flags & FLAG_DETACH)); i++)
         if (!kept[i] && shared->slot[i] >= 0 && shared->slot[i] != child_pidfd)
             close_(shared->slot[i]);
 }
@@ -146,7 +146,9 @@ static long host_op(struct op *op)
         const char *path = str(op, 0);
         log_limit = num(op);
         for (log_count = 0; log_count < 3; log_count++) {
-            log_from[log_count] = slot(op);
+            a = num(op);
+            log_from[log_count] = a < 0 || a >= MAX_SLOTS ? -1 : shared->slot[a];
+            if (log_from[log_count] >= 0) kept[a] = 1;
             if (log_from[log_count] >= 0) sys(__NR_fcntl, log_from[log_count], F_SETFL, O_NONBLOCK);
         }
         log_fd = openat_(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -167,12 +169,14 @@ static long host_op(struct op *op)
     }
 }
 
+static long beside_end = -1; /* of a program beside the container's process: what its start is waited for by */
+
 /* Closed now, not at execve: a program or directory named /proc/self/fd/N would be looked up before (CVE-2024-21626).
  * What stays is what the plan names: descriptors for the container, moved to 3 and on, and the two that a container waits
- * for its start with; and ours, the pipe that tells of the execve and the barriers' eventfds. */
+ * for its start with; and ours, the pipes that tell of an execve and the barriers' eventfds. */
 static long op_close_descriptors(struct op *op)
 {
-    long keep[8] = {event[HOST], event[CONTAINER], exec_pipe[1]}, r, kept_count = 3;
+    long keep[8] = {event[HOST], event[CONTAINER], exec_pipe[1], beside_end}, r, kept_count = 4;
     i64 preserved = num(op);
     u32 from = 3;
     /* the table is the container's own from here on */
@@ -204,7 +208,7 @@ static long op_beside(struct op *op)
     long r = sys(__NR_pipe2, pair, O_CLOEXEC), pid;
     if (r < 0) return r;
     pid = fork_(0);
-    if (pid == 0) return close_(pair[0]), 0;
+    if (pid == 0) return close_(pair[0]), beside_end = pair[1], 0;
     close_(pair[1]);
     if (pid > 0) /* the end comes with the execve, or with the child's own; a failure is in the shared page by then */
         while (sys(__NR_read, pair[0], &byte, 1) == -EINTR) {}
@@ -393,7 +397,8 @@ int main(void)
     sys(__NR_rt_sigaction, SIGCHLD, &plain, 0, 8); /* an owner that ignores SIGCHLD would have the kernel reap for us */
     sys(__NR_prctl, PR_SET_NAME, "hutch-executor", 0, 0, 0); /* or it would be called by its memfd's number */
     sys(__NR_umask, 0);
-    if (sys(__NR_fcntl, PLAN_FD, 1 /* F_GETFD */) == -EBADF) guest(); /* no plan: they come through a machine's control channel */
+    /* no plan, as the first process of a kernel: they come through a machine's control channel */
+    if (sys(__NR_getpid) == 1 && sys(__NR_fcntl, PLAN_FD, 1 /* F_GETFD */) == -EBADF && in_ramdisk()) guest();
     long r = start();
     if (r < 0) exit_(100);
     const u8 *at = lane_start[HOST];

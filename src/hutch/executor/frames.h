@@ -85,15 +85,7 @@ static long send_packet(long fd, u32 type, u32 session, const void *data, u32 si
 {
     struct frame head = {size, (u16)type, (u16)session};
     struct iovec io[2] = {{&head, sizeof head}, {(void *)data, size}};
-    struct {
-        void *name;
-        i32 name_size;
-        struct iovec *io;
-        word io_count;
-        void *control;
-        word control_size;
-        i32 flags;
-    } packet = {0, 0, io, 2, 0, 0, 0};
+    struct packet packet = {.io = io, .io_count = 2};
     long r;
     while ((r = sys(__NR_sendmsg, fd, &packet, 0x4000 /* MSG_NOSIGNAL */ | flags)) == -EINTR) {}
     return r < 0 ? r : 0;
@@ -102,7 +94,8 @@ static long send_packet(long fd, u32 type, u32 session, const void *data, u32 si
 static long receive_packet(long fd, struct framed *into, long flags)
 {
     long n;
-    while ((n = sys(__NR_recvfrom, fd, into, sizeof *into, flags, 0, 0)) == -EINTR) {}
+    /* a peer that closed with something unread is told of first, once, and what it had sent comes behind (unix(7)) */
+    while ((n = sys(__NR_recvfrom, fd, into, sizeof *into, flags, 0, 0)) == -EINTR || n == -ECONNRESET) {}
     if (n < 0) return n;
     return n < (long)sizeof into->head || into->head.size != (u32)n - sizeof into->head ? -EPIPE : 0;
 }

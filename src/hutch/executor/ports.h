@@ -182,15 +182,6 @@ static void welcome(u32 listener)
 
 /* Datagrams: each client has a socket of its own towards the container, so that the answers are told apart. */
 
-struct packet {
-    void *name;
-    u32 name_size, pad_;
-    struct iovec *io;
-    word io_count;
-    void *control;
-    word control_size;
-    i32 flags, pad2_;
-};
 
 /* Where the client sent to is where the answer has to come from (ip(7), IP_PKTINFO; ipv6(7), IPV6_PKTINFO); the interface is
  * the routing's to choose, but for addresses that mean nothing without one. */

@@ -181,4 +181,22 @@ struct sigaction_ {
     void *handler;
     word flags, restorer, mask;
 };
+
+/* struct msghdr (recvmsg(2)), and the descriptors that come with a message (unix(7), SCM_RIGHTS). */
+struct packet {
+    void *name;
+    u32 name_size, pad_;
+    struct iovec *io;
+    word io_count;
+    void *control;
+    word control_size;
+    i32 flags, pad2_;
+};
+union passed {
+    struct {
+        word size;
+        i32 level, type, fds[16];
+    } head;
+    u64 align[12];
+};
 #endif

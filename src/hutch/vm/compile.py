@@ -41,6 +41,7 @@ SHARED = "host/root"  # where virtiofsd finds the container's root
 READ_ONLY = 1 | 2 | 4  # ro, nosuid, nodev
 MONITOR_ID = 65533  # QEMU's user in the container's user namespace: nobody else's, and no file's
 MOST_FILES = 1_000_000
+MOST_IDENTITY = 12_000  # bytes: with the rest, a frame of the control channel's
 NETWORK_ROOM = 4096
 NETWORK = b"zQ7vNetworkXw0h" + bytes(NETWORK_ROOM - 15)  # what the interfaces are given, when it is known: as long as this
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("urandom", 1, 9))
@@ -70,14 +71,24 @@ class Parts(Record):
         return not self.privileged and (not self.machine.disks or self.kernel >= (6, 6))
 
 
-def host_config(config: Config, parts: Parts, features: Features) -> Config:
-    """What of a configuration is the host's: the root and what is mounted in it of the host's own, limits of the machine."""
+def machine_resources(given: Resources, parts: Parts, features: Features, in_memory: bool) -> Resources:
+    """The limits of a machine's programs on the host, by those of its container. `in_memory`: what the container changes is kept there."""
+    limit = given.memory.limit if given.memory is not None else None
+    able = features.uid == 0 or features.cgroups.v2_writable  # the guest's own memory holds the limit where there is no cgroup
+    memory = None
+    if limit is not None and limit > 0 and able:
+        # virtiofsd writes the changes: as much as the container could have written without a machine
+        most = parts.machine.memory + OVERHEAD[parts.machine.accel] + (limit if in_memory else 0)
+        memory = Memory(limit=most, swap=most)
+    return given.replace(memory=memory, pids=None, devices=(), unified={})
+
+
+def host_config(config: Config, parts: Parts, features: Features, in_memory: bool = False) -> Config:
+    """What of a configuration is the host's: the root and what is mounted in it of the host's own, limits of the machine. `in_memory`:
+    what the container changes is kept there, too."""
     linux = config.linux
     given = linux.resources or Resources()
-    limited = given.memory is not None and given.memory.limit is not None and given.memory.limit > 0
-    able = features.uid == 0 or features.cgroups.v2_writable  # the guest's own memory holds the limit where there is no cgroup
-    most = parts.machine.memory + OVERHEAD[parts.machine.accel]
-    resources = given.replace(memory=Memory(limit=most, swap=most) if limited and able else None, pids=None, devices=(), unified={})
+    resources = machine_resources(given, parts, features, in_memory)
     return config.replace(
         mounts=tuple(mount for mount in config.mounts if mount.type == "bind"),
         process=config.process.replace(rlimits=()) if config.process is not None else None,
@@ -139,7 +150,10 @@ def compile_guest(config: Config, request: Request, parts: Parts, features: Feat
 def identity_of(config: Config, request: Request) -> bytes:
     """What a copy is told to be: its host name, and the files of /etc that name it (`ops.Machine`)."""
     files = layers.generated_files(config.hostname or "", request)
-    return "\0".join([config.hostname or "", *(word for name, text in files for word in (f"/etc/{name}", text))]).encode() + b"\0"
+    found = "\0".join([config.hostname or "", *(word for name, text in files for word in (f"/etc/{name}", text))]).encode() + b"\0"
+    if len(found) > MOST_IDENTITY:
+        raise UnsupportedError(f"host names: a copy can be told {MOST_IDENTITY} bytes of /etc/hosts and /etc/resolv.conf, and these are {len(found)}")
+    return found
 
 
 def terminal_of(plan: Plan) -> int:
@@ -154,7 +168,7 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     if request.rootfs is None:
         raise UnsupportedError("isolation vm: a bundle's root has no machine yet", "an image, a directory or an archive has")
     guest = compile_guest(config, request, parts, features)
-    b = Builder(host_config(config, parts, features), request, features)
+    b = Builder(host_config(config, parts, features, not parts.machine.disks and not request.upper), request, features)
     runtime.check(b)
     identity.enter_user_network(b)
     cgroup = runtime.cgroup_of(b)
@@ -172,6 +186,7 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     identity.become_root(b)
     c.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
     if parts.machine.disks:
+        b.prepare += [ops.HoldLayer(path=layer.lower, lock=layer.lock, origin="root") for layer in request.rootfs.layers]
         open_host(b)
     else:
         layers.build(b, request.rootfs)

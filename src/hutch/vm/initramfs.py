@@ -75,8 +75,11 @@ def _stamp(path: str) -> tuple[str, int, int]:
 
 
 def _kept(path: str, make: Callable[[], bytes]) -> None:
-    if os.path.exists(path):
+    try:
+        os.utime(path)  # in use again: `hutch system prune` leaves what is young
         return
+    except OSError:
+        pass
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     try:

@@ -36,7 +36,7 @@ DEFAULT_MEMORY = 512 * MIB
 KERNEL_MEMORY = 96 * MIB  # of the guest's: what its kernel takes of the memory before the container has any
 OVERHEAD = {KVM: 64 * MIB, TCG: 160 * MIB}  # the monitor's own: devices, stacks, page tables; translated code
 PATIENCE = {KVM: 20_000, TCG: 60_000}  # milliseconds until a guest that has not been heard of is given up
-MOST_INTERFACES = 6  # of microvm's eight places for virtio devices, two are taken
+MOST_INTERFACES = 6  # of microvm's 24 places for virtio devices, 16 may be disks, and one is the control channel
 
 KERNEL, INITRAMFS = "/kernel", "/initramfs"
 

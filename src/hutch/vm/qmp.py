@@ -6,7 +6,10 @@ machine comes here.
 
 from __future__ import annotations
 
+import contextlib
+
 from hutch.errors import HutchError, UnsupportedError
+from hutch.plan.ops.base import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Work: TypeAlias = Callable[[QMPClient], Coroutine[Any, Any, T]]
 
-PATIENCE = 30.0  # seconds for an answer: a monitor that has none is stuck
+PATIENCE = 30.0  # seconds for a greeting, and half of those for all that is said: a monitor that does not answer is stuck, or somebody else's
 
 
 def talk(connection: socket.socket, work: Work[T]) -> T:
@@ -37,7 +40,7 @@ def talk(connection: socket.socket, work: Work[T]) -> T:
         import asyncio
 
         try:
-            found.append(asyncio.run(_session(connection, work)))
+            found.append(asyncio.run(asyncio.wait_for(_session(connection, work), 2 * PATIENCE)))
         except BaseException as error:
             failed.append(error)
 
@@ -46,13 +49,13 @@ def talk(connection: socket.socket, work: Work[T]) -> T:
     except ImportError:
         connection.close()
         raise UnsupportedError("isolation vm: Python's qemu.qmp package is missing, which speaks with a machine's monitor", "pip install 'hutch[vm]'") from None
-    thread = threading.Thread(target=run, name="hutch-qmp")
+    thread = threading.Thread(target=run, name="hutch-qmp", daemon=True)
     thread.start()
     thread.join()
     if failed:
         error = failed[0]
         if isinstance(error, qemu.qmp.QMPError | TimeoutError | OSError):
-            raise HutchError(f"isolation vm: the machine's monitor: {str(error) or type(error).__name__}") from None
+            raise HutchError(f"isolation vm: the machine's monitor: {printable(str(error) or type(error).__name__)}") from None
         raise error
     return found[0]
 
@@ -68,7 +71,8 @@ async def _session(connection: socket.socket, work: Work[T]) -> T:
         await asyncio.wait_for(client.connect(connection), PATIENCE)
         return await work(client)
     finally:
-        await client.disconnect()
+        with contextlib.suppress(Exception):  # what was found is found
+            await asyncio.wait_for(client.disconnect(), 1)
 
 
 async def pause(client: QMPClient) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hutch.vm.compile import Parts
 
 RELAY = slot("relay")
+NOBODY = 65534
 
 
 class RemoteRequest(Record):
@@ -60,9 +61,9 @@ def compile_remote(process: Process, seccomp: Seccomp | None, request: RemoteReq
     if not process.terminal:
         container.append(ops.NewSession(origin=origin))
     # it passes bytes on, and believes the guest nothing; what it may do is still no more than that
-    stand_in = Process(cwd="/", capabilities=CapabilitySets(), user=User(uid=features.uid, gid=features.gid))
-    # who is not root has no capability to give up, and may not lower the set that bounds them
-    given_up = steps.privileges(stand_in, set_groups=False) if features.privileged else []
+    # who is not root has no capability to give up, may not lower the set that bounds them, and can be nobody else
+    stand_in = Process(cwd="/", capabilities=CapabilitySets(), user=User(uid=NOBODY, gid=NOBODY))
+    given_up = steps.privileges(stand_in, set_groups=True) if features.privileged else []
     container += confined(given_up, default_profile(()), features)
     group = f"{place}/{request.child_cgroup}" if request.child_cgroup else ""
     container.append(ops.Remote(relay=RELAY, guest=guest, terminal=terminal_of(guest), group=group, origin=origin))
