@@ -76,7 +76,7 @@ static void release_descriptors(void)
         else sys(__NR_dup3, null, fd, 0);
     close_(null);
     /* Detached mounts are taken apart when their last descriptor closes: now, beside the program, and not after its end. */
-    for (u32 i = 0; i < plan.slots && (plan_inside || !(plan.flags & FLAG_DETACH)); i++)
+    for (u32 i = 0; i < plan.slots && !(plan.flags & FLAG_DETACH); i++)
         if (!kept[i] && shared->slot[i] >= 0 && shared->slot[i] != child_pidfd)
             close_(shared->slot[i]);
 }
@@ -146,9 +146,7 @@ static long host_op(struct op *op)
         const char *path = str(op, 0);
         log_limit = num(op);
         for (log_count = 0; log_count < 3; log_count++) {
-            a = num(op);
-            log_from[log_count] = a < 0 || a >= MAX_SLOTS ? -1 : shared->slot[a];
-            if (log_from[log_count] >= 0) kept[a] = 1;
+            log_from[log_count] = slot(op);
             if (log_from[log_count] >= 0) sys(__NR_fcntl, log_from[log_count], F_SETFL, O_NONBLOCK);
         }
         log_fd = openat_(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

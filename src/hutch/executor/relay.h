@@ -186,6 +186,7 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
         relay_clients[1].started = 1;
     }
     for (;;) {
+        if (quiet.silent && quiet.over) relay_resume();
         for (u32 i = 1; i < RELAY_CLIENTS && !relay_out.frame.head.type && !quiet.asked; i++)
             if (relay_clients[i].unsaid) relay_clients[i].unsaid = 0, relay_queue(HANG_UP, i, "", 0);
         int busy = relay_out.frame.head.type != 0;
@@ -210,10 +211,6 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
                 }
                 exit_(1);
             }
-        }
-        if (quiet.silent && quiet.over) {
-            relay_resume();
-            continue;
         }
         if (busy) {
             if (fds[0].revents & POLLOUT && give_frame(channel, &relay_out) < 0) exit_(1);
