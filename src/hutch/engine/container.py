@@ -10,8 +10,7 @@ from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
 from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
 from hutch.executor.launcher import Execution
-
-SNAPSHOT = "snapshot:"  # in an image's place: `hutch.image.resolve`
+from hutch.image.resolve import SNAPSHOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
