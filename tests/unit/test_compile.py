@@ -474,8 +474,8 @@ def test_order_of_the_last_steps():
     names = [type(op).__name__ for op in compiled(ROOT_HYBRID).plan.container]
     tail = names[names.index("CloseDescriptors") :]
     assert tail == [
-        "CloseDescriptors", "Signal", "NewSession", "Capabilities", "SetIds", "Capabilities", "NoNewPrivileges", "ChangeDirectory", "FindProgram",
-        "ParentDeath", "Seccomp", "Execute",
+        "CloseDescriptors", "Signal", "NewSession", "ChangeDirectory", "Capabilities", "SetIds", "Capabilities", "NoNewPrivileges",
+        "ChangeDirectory", "FindProgram", "ParentDeath", "Seccomp", "Execute",
     ]  # fmt: skip
 
 

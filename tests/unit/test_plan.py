@@ -70,7 +70,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.Loopback(), ("lo",)),
     (ops.Unshare(flags=0x02000000), ("cgroup",)),
     (ops.EnterCgroup(tasks=slot("t")), ("<t>",)),
-    (ops.Keyring(name="_ses.1"), ("_ses.1",)),
+    (ops.Keyring(), ("_ses.1",)),
     (ops.NewSession(), ("session",)),
     (ops.Terminal(devpts=slot("d"), master=slot("m"), peer=slot("p"), rows=25, columns=80), ("<m>", "<p>", "80", "25")),
     (ops.Stdio(stdout=slot("o"), stderr=slot("e")), ("stdout", "<o>", "stderr", "<e>")),

@@ -271,7 +271,7 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
     `own` are paths that Hutch itself put there. Directories that only hold changes are left out, as nothing of them changed.
     """
     for number, view in enumerate(rootfs.views):
-        if view.recursive_bind:
+        if view.recursive_bind or view.stacked:
             continue
         try:
             upper = os.open(f"upper-{number}" if disk else f"upper/{number}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=base)
@@ -290,7 +290,7 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
         root = os.open("root", os.O_RDONLY | os.O_DIRECTORY, dir_fd=base)
         try:
             made = {path for path, _ in (*rootfs.directories, *rootfs.links)}
-            made |= {view.path.lstrip("/") for view in rootfs.views} | {target.lstrip("/") for _, target in rootfs.binds}
+            made |= {view.path.lstrip("/") for view in rootfs.views}
             yield from _walk_root(root, "", made, own)
             for path in sorted(made):
                 try:

@@ -17,7 +17,7 @@ from hutch.engine.settings import Settings
 from hutch.errors import ContainerGone, HutchError, ImageError, StateError, UnsupportedError, UsageError
 from hutch.image import resolve
 from hutch.image.rootfs import ImageConfig, Rootfs
-from hutch.image.store import data_root
+from hutch.image.store import private
 from hutch.kernel.features import features
 from hutch.oci.config import User
 from hutch.record import Record
@@ -82,9 +82,7 @@ class Saved(Record):
 
 
 def _root() -> str:
-    path = f"{data_root()}/snapshots"
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    return path
+    return private("snapshots")
 
 
 def every() -> Iterator[Snapshot]:

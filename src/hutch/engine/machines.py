@@ -7,7 +7,7 @@ import os
 from hutch.engine.settings import Settings
 from hutch.errors import ContainerGone, StateError, UnsupportedError, UsageError
 from hutch.executor.launcher import BINARY
-from hutch.image.store import data_root
+from hutch.image.store import private
 from hutch.kernel import proc
 from hutch.kernel.features import Features, features
 from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
@@ -90,7 +90,7 @@ def parts(s: Settings, interfaces: int, rootfs: Rootfs) -> Parts:
 
         disks = images.of_rootfs(Content(), rootfs, found)
     wanted = (*(initramfs.DISK_ROOT if disks else initramfs.SHARED_ROOT), *(initramfs.NETWORK if interfaces else ()))
-    elf, ramdisk = initramfs.prepare(kernel, wanted, f"{data_root()}/machines", BINARY)
+    elf, ramdisk = initramfs.prepare(kernel, wanted, private("machines"), BINARY)
     machine = Machine(
         kernel=elf, initramfs=ramdisk, release=kernel.release, memory=memory_of(s), cpus=cpus_of(s, found), accel=s.vm_accel, interfaces=interfaces,
         disks=disks, tsc_khz=tsc_khz() if s.vm_accel == TCG else 0,

@@ -174,7 +174,7 @@ def _template(
     user_network = bool(joinings) and not found.privileged
     directory = f"{base}/{PLACEHOLDER}"
     on_disk = s.upper == "disk" and (machine is None or not machine.machine.disks)  # else its changes are in the machine's memory
-    upper = reopen or (f"{store.data_root()}/{PLACEHOLDER}" if on_disk else "")
+    upper = reopen or (f"{store.uppers()}/{PLACEHOLDER}" if on_disk else "")
     record = {
         "id": PLACEHOLDER,
         "name": s.name,

@@ -16,7 +16,7 @@ from hutch.engine.files import Change, Files, changes as changes_of, stacked
 from hutch.engine.settings import NO_NETWORK
 from hutch.engine.state import Running
 from hutch.errors import HutchError, StateError, UsageError
-from hutch.image import changes, making, mapped, names, reference as references, stored
+from hutch.image import changes, making, mapped, names, reference as references, store, stored
 from hutch.image.content import Content
 from hutch.image.lease import Lease
 from hutch.kernel.features import features
@@ -56,7 +56,7 @@ class Target:
         self.cgroup = box.cgroup
         self._root = box._execution.descriptors["container-root"]
         self._base = box._execution.descriptors.get("base", -1)
-        self._upper = f"{_data()}/{box.id}" if box._settings.upper == "disk" else ""
+        self._upper = f"{store.uppers()}/{box.id}" if box._settings.upper == "disk" else ""
         self._earlier = tuple(reversed(box._lowers))
         self._last = f"upper/{box._generation}"
         self.running = True
@@ -181,12 +181,6 @@ class Target:
     def points(self) -> frozenset[str]:
         """Directories and files that were made to be mounted on."""
         return points(self.prepared)
-
-
-def _data() -> str:
-    from hutch.image.store import data_root
-
-    return data_root()
 
 
 def points(prepared: Prepared) -> frozenset[str]:

@@ -7,10 +7,10 @@ first removes what it names. The file is JSON by lines: the container as asked f
 from __future__ import annotations
 
 import os
-import stat
 
 from hutch.errors import StateError
-from hutch.image.store import data_root
+from hutch.image.store import data_root, uppers
+from hutch.kernel import private
 from hutch.kernel.locks import locked as locked
 from hutch.record import Record
 
@@ -43,25 +43,21 @@ class Running(Record):
 def root() -> str:
     """The directory of all records: $HUTCH_STATE, or for root /run/hutch, for a user $XDG_RUNTIME_DIR/hutch.
 
-    Where /run is on a disk, /dev/shm serves: a record lives as long as its container and should cost no disk write. The
-    directory is made when it is missing, private, and it must be this user's own: in a place that all can write to,
-    somebody else's directory would let him choose what we remove.
+    Where there is none in memory, it lies on /dev/shm under a random name, which a link in a directory of its owner's keeps: a
+    record lives as long as its container and should cost no disk write. It is made when it is missing, and must be this
+    user's own: somebody else's would let him choose what is removed. Raises StateError.
     """
-    path = os.environ.get("HUTCH_STATE") or _default_root()
+    path = os.environ.get("HUTCH_STATE") or ""
     try:
-        info = os.lstat(path)
-    except FileNotFoundError:
+        path = path or _default_root()
         try:
+            return private.directory(path)
+        except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.mkdir(path, 0o711)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise StateError(f"state directory {path}: {error.strerror}", "set HUTCH_STATE to a directory that you may write") from None
-        info = os.lstat(path)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise StateError(f"state directory {path}: is not a directory of this user's alone", "remove it, or set HUTCH_STATE to another")
-    return path
+            return private.directory(path)
+    except OSError as error:
+        place = path or error.filename or "/run/hutch"
+        raise StateError(f"state directory {place}: {error.strerror}", "set HUTCH_STATE to a directory that you may write") from None
 
 
 _MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
@@ -70,14 +66,10 @@ _MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 def _default_root() -> str:
     from hutch.kernel.features import features
 
-    uid = os.geteuid()
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if uid != 0 and runtime and os.access(runtime, os.W_OK):
-        return f"{runtime}/hutch"
+    if os.geteuid() != 0 or not os.access("/run", os.W_OK):
+        return private.runtime_directory("hutch")
     run = features().mount_at("/run")
-    if uid == 0 and (run is None or run.kind in _MEMORY_FILESYSTEMS or not os.path.isdir("/dev/shm")):
-        return "/run/hutch"
-    return f"/dev/shm/hutch-{uid}" if os.access("/dev/shm", os.W_OK) else f"/tmp/hutch-{uid}"
+    return "/run/hutch" if run is None or run.kind in _MEMORY_FILESYSTEMS else private.in_memory("/run/hutch")
 
 
 def _read(directory: str) -> dict[str, Any] | None:
@@ -186,7 +178,8 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
             undo.kill(f"{path}/cgroup.procs")
             undo.remove_cgroup(path)
     if data.get("upper") and _is_id(identity):
-        _remove_upper(f"{data_root()}/{identity}")
+        for place in (uppers(), data_root()):  # the second is where they were before they had a directory of their own
+            _remove_upper(f"{place}/{identity}")
     remove_tree(directory)
 
 
@@ -238,17 +231,7 @@ def keeps_uppers() -> bool:
     """Whether the data directory lies where overlayfs takes an upper directory: not on another overlay, nor on a network."""
     from hutch.kernel.features import features
 
-    place = os.path.realpath(data_root())
-    if features().privileged:
-        # the container's root, who is somebody else in a user namespace, has to come through (a home of 0700 lets nobody)
-        above = place
-        while not os.path.isdir(above):
-            above = os.path.dirname(above)
-        while above != "/":
-            if not os.stat(above).st_mode & 0o001 and above != place:
-                return False
-            above = os.path.dirname(above)
-    mount = features().mount_at(place)
+    mount = features().mount_at(os.path.realpath(data_root()))
     return mount is not None and mount.kind not in ("overlay", "nfs", "nfs4", "cifs", "9p", "virtiofs", "vfat", "fuse")
 
 

@@ -13,7 +13,7 @@ from hutch import jsontext
 from hutch.engine import state
 from hutch.errors import StateError, UsageError
 from hutch.image import collect, mapped
-from hutch.image.store import data_root
+from hutch.image.store import private
 from hutch.kernel.features import features
 from hutch.record import Record
 
@@ -53,10 +53,8 @@ def check_name(name: str) -> None:
 
 
 def root() -> str:
-    """The directory of all volumes."""
-    path = f"{data_root()}/volumes"
-    os.makedirs(path, mode=0o711, exist_ok=True)
-    return path
+    """The directory of all volumes. A set-uid program in one is nobody's to start on the host."""
+    return private("volumes")
 
 
 def create(name: str = "", *, labels: dict[str, str] | None = None) -> Volume:
@@ -68,8 +66,8 @@ def create(name: str = "", *, labels: dict[str, str] | None = None) -> Volume:
     place = f"{base}/{name}"
     if not os.path.exists(f"{place}/volume"):
         fresh = f"{base}/.new-{os.getpid()}-{os.urandom(4).hex()}"
-        os.makedirs(f"{fresh}/data", mode=0o755)
-        os.chmod(fresh, 0o711)
+        os.mkdir(fresh, 0o700)
+        os.mkdir(f"{fresh}/data", 0o755)
         record = {"created": time.time(), "labels": labels or {}, "anonymous": anonymous}
         with open(f"{fresh}/volume", "w", encoding="utf-8") as file:
             file.write(jsontext.dumps(record) + "\n")
@@ -84,7 +82,7 @@ def create(name: str = "", *, labels: dict[str, str] | None = None) -> Volume:
 
 def get(name: str) -> Volume:
     """A volume by its name. Raises StateError."""
-    place = f"{data_root()}/volumes/{name}"
+    place = f"{root()}/{name}"
     try:
         check_name(name)
         with open(f"{place}/volume", encoding="utf-8") as file:
@@ -98,9 +96,8 @@ def get(name: str) -> Volume:
 
 def every() -> list[Volume]:
     """Every volume, by name."""
-    base = f"{data_root()}/volumes"
     found = []
-    for name in sorted(os.listdir(base)) if os.path.isdir(base) else ():
+    for name in sorted(os.listdir(root())):
         try:
             found.append(get(name))
         except StateError:
@@ -139,8 +136,8 @@ def prune(*, named: bool = False) -> tuple[list[str], int]:
                 continue
             removed.append(volume.name)
             size += freed
-    base = f"{data_root()}/volumes"
-    for name in os.listdir(base) if os.path.isdir(base) else ():
+    base = root()
+    for name in os.listdir(base):
         pid = name.split("-")[1] if name.startswith(".new-") else ""
         if name.startswith(".going-") or (pid.isdigit() and not os.path.exists(f"/proc/{pid}")):
             mapped.remove_tree(f"{base}/{name}", features())

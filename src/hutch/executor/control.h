@@ -5,7 +5,6 @@
 
 static u32 host_done; /* host operations begun: what undo() goes back over */
 static i64 pidfd_slot = -1;
-static int plan_respawns, plan_inside; /* inside: the program is one of a machine's, and another process stands for it */
 static long exported[16], exported_count, log_from[3], log_count, log_fd = -1, log_limit, log_size;
 static const char *exit_file;
 static int owner_gone, killed, umask_set, unarmed;
@@ -18,11 +17,14 @@ static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, in
     struct iovec io = {&m, sizeof m};
     struct packet packet = {.io = &io, .io_count = 1};
     if (values) m.a = values[0], m.b = values[1], m.c = values[2], m.d = values[3];
-    memcpy(m.detail, shared->detail, DETAIL);
+    memcpy(m.detail, words, DETAIL);
     if (with_fds) {
         word n = 0;
         for (long i = 0; i < exported_count; i++)
-            if (shared->slot[exported[i]] >= 0) control.head.fds[n++] = shared->slot[exported[i]], m.c |= 1 << i;
+            if (slot_at(exported[i]) >= 0) {
+                control.head.fds[n++] = (i32)slot_at(exported[i]);
+                m.c |= 1 << i;
+            }
         control.head.size = 16 + 4 * n;
         control.head.level = 1 /* SOL_SOCKET */, control.head.type = 1 /* SCM_RIGHTS */;
         if (n) packet.control = &control, packet.control_size = (control.head.size + 7) & ~7UL;
@@ -30,8 +32,11 @@ static void tell(u32 type, u32 lane, i32 index, i32 error, const i64 *values, in
     if (!owner_gone) sys(__NR_sendmsg, CONTROL_FD, &packet, 0x4000 /* MSG_NOSIGNAL */);
 }
 
+static int take_over(void);
+
 static void kill_child(void)
 {
+    take_over();
     if (child_pidfd >= 0) sys(__NR_pidfd_send_signal, child_pidfd, SIGKILL, 0, 0);
     killed = 1;
 }
@@ -75,24 +80,27 @@ static void save_log(void)
 
 enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
 
-/* The container lane may go on in a sibling that it cloned (RESPAWN): then that one is the container's process. */
+static int taken_over;
+
+/* The container lane may go on in a sibling that it cloned (RESPAWN, CLONE_INSIDE): then that one is the container's process. */
 static int take_over(void)
 {
-    static int taken_over;
-    /* once, and only where the plan has it: what runs in the container later may come to write to the shared page */
+    u8 info[128];
     if (!plan_respawns || taken_over) return 0;
     i32 next = __atomic_load_n(&shared->respawned, __ATOMIC_SEQ_CST);
     if (!next || next == child_pid) return 0;
+    /* a child of ours, or it is nobody whom we may signal */
+    if (sys(__NR_waitid, 1 /* P_PID */, next, info, 4 | 1 | 0x01000000 /* WEXITED, WNOHANG, WNOWAIT */, 0) < 0) return 0;
     taken_over = 1;
-    sys(__NR_wait4, child_pid, 0, 0, 0);
+    while (sys(__NR_wait4, child_pid, 0, 0, 0) == -EINTR) {}
     close_(child_pidfd);
     child_pid = next;
     child_pidfd = sys(__NR_pidfd_open, next, 0);
     /* the slot of the clone's pidfd was assigned from the first process: its number goes on, with the new process behind it */
-    if (pidfd_slot >= 0 && child_pidfd >= 0 && child_pidfd != shared->slot[pidfd_slot]) {
-        sys(__NR_dup3, child_pidfd, shared->slot[pidfd_slot], O_CLOEXEC);
+    if (slot_at(pidfd_slot) >= 0 && child_pidfd >= 0 && child_pidfd != slot_at(pidfd_slot)) {
+        sys(__NR_dup3, child_pidfd, slot_at(pidfd_slot), O_CLOEXEC);
         close_(child_pidfd);
-        child_pidfd = shared->slot[pidfd_slot];
+        child_pidfd = slot_at(pidfd_slot);
     }
     return 1;
 }
@@ -140,9 +148,17 @@ static long wait_host(u32 number)
     while (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) < number)
         if (wait_for_news(-1) & GOT_END) { /* it may have gone on and ended meanwhile */
             if (__atomic_load_n(&shared->barrier[CONTAINER], __ATOMIC_SEQ_CST) >= number) break;
-            return shared->failed ? -ECANCELED : -ECHILD;
+            return report->failed ? -ECANCELED : -ECHILD;
         }
     take_over();
+    return 0;
+}
+
+/* The process that the joined pid namespace sees is there (CLONE_INSIDE). */
+static long host_take_over(void)
+{
+    while (!taken_over && !take_over())
+        if (wait_for_news(-1) & GOT_END) return report->failed ? -ECANCELED : -ECHILD;
     return 0;
 }
 

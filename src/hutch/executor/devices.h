@@ -60,11 +60,14 @@ static long host_return_device(struct op *op, int undo)
     const char *inside = str(op, 0), *outside = str(op, 0), *data;
     i64 up = num(op), count = num(op);
     word size;
-    if (!undo) return kept[place] = 1, length(outside) < 16 ? 0 : -EINVAL;
+    if (!undo) {
+        keep(place);
+        return length(outside) < 16 ? 0 : -EINVAL;
+    }
     long own = openat_(AT_FDCWD, "/proc/self/ns/net", O_RDONLY | O_CLOEXEC, 0), there = -1, here = -1, index, r;
-    if (own < 0 || shared->slot[place] < 0) return close_(own), -EBADF;
+    if (own < 0 || slot_at(place) < 0) return close_(own), -EBADF;
     /* who opened a netlink socket is asked for the right to both namespaces: so this process opens it, not the container's */
-    if ((r = sys(__NR_setns, shared->slot[place], CLONE_NEWNET)) == 0) {
+    if ((r = sys(__NR_setns, slot_at(place), CLONE_NEWNET)) == 0) {
         there = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0);
         if (sys(__NR_setns, own, CLONE_NEWNET) < 0) exit_(1); /* in the wrong namespace nothing more can be right */
     }

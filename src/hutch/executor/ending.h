@@ -3,22 +3,18 @@
 #define HUTCH_ENDING_H
 #include "control.h"
 
+/* How a machine ended (EXITED, FAILED); 0 for one that runs, and for what is no machine: others may write to the page. */
+static u32 machine_end(void) { return plan_inside ? ended->kind : 0; }
+
 static char packed[DETAIL]; /* the files read at the end: tag, length, content */
 static long packed_size;
 
 /* Go back over the host lane and undo it: all but what is shared with others, or that alone. */
 static void undo(int pack, int only_shared)
 {
-    static const u8 *starts[4096];
-    const u8 *at = lane_start[HOST];
     struct op op;
-    u32 n = 0;
-    for (; n < host_done && n < 4096; n++) {
-        starts[n] = at;
-        if (!next_op(&at, &op, n)) break;
-    }
-    while (n-- > 0) {
-        at = starts[n];
+    for (u32 n = host_done; n-- > 0;) {
+        const u8 *at = begun[n].at;
         if (!next_op(&at, &op, n) || (op.code == HOLD_SHARED) != only_shared) continue;
         if (op.code == HOST_DIRECTORY) {
             detail.used = 0;
@@ -38,23 +34,27 @@ static void undo(int pack, int only_shared)
             const char *path = str(&op, 0);
             i64 tag = num(&op), values[4] = {0, 0, 0, 0};
             long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-            long size = fd < 0 ? fd : sys(__NR_read, fd, shared->detail, DETAIL - 1);
+            long size = fd < 0 ? fd : sys(__NR_read, fd, words, DETAIL - 1);
             close_(fd);
             if (size < 0) continue;
             if (pack && packed_size + size + 4 <= DETAIL) { /* what fits goes with the last message: one to be read, not five */
                 u16 head[2] = {(u16)tag, (u16)size};
-                memcpy(packed + packed_size, head, 4), memcpy(packed + packed_size + 4, shared->detail, (word)size);
+                memcpy(packed + packed_size, head, 4);
+                memcpy(packed + packed_size + 4, words, (word)size);
                 packed_size += size + 4;
-            } else
-                values[0] = size, shared->detail[size] = 0, tell(DATA, HOST, (i32)tag, 0, values, 0);
+            } else {
+                values[0] = size;
+                words[size] = 0;
+                tell(DATA, HOST, (i32)tag, 0, values, 0);
+            }
         }
     }
 }
 
 static int has_shared(void)
 {
-    for (u32 i = 0; i < sizeof held / sizeof *held; i++)
-        if (held[i]) return 1;
+    for (u32 i = 0; i < host_done; i++)
+        if (begun[i].held) return 1;
     return 0;
 }
 
@@ -64,8 +64,8 @@ static void release_all_but_shared(void)
 {
     for (i32 from = 0, kept;; from = kept + 1) {
         kept = from <= CONTROL_FD ? CONTROL_FD : 0x7fffffff;
-        for (u32 i = 0; i < sizeof held / sizeof *held; i++)
-            if (held[i] && held[i] - 1 >= from && held[i] - 1 < kept) kept = held[i] - 1;
+        for (u32 i = 0; i < host_done; i++)
+            if (begun[i].held && begun[i].held - 1 >= from && begun[i].held - 1 < kept) kept = begun[i].held - 1;
         if (kept == 0x7fffffff) return (void)sys(__NR_close_range, from, ~0U, 0);
         if (kept > from) sys(__NR_close_range, from, kept - 1, 0);
     }
@@ -73,14 +73,17 @@ static void release_all_but_shared(void)
 
 _Noreturn static void finish(i32 status, i64 *usage)
 {
-    undo(!ended->kind, 0);
-    memcpy(shared->detail, ended->kind ? ended->detail : packed, DETAIL);
-    int lost = ended->kind == FAILED; /* a machine's end, and not its container's */
+    undo(!machine_end(), 0);
+    memcpy(words, machine_end() ? ended->detail : packed, DETAIL);
+    int lost = machine_end() == FAILED; /* a machine's end, and not its container's */
     if (exit_file) {
         TEXT(line, 32 + DETAIL);
         long fd = openat_(AT_FDCWD, exit_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         putn(&line, status), puts_(&line, "\n");
-        if (lost) puts_(&line, shared->detail);
+        if (lost) {
+            words[DETAIL - 1] = 0;
+            puts_(&line, words);
+        }
         write_all(fd, line_, line.used);
         close_(fd);
     }
@@ -101,8 +104,8 @@ static i32 reap(i64 *usage)
     usage[1] = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
     usage[2] = u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec;
     usage[3] = u.ru_maxrss;
-    for (int i = 0; i < 3 && ended->kind; i++) usage[1 + i] = ended->usage[i]; /* of the command in the machine, not of what stands for it */
-    return ended->status >= 0 ? ended->status : status;
+    for (int i = 0; i < 3 && machine_end(); i++) usage[1 + i] = ended->usage[i]; /* of the command in the machine, not of what stands for it */
+    return plan_stays && ended->status >= 0 ? ended->status : status;
 }
 
 _Noreturn static void failed(u32 lane, u32 index, long error)
@@ -110,10 +113,13 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     i64 usage[4] = {0, 0, 0, 0};
     kill_child();
     i32 status = reap(usage);
-    static char words[DETAIL];
-    memcpy(words, lane == HOST ? detail_ : shared->detail, DETAIL);
-    undo(0, 0), undo(0, 1);
-    memcpy(shared->detail, words, DETAIL);
+    static char said[DETAIL];
+    memcpy(said, lane == HOST ? detail_ : report->detail, DETAIL);
+    if (lane == CONTAINER && index >= plan.count[CONTAINER]) index = plan.count[CONTAINER] - 1; /* not what the lane was at */
+    if (error < 0 || error > 4095) error = EPROTO;
+    undo(0, 0);
+    undo(0, 1);
+    memcpy(words, said, DETAIL);
     usage[0] = status;
     if (killed && owner_gone) error = ECANCELED;
     tell(FAILED, lane, (i32)index, (i32)error, usage, 0);
@@ -124,11 +130,12 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
 _Noreturn static void failed_inside(void)
 {
     i64 usage[4] = {0, ended->lane, ended->index, 0};
-    u32 index = shared->position;
+    u32 index = report->position < plan.count[CONTAINER] ? report->position : plan.count[CONTAINER] - 1;
     i64 none[4];
     usage[0] = reap(none);
-    undo(0, 0), undo(0, 1);
-    memcpy(shared->detail, ended->detail, DETAIL);
+    undo(0, 0);
+    undo(0, 1);
+    memcpy(words, ended->detail, DETAIL);
     tell(FAILED, CONTAINER, (i32)index, killed && owner_gone ? ECANCELED : ended->error, usage, 0);
     exit_(1);
 }
@@ -144,9 +151,9 @@ _Noreturn static void supervise(void)
             if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
             /* A short program may have ended by now: it began all the same. Where we leave, its end is somebody else's to
              * see, and it is not reaped. */
-            int began = !(news & GOT_END) || shared->position + 1 == plan.count[CONTAINER];
+            int began = !(news & GOT_END) || report->position + 1 == plan.count[CONTAINER];
             if (plan_inside) began = (int)ended->began;
-            if (!shared->failed && began) {
+            if (!report->failed && began) {
                 i64 values[4] = {child_pid, self_pid, 0, 0};
                 tell(READY, 0, 0, 0, values, 1);
                 started = 1;
@@ -156,13 +163,13 @@ _Noreturn static void supervise(void)
         }
         if (news & GOT_END) break;
     }
-    if (shared->failed) failed(CONTAINER, shared->position, shared->error);
-    if (ended->kind == FAILED && !started) failed_inside();
+    if (!started && report->failed) failed(CONTAINER, report->position, report->error);
+    if (machine_end() == FAILED && !started) failed_inside();
     i32 status = reap(usage);
     if (!started && !killed && status) {
         /* Dead before its program ran, without a word: killed from outside, for one by the memory limit. */
         i64 last = plan.count[CONTAINER] ? plan.count[CONTAINER] - 1 : 0;
-        if (shared->position < last || plan_inside) failed(CONTAINER, shared->position, 0);
+        if (report->position < last || plan_inside) failed(CONTAINER, report->position, 0);
     }
     for (int round = 0; log_count && round < 1000 && (wait_for_news(0) & GOT_LOG); round++) {}
     finish(status, usage);

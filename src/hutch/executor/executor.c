@@ -27,25 +27,37 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
     FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
-    DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86,
+    DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86, CLONE_INSIDE = 87, CONTROLLING_TERMINAL = 88,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
-    WATCH = 104,
+    WATCH = 104, TAKE_OVER = 105,
 };
 
 #include "control.h" /* after the numbers above */
 
 static void container_lane(void);
 
+/* Whoever makes a user namespace owns it, and all that is counted for a user (inotify instances, namespaces, pending signals) is
+ * counted for its owner, too (user_namespaces(7), /proc/sys/user). A container of root's gets an owner whom no process belongs to, or
+ * it could use up what the host's root has. Without SECBIT_NO_SETUID_FIXUP the capabilities would go with the id. */
+static void own_user_namespace(i64 uid)
+{
+    if (uid && sys(__NR_prctl, PR_SET_SECUREBITS, 4 /* SECBIT_NO_SETUID_FIXUP */, 0, 0, 0) < 0) return;
+    sys(__NR_setresuid, -1L, uid, -1L);
+    if (!uid) sys(__NR_prctl, PR_SET_SECUREBITS, 0, 0, 0, 0);
+}
+
 static long op_clone(struct op *op)
 {
     struct clone_args args = {.exit_signal = SIGCHLD};
     i32 pidfd = -1;
     args.flags = (u64)num(op) | CLONE_PIDFD | CLONE_FILES;
-    i64 cgroup = num(op), target = num(op);
+    i64 cgroup = num(op), target = num(op), owner = num(op);
     args.pidfd = (u64)(word)&pidfd;
-    if (cgroup >= 0) args.flags |= CLONE_INTO_CGROUP, args.cgroup = (u64)shared->slot[cgroup];
+    if (cgroup >= 0) args.flags |= CLONE_INTO_CGROUP, args.cgroup = (u64)slot_at(cgroup);
+    if (owner >= 0) own_user_namespace(owner + self_pid);
     long pid = sys(__NR_clone3, &args, sizeof args);
     if (pid == 0) container_lane();
+    if (owner >= 0) own_user_namespace(0);
     if (pid < 0) return pid;
     child_pid = pid, child_pidfd = pidfd, pidfd_slot = target;
     return assign(target, pidfd);
@@ -77,8 +89,8 @@ static void release_descriptors(void)
     close_(null);
     /* Detached mounts are taken apart when their last descriptor closes: now, beside the program, and not after its end. */
     for (u32 i = 0; i < plan.slots && !(plan.flags & FLAG_DETACH); i++)
-        if (!kept[i] && shared->slot[i] >= 0 && shared->slot[i] != child_pidfd)
-            close_(shared->slot[i]);
+        if (!kept[i] && slots[i] >= 0 && slots[i] != child_pidfd)
+            close_(slots[i]);
 }
 
 static long common_op(struct op *op)
@@ -110,8 +122,13 @@ static long host_op(struct op *op)
     switch (op->code) {
     case WAIT:
         a = num(op), b = num(op);
-        if ((a = wait_host((u32)a)) == 0 && b) release_descriptors();
+        if ((a = wait_host((u32)a)) == 0 && b) {
+            go_on_alone(); /* before anything of the container's can run beside the other lane */
+            release_descriptors();
+        }
         return a;
+    case TAKE_OVER: return host_take_over();
+    case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case SIGNAL: return signal_barrier(HOST, (u32)num(op)), 0;
     case RLIMIT: return op_rlimit(op, child_pid);
     case HOST_DIRECTORY: return host_directory(op, 0);
@@ -140,7 +157,7 @@ static long host_op(struct op *op)
     case EXPORT:
         if (exported_count == 16) return -E2BIG;
         exported[exported_count++] = a = num(op); /* the slot: its value may come later */
-        kept[a] = 1;
+        keep(a);
         return 0;
     case LOG: {
         const char *path = str(op, 0);
@@ -237,7 +254,7 @@ static long container_op(struct op *op)
     case UNSHARE: return sys(__NR_unshare, num(op));
     case ENTER_CGROUP: return op_enter_cgroup(op);
     case KEYRING: {
-        long r = sys(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING_, str(op, 0), 0, 0, 0);
+        long r = sys(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING_, 0, 0, 0, 0);
         return r == -ENOSYS || r == -EDQUOT || r == -EPERM ? 0 : r;
     }
     case NEW_SESSION: return sys(__NR_setsid);
@@ -264,6 +281,8 @@ static long container_op(struct op *op)
     case AWAIT_START: return op_await_start(op);
     case RUN_HOOK: return op_run_hook(op);
     case RESPAWN: return op_respawn(op);
+    case CLONE_INSIDE: return op_clone_inside();
+    case CONTROLLING_TERMINAL: return sys(__NR_ioctl, 0, TIOCSCTTY, 0);
     case HOME: return op_home(op);
     case OWN_STDIO: return op_own_stdio(op);
     case CHANGE_ROOT: return op_change_root(op);
@@ -291,6 +310,9 @@ static void arm(void)
     if (unarmed) return;
     sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (self_pidfd >= 0 && sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(126);
+    /* its descriptor is closed: from another pid namespace a parent is 0, and whoever adopts an orphan is not */
+    long parent = went_inside ? sys(__NR_getppid) : 0;
+    if (parent != 0 && parent != self_pid) exit_(126);
 }
 
 _Noreturn static void container_lane(void)
@@ -300,23 +322,23 @@ _Noreturn static void container_lane(void)
     arm();
     reset_signals();
     for (u32 i = 0; i < plan.count[CONTAINER] && next_op(&at, &op, i); i++) {
-        shared->position = i;
+        report->position = i;
         long r = op.code == BESIDE ? op_beside(&op) : container_op(&op);
         if (op.code == CLOSE_DESCRIPTORS) self_pidfd = -1;
-        if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN || op.code == RESPAWN) arm();
+        if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN || op.code == RESPAWN || op.code == CLONE_INSIDE) arm();
         stamp(CONTAINER, i);
-        if (op.code == BESIDE && r > 0 && shared->failed) exit_(126);
+        if (op.code == BESIDE && r > 0 && report->failed) exit_(126);
         for (; op.code == BESIDE && r > 0; r--) next_op(&at, &op, ++i), op.code = BESIDE; /* these are the child's */
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r < 0) {
-            shared->error = (i32)-r;
-            memcpy(shared->detail, detail_, DETAIL);
+            report->error = (i32)-r;
+            memcpy(report->detail, detail_, DETAIL);
             if (report_fd >= 0) {
                 struct message m = {.type = FAILED, .lane = CONTAINER, .index = (i32)i, .error = (i32)-r};
                 memcpy(m.detail, detail_, DETAIL);
                 write_all(report_fd, &m, sizeof m);
             }
-            __atomic_store_n(&shared->failed, 1, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&report->failed, 1, __ATOMIC_SEQ_CST);
             exit_(126);
         }
     }
@@ -343,18 +365,26 @@ static long start(void)
     lane_start[CONTAINER] = at;
     for (u32 i = 0; i < plan.count[CONTAINER]; i++) {
         if (!next_op(&at, &op, i)) return -EBADMSG;
-        if (op.code == RESPAWN) plan_respawns = 1;
+        if (op.code == RESPAWN || op.code == CLONE_INSIDE) plan_respawns = 1;
         if (op.code == MACHINE || op.code == REMOTE) plan_inside = 1;
+        if (op.code == MACHINE || op.code == REMOTE || op.code == INIT) plan_stays = 1;
     }
     close_(PLAN_FD);
     r = sys(__NR_mmap, 0, (sizeof *shared + 4095) & ~4095UL, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
     shared = (void *)r;
     for (int i = 0; i < MAX_SLOTS; i++) shared->slot[i] = -1;
-    shared->listener = -1;
+    slots = shared->slot;
+    r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
+    if (r < 0) return r;
+    report = (void *)r;
+    report->listener = -1;
     r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
     if (r < 0) return r;
     ended = (void *)r;
+    r = sys(__NR_mmap, 0, ((word)plan.count[HOST] + 1) * sizeof *begun, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
+    if (r < 0) return r;
+    begun = (void *)r;
     ended->status = -1;
     sys(__NR_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
     self_pid = sys(__NR_getpid);
@@ -401,7 +431,9 @@ int main(void)
     if (r < 0) exit_(100);
     const u8 *at = lane_start[HOST];
     struct op op;
-    for (u32 i = 0; i < plan.count[HOST] && next_op(&at, &op, i); i++) {
+    for (u32 i = 0; i < plan.count[HOST]; i++) {
+        begun[i].at = at;
+        if (!next_op(&at, &op, i)) break;
         host_done = i + 1;
         detail.used = 0;
         if (child_pid <= 0 && !owner_gone) {
@@ -416,8 +448,8 @@ int main(void)
         r = owner_gone ? -ECANCELED : host_op(&op);
         stamp(HOST, i);
         if (r >= 0 && op.broken) r = -EBADMSG;
-        if (r == -ECANCELED && shared->failed) failed(CONTAINER, shared->position, shared->error);
-        if (r == -ECHILD && op.code == WAIT) failed(CONTAINER, shared->position, 0);
+        if (r == -ECANCELED && report->failed) failed(CONTAINER, report->position, report->error);
+        if (r == -ECHILD && (op.code == WAIT || op.code == TAKE_OVER)) failed(CONTAINER, report->position, 0);
         if (r < 0) {
             host_done = i; /* what failed made nothing: a directory that was there before is somebody else's */
             failed(HOST, i, -r);

@@ -14,27 +14,25 @@ static void pause_(i64 nanoseconds)
     sys(__NR_clock_nanosleep, 1, 0, &time, 0);
 }
 
-static u8 was_there[4096]; /* host directories, by operation, that existed before */
-
 static long host_directory(struct op *op, int undo)
 {
     const char *path = str(op, 0);
     i64 mode = num(op), uid = num(op), gid = num(op), inverse = num(op), exist_ok = num(op), userns = num(op);
     long r;
     if (!undo) {
-        if (userns >= 0) kept[userns] = 1;
+        keep(userns);
         r = sys(__NR_mkdirat, AT_FDCWD, path, mode);
         if (r == -EEXIST && exist_ok) {
-            if (op->index < sizeof was_there) was_there[op->index] = 1;
+            begun[op->index].was_there = 1;
             return 0;
         }
         return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
     }
-    if (op->index < sizeof was_there && was_there[op->index]) return 0; /* somebody else's */
+    if (begun[op->index].was_there) return 0; /* somebody else's */
     if (inverse == UNDO_REMOVE_TREE) {
         r = remove_tree(path);
         /* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
-        if (r < 0 && userns >= 0 && sys(__NR_setns, shared->slot[userns], CLONE_NEWUSER) == 0) r = remove_tree(path);
+        if (r < 0 && userns >= 0 && sys(__NR_setns, slot_at(userns), CLONE_NEWUSER) == 0) r = remove_tree(path);
         return r;
     }
     if (inverse != UNDO_REMOVE_DIRECTORY) return 0;
@@ -63,7 +61,7 @@ static long host_record(struct op *op)
     word size;
     const char *path = str(op, 0), *data = str(op, &size);
     i64 target = num(op);
-    kept[target] = 1; /* its lock is the sign of life */
+    keep(target); /* its lock is the sign of life */
     long fd = openat_(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
     if (fd < 0) return fd;
     r = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */);
@@ -158,11 +156,47 @@ static long host_device_program(struct op *op)
     return r;
 }
 
+enum { MEMBERS = 256 };
+
+/* The first pids of a cgroup; how many, or an error. */
+static long members(const char *path, i32 *pids)
+{
+    static char text[4096];
+    long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), count = 0, pid = 0, n;
+    if (fd < 0) return fd;
+    while (count < MEMBERS && (n = sys(__NR_read, fd, text, sizeof text)) > 0)
+        for (long i = 0; i < n && count < MEMBERS; i++) {
+            if (text[i] >= '0' && text[i] <= '9') {
+                pid = pid * 10 + (text[i] - '0');
+                continue;
+            }
+            if (pid > 1 && pid != self_pid) pids[count++] = (i32)pid;
+            pid = 0;
+        }
+    close_(fd);
+    return count;
+}
+
+/* SIGKILL for the processes of a cgroup, by pidfd: a number may be somebody else's by now. It is not if it is still listed
+ * after it was opened. Returns how many there were. */
+static long kill_members(const char *path)
+{
+    static i32 pids[MEMBERS], fds[MEMBERS], still[MEMBERS];
+    long count = members(path, pids), listed;
+    for (long i = 0; i < count; i++) fds[i] = (i32)sys(__NR_pidfd_open, pids[i], 0);
+    listed = members(path, still);
+    for (long i = 0; i < count; i++) {
+        for (long k = 0; k < listed; k++)
+            if (still[k] == pids[i]) sys(__NR_pidfd_send_signal, fds[i], SIGKILL, 0, 0);
+        close_(fds[i]);
+    }
+    return count;
+}
+
 /* Kill what lives in a cgroup: by cgroup.kill where there is one (5.14, v2), else pid by pid until none is left. A
  * container with a pid namespace of its own is dead already; one that shares the host's is not. */
 static long undo_kill(const char *path, const char *kill_file)
 {
-    static char pids[4096];
     if (*kill_file) {
         long fd = openat_(AT_FDCWD, kill_file, O_WRONLY | O_CLOEXEC, 0);
         long r = fd < 0 ? fd : sys(__NR_write, fd, "1", 1);
@@ -170,18 +204,8 @@ static long undo_kill(const char *path, const char *kill_file)
         if (r >= 0 || r == -ENOENT) return 0;
     }
     for (int round = 0; round < 200; round++) {
-        long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), n, found = 0, pid = 0;
-        if (fd < 0) return 0;
-        while ((n = sys(__NR_read, fd, pids, sizeof pids)) > 0)
-            for (long i = 0; i < n; i++) {
-                if (pids[i] >= '0' && pids[i] <= '9') pid = pid * 10 + (pids[i] - '0');
-                else {
-                    if (pid > 1 && pid != self_pid) sys(__NR_kill, pid, SIGKILL), found = 1;
-                    pid = 0;
-                }
-            }
-        close_(fd);
-        if (!found) return 0;
+        long found = kill_members(path);
+        if (found <= 0) return 0;
         while (sys(__NR_wait4, -1L, 0, WNOHANG, 0) > 0) {}
         pause_(1000000);
     }
@@ -194,18 +218,18 @@ static long host_take_descriptor(struct op *op)
 {
     i64 target = num(op);
     for (;;) {
-        if (shared->failed) return -ECANCELED;
-        i32 number = __atomic_load_n(&shared->listener, __ATOMIC_SEQ_CST);
+        if (report->failed) return -ECANCELED;
+        i32 number = __atomic_load_n(&report->listener, __ATOMIC_SEQ_CST);
         if (number >= 0) {
             long r = assign(target, sys(__NR_pidfd_getfd, child_pidfd, (long)number, 0));
-            if (r == 0) __atomic_store_n(&shared->taken, 1, __ATOMIC_SEQ_CST);
+            if (r == 0) __atomic_store_n(&report->taken, 1, __ATOMIC_SEQ_CST);
             return r;
         }
         struct pollfd fd = {(int)child_pidfd, POLLIN, 0};
         struct {
             i64 seconds, nanoseconds;
         } time = {0, 200000};
-        if (sys(__NR_ppoll, &fd, 1, &time, 0, 8) > 0) return shared->failed ? -ECANCELED : -ECHILD;
+        if (sys(__NR_ppoll, &fd, 1, &time, 0, 8) > 0) return report->failed ? -ECANCELED : -ECHILD;
     }
 }
 
@@ -232,8 +256,6 @@ static long host_make_user_namespace(struct op *op)
     while (sys(__NR_wait4, holder, 0, 0, 0) == -EINTR) {}
     return r;
 }
-
-static i32 held[4096]; /* locks of layers, by operation: the descriptor and one */
 
 static int is_mount_point(const char *path)
 {
@@ -263,12 +285,11 @@ static long host_hold_layer(struct op *op, int undo)
 {
     const char *lock = str(op, 0), *index = str(op, 0), *tar = str(op, 0), *place = str(op, 0);
     long fd, r = 0, serial;
-    if (op->index >= sizeof held / sizeof *held) return -E2BIG;
     if (undo) {
-        if ((fd = held[op->index] - 1) < 0) return 0;
+        if ((fd = begun[op->index].held - 1) < 0) return 0;
         if (*index && sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0 && is_mount_point(place))
             r = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
-        held[op->index] = 0;
+        begun[op->index].held = 0;
         close_(fd);
         return r;
     }
@@ -276,7 +297,7 @@ static long host_hold_layer(struct op *op, int undo)
     if (fd < 0) return fd;
     while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
     if (r < 0) return close_(fd), r;
-    held[op->index] = (i32)fd + 1;
+    begun[op->index].held = (i32)fd + 1;
     if (!*index) return 0;
     serial = openat_(AT_FDCWD, index, O_RDONLY | O_CLOEXEC, 0); /* one mounts, the others wait for it */
     if (serial < 0) return serial;
@@ -337,16 +358,15 @@ static long host_hold_shared(struct op *op, int undo)
     int last = 0;
     word size;
     unless = str(op, 0);
-    if (op->index >= sizeof held / sizeof *held) return -E2BIG;
     if (!undo) {
         fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0) return fd;
         while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
         if (r < 0) return close_(fd), r;
-        held[op->index] = (i32)fd + 1;
+        begun[op->index].held = (i32)fd + 1;
         return 0;
     }
-    if ((fd = held[op->index] - 1) < 0) return 0;
+    if ((fd = begun[op->index].held - 1) < 0) return 0;
     for (int round = 0; round < 2; round++) {
         i64 count = num(op);
         if (round == 1) last = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0;
@@ -357,7 +377,7 @@ static long host_hold_shared(struct op *op, int undo)
         }
     }
     if (last && restore && (r == 0 || r == -ENOENT)) restore_settings(fd, unless); /* somebody may have flushed all tables */
-    held[op->index] = 0;
+    begun[op->index].held = 0;
     close_(fd);
     return 0;
 }

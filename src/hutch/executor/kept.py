@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hutch.plan.plan import Plan
 
 SEPARATOR = b"\0\0hutch\0\0"
-KEEP = 64
+KEEP, LARGEST = 64, 256 << 10  # plans, and bytes of one: with the directory in memory, 16 MiB at the most
 PARTS = ("cgroup", "executor", "image", "oci", "plan", "plan/ops", "runtime", "runtime/verbs", "engine")
 
 
@@ -66,16 +66,24 @@ def _path(base: str, own: bytes) -> str:
     return f"{base}/{crc32(own):08x}"
 
 
+def _own(base: str) -> bool:
+    """Whether nobody else can put a plan into a directory."""
+    info = os.lstat(base)
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
 def load(base: str, own: bytes) -> tuple[str, bytes] | None:
     """What was said of the plan, and the encoded plan, kept in the directory `base` under a key; None when there is none."""
     try:
+        if not _own(base):
+            return None
         fd = os.open(_path(base, own), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         if os.fstat(fd).st_uid != os.geteuid():
             return None
-        data = os.read(fd, 8 << 20)
+        data = os.read(fd, LARGEST + 1)
     finally:
         os.close(fd)
     stored, _, rest = data.partition(SEPARATOR)
@@ -86,11 +94,13 @@ def load(base: str, own: bytes) -> tuple[str, bytes] | None:
 
 
 def save(base: str, own: bytes, said: str, encoded: bytes) -> None:
-    """Keep a plan; a failure to do so is nobody's trouble."""
+    """Keep a plan, unless it is larger than `LARGEST`. Errors are ignored: the cache is optional."""
+    data = own + SEPARATOR + said.encode("utf-8", "surrogateescape") + SEPARATOR + encoded
+    if len(data) > LARGEST:
+        return
     try:
         os.makedirs(base, mode=0o700, exist_ok=True)
-        info = os.lstat(base)
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        if not _own(base):
             return
         names = os.listdir(base)
         if len(names) >= KEEP:
@@ -99,7 +109,7 @@ def save(base: str, own: bytes, said: str, encoded: bytes) -> None:
         fresh = f"{base}/.new-{os.getpid()}"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, own + SEPARATOR + said.encode("utf-8", "surrogateescape") + SEPARATOR + encoded)
+            os.write(fd, data)
         finally:
             os.close(fd)
         os.rename(fresh, _path(base, own))

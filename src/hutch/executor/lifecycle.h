@@ -38,6 +38,27 @@ static long op_respawn(struct op *op)
     exit_(0);
 }
 
+/* Go on in a new process, the first of ours that a joined pid namespace sees, with CLONE_PARENT as above. Its root, namespaces, ids
+ * and capabilities are the container's by now and its descriptors are closed; of the pages that it shared with the outer process it
+ * keeps the one with words. Whoever may debug it there (CAP_SYS_PTRACE) finds nothing of the host's. */
+static int went_inside;
+
+static long op_clone_inside(void)
+{
+    went_inside = 1;
+    close_(event[HOST]);
+    close_(event[CONTAINER]);
+    event[HOST] = event[CONTAINER] = -1;
+    go_on_alone();
+    sys(__NR_madvise, shared, (sizeof *shared + 4095) & ~4095UL, 10 /* MADV_DONTFORK */);
+    if (!plan_stays) sys(__NR_madvise, ended, 4096, 10);
+    long pid = sys(__NR_clone, CLONE_PARENT, 0, 0, 0, 0); /* not clone3: a filter may be on already, and most refuse that */
+    if (pid == -EPERM || pid == -ENOSYS) explain("its filter forbids clone(2), by which a command enters a pid namespace");
+    if (pid <= 0) return pid;
+    __atomic_store_n(&shared->respawned, (i32)pid, __ATOMIC_SEQ_CST);
+    exit_(0);
+}
+
 static long memory_file(const char *name) { return sys(__NR_memfd_create, name, 1 /* MFD_CLOEXEC */); }
 
 /* A hook's program, as a child: the container's state on its standard input, what it says kept for the error. */

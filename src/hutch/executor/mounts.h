@@ -14,12 +14,30 @@ static void context_log(long context)
     }
 }
 
+static long create(long context) { return sys(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0); }
+
+/* overlayfs keeps the ids of who creates it, and asks with them for every access. An fsuid other than root's goes without
+ * CAP_DAC_OVERRIDE and its kin, and comes back with them (capabilities(7), "Effect of user ID changes"). */
+static long create_as(long context, i64 id)
+{
+    static u32 groups[65536];
+    long count = sys(__NR_getgroups, 65536, groups), r;
+    if (count > 0 && sys(__NR_setgroups, 0, 0) < 0) count = 0; /* denied in this user namespace: they are its user's own */
+    u32 gid = (u32)sys(__NR_setfsgid, id), uid = (u32)sys(__NR_setfsuid, id);
+    if (sys(__NR_setfsuid, -1L) == id && sys(__NR_setfsgid, -1L) == id) r = create(context);
+    else r = -EPERM; /* not an id of this user namespace: there is no stranger to be */
+    sys(__NR_setfsuid, uid);
+    sys(__NR_setfsgid, gid);
+    if (count > 0) sys(__NR_setgroups, count, groups);
+    return r;
+}
+
 enum { OPTION_FLAG = 0, OPTION_STRING = 1, OPTION_FD = 2, OPTION_FD_PATHS = 3 };
 
 static long op_make_filesystem(struct op *op)
 {
     const char *type = str(op, 0);
-    i64 attributes = num(op), target = num(op), count = num(op);
+    i64 attributes = num(op), target = num(op), stranger = num(op), count = num(op);
     long context = sys(__NR_fsopen, type, FSOPEN_CLOEXEC), r = 0;
     if (context < 0) return context;
     for (; r == 0 && count-- > 0;) {
@@ -41,7 +59,7 @@ static long op_make_filesystem(struct op *op)
             if (!detail.used) puts_(&detail, "option "), puts_(&detail, key);
         }
     }
-    if (r == 0) r = sys(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r == 0) r = stranger < 0 ? create(context) : create_as(context, stranger);
     if (r == 0) r = assign(target, sys(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes));
     if (r < 0) context_log(context);
     close_(context);
@@ -56,7 +74,7 @@ static long op_open_tree(struct op *op)
     const char *path = str(op, 0);
     i64 flags = num(op), set = num(op), clear = num(op), propagation = num(op), userns = num(op), target = num(op);
     i64 base = num(op), only_recursive = num(op);
-    long from = base < 0 ? AT_FDCWD : shared->slot[base];
+    long from = base < 0 ? AT_FDCWD : slot_at(base);
     struct mount_attr attr = {.attr_set = (u64)set, .attr_clr = (u64)clear}, apart = {.propagation = (u64)propagation};
     word how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0) |
                (flags & TREE_NO_FOLLOW ? AT_SYMLINK_NOFOLLOW : 0);
@@ -71,7 +89,7 @@ static long op_open_tree(struct op *op)
     } else
         fd = sys(__NR_open_tree, AT_FDCWD, path, how);
     if (fd < 0) return fd;
-    if (userns >= 0) attr.attr_set |= MOUNT_ATTR_IDMAP, attr.userns_fd = (u64)shared->slot[userns];
+    if (userns >= 0) attr.attr_set |= MOUNT_ATTR_IDMAP, attr.userns_fd = (u64)slot_at(userns);
     /* A clone is a peer of the host's mount: what is mounted below it would appear on the host. */
     if (propagation)
         r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0), &apart, sizeof apart);

@@ -71,18 +71,22 @@ static long make_path(long root, const char *path, int file, u64 resolve)
 
 static int dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
+enum { RESUMED = 512 }; /* levels of which the place is remembered where reading goes on; below them it begins again */
+
 /* Remove a tree without following a link, in constant memory whatever its depth: a container may leave behind
- * directories nested thousands deep. The tree belongs to a container that is dead. */
+ * directories nested thousands deep, or thousands beside each other. The tree belongs to a container that is dead. */
 static long remove_tree(const char *path)
 {
     long fd = sys(__NR_openat, AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), depth = 0;
     if (fd < 0) return fd == -ENOENT ? 0 : fd;
     static char buffer[4096] __attribute__((aligned(8)));
+    static u64 resume[RESUMED]; /* of each level above: where the directory stands that was gone down into */
+    u64 from = 0;
     for (;;) {
         int left = 0, down = 0;
-        sys(__NR_lseek, fd, 0, 0);
+        sys(__NR_lseek, fd, from, 0);
         for (long n; (n = sys(__NR_getdents64, fd, buffer, sizeof buffer)) > 0 && !down;)
-            for (struct entry *e = (void *)buffer; (char *)e < buffer + n; e = (void *)((char *)e + e->size)) {
+            for (struct entry *e = (void *)buffer; (char *)e < buffer + n; from = e->offset, e = (void *)((char *)e + e->size)) {
                 if (dots(e->name)) continue;
                 if (sys(__NR_unlinkat, fd, e->name, 0) == 0) continue;
                 if (sys(__NR_unlinkat, fd, e->name, AT_REMOVEDIR) == 0) continue;
@@ -95,7 +99,11 @@ static long remove_tree(const char *path)
                 }
                 sys(__NR_fchmod, child, 0700);
                 close_(fd);
-                fd = child, depth++, down = 1;
+                if (depth < RESUMED) resume[depth] = from;
+                fd = child;
+                depth++;
+                down = 1;
+                from = 0;
                 break;
             }
         if (down) continue;
@@ -103,7 +111,9 @@ static long remove_tree(const char *path)
         long up = openat_(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
         close_(fd);
         if (up < 0) return up;
-        fd = up, depth--;
+        fd = up;
+        depth--;
+        from = depth < RESUMED ? resume[depth] : 0;
     }
     close_(fd);
     return sys(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);

@@ -30,20 +30,36 @@ struct message {
     char detail[DETAIL];
 };
 
-/* One page pair, MAP_SHARED, made before clone. Descriptor numbers in slots mean the same in both lanes because the
- * container lane is cloned with CLONE_FILES and unshares its table only after the last barrier. */
+/* Pages that both lanes have (MAP_SHARED), made before the clone. Descriptor numbers in slots mean the same in both lanes
+ * because the container lane is cloned with CLONE_FILES and unshares its table only after the last barrier. A process that can
+ * be seen in somebody's pid namespace does not have them: whoever debugs it could choose what the outer process uses. */
 struct shared {
     volatile u32 barrier[2]; /* the highest barrier that each lane has signalled */
-    volatile u32 position;   /* the operation that the container lane is at */
-    volatile u32 failed;
-    volatile i32 error;
-    volatile i32 respawned; /* the process that took the container lane over */
-    volatile i32 listener;  /* a filter's listener, in the container lane's own table; -1: none yet */
-    volatile u32 taken;     /* the outer process has it */
+    volatile i32 respawned;  /* the process that took the container lane over */
     volatile i32 slot[MAX_SLOTS];
-    char detail[DETAIL];
 };
 static struct shared *shared;
+/* Where the slots are read and assigned: in the shared pages, until one side goes on alone with a copy of its own. */
+static volatile i32 *slots;
+static i32 own_slots[MAX_SLOTS];
+/* What the container lane says of itself, to its end. It may be a lie by then: nothing but words is taken from it. */
+struct report {
+    volatile u32 position; /* the operation that it is at */
+    volatile u32 failed;
+    volatile i32 error;
+    volatile i32 listener; /* a filter's listener, in its own table; -1: none yet */
+    volatile u32 taken;    /* the outer process has it */
+    char detail[DETAIL];
+};
+static struct report *report;
+/* What the outer process knows of each of its operations: where it begins in the plan, a lock that it holds (the descriptor and
+ * one), whether its directory was there before. */
+struct begun {
+    const u8 *at;
+    i32 held;
+    u8 was_there;
+};
+static struct begun *begun;
 /* What a process of ours that stays in the container has to say of its end, in a page of its own: it is all that it keeps,
  * so that whoever debugs it from inside cannot reach what the executor outside goes by. `status` is the wait status of
  * --init's child, or of the command in a machine; -1: none. The rest is a machine's: how the command there ended (`kind` is
@@ -61,10 +77,12 @@ static struct ended *ended;
 static const u8 *plan_start, *plan_end, *lane_start[2];
 static struct header plan;
 static u8 kept[MAX_SLOTS]; /* slots whose descriptors the outer process needs to the end */
+static char words[DETAIL]; /* of the next message to the owner */
 static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAINER] by the container lane */
 static char detail_[DETAIL];
 static struct text detail = {detail_, 0, DETAIL, 0};
 static long self_pid, self_pidfd = -1, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
+static int plan_respawns, plan_inside, plan_stays; /* inside: the program is one of a machine's; stays: a process of ours stays with the container */
 static long report_fd = -1; /* where the container lane tells `start` of a failure, once the outer process has left */
 static u64 *trace;          /* nanoseconds: the begin, then the end of each operation, the host lane's first */
 
@@ -79,24 +97,32 @@ static i64 num(struct op *op)
 /* A string or bytes: length, content, a NUL that the length does not count, padding to 8. */
 static const char *str(struct op *op, word *size)
 {
-    word n = (word)num(op), padded = (n + 8) & ~7UL;
-    if (op->broken || padded > (word)(op->end - op->at)) return op->broken = 1, "";
+    word n = (word)num(op), room = (word)(op->end - op->at), padded;
+    if (op->broken || n >= room) return op->broken = 1, "";
+    padded = (n + 8) & ~7UL;
+    if (padded > room) return op->broken = 1, "";
     const char *s = (const char *)op->at;
     op->at += padded;
     if (size) *size = n;
     return s;
 }
-static long slot(struct op *op)
+static long slot_at(i64 n) { return n < 0 || n >= MAX_SLOTS ? -1 : slots[n]; }
+static long slot(struct op *op) { return slot_at(num(op)); }
+static void keep(i64 n)
 {
-    i64 n = num(op);
-    return n < 0 || n >= MAX_SLOTS ? -1 : shared->slot[n];
+    if (n >= 0 && n < MAX_SLOTS) kept[n] = 1;
+}
+static void go_on_alone(void)
+{
+    for (int i = 0; i < MAX_SLOTS; i++) own_slots[i] = slots[i];
+    slots = own_slots;
 }
 /* A slot is assigned once: a second assignment is a mistake of the compiler's. */
 static long assign(i64 n, long value)
 {
     if (value < 0) return value;
-    if (n < 0 || n >= MAX_SLOTS || shared->slot[n] != -1) return -EBADSLT;
-    shared->slot[n] = (i32)value;
+    if (n < 0 || n >= MAX_SLOTS || slots[n] != -1) return -EBADSLT;
+    slots[n] = (i32)value;
     return 0;
 }
 static int next_op(const u8 **at, struct op *op, u32 index)

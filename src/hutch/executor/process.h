@@ -72,7 +72,7 @@ static long op_loopback(void)
 static long op_terminal(struct op *op)
 {
     long pts = slot(op), master, peer, r;
-    i64 target = num(op), rows = num(op), columns = num(op);
+    i64 target = num(op), rows = num(op), columns = num(op), peer_slot = num(op), control = num(op);
     int locked = 0;
     master = openat_(pts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC, 0);
     if (master < 0) return master;
@@ -84,12 +84,12 @@ static long op_terminal(struct op *op)
     /* TIOCGPTPEER opens the other end without a path, so /dev/pts cannot be swapped under it (ioctl_tty(2)). */
     peer = sys(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (peer < 0) return peer;
-    if ((r = sys(__NR_ioctl, peer, TIOCSCTTY, 0)) < 0) return r;
+    if (control && (r = sys(__NR_ioctl, peer, TIOCSCTTY, 0)) < 0) return r;
     for (int fd = 0; fd < 3; fd++)
         if ((r = sys(__NR_dup3, peer, fd, 0)) < 0) return r;
     sys(__NR_fchown, peer, -1L, -1L);
     if ((r = assign(target, master)) < 0) return r;
-    return assign(num(op), peer);
+    return assign(peer_slot, peer);
 }
 
 static long op_stdio(struct op *op)
@@ -104,16 +104,19 @@ static long op_stdio(struct op *op)
 static long op_change_directory(struct op *op)
 {
     const char *path = str(op, 0);
-    i64 make = num(op);
+    i64 make = num(op), first = num(op);
     static char where[PATH_SIZE];
-    long r = sys(__NR_chdir, path);
+    static int entered;
+    long r = entered ? 0 : sys(__NR_chdir, path);
     if (r == -ENOENT && make) {
         long root = openat_(AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         long made = make_path(root, path, 0, 0);
         close_(root), close_(made);
         r = made < 0 ? made : sys(__NR_chdir, path);
     }
+    if (first && (r == -EACCES || r == -EPERM)) return 0; /* the user may be let in where root is not */
     if (r < 0) return r;
+    entered = 1;
     /* A working directory outside the root (reached through a leaked descriptor) reads "(unreachable)...":
      * CVE-2024-21626. */
     r = sys(__NR_getcwd, where, sizeof where);
@@ -207,13 +210,14 @@ static long op_seccomp(struct op *op)
     i64 flags = num(op), target = num(op);
     struct sock_fprog program;
     program.filter = (struct sock_filter *)str(op, &size);
+    if (size / sizeof(struct sock_filter) > 0xffff) return -E2BIG;
     program.len = (u16)(size / sizeof(struct sock_filter));
     long r = sys(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
     if (target < 0 || r < 0) return r;
     /* No system call from here on: each may be one that waits for the agent. Nothing of the container's runs before the
      * listener is where it belongs: a program could put another file in its place. */
-    __atomic_store_n(&shared->listener, (i32)r, __ATOMIC_SEQ_CST);
-    while (!__atomic_load_n(&shared->taken, __ATOMIC_SEQ_CST)) {}
+    __atomic_store_n(&report->listener, (i32)r, __ATOMIC_SEQ_CST);
+    while (!__atomic_load_n(&report->taken, __ATOMIC_SEQ_CST)) {}
     return 0;
 }
 
@@ -246,12 +250,16 @@ static void diagnose(const char *path)
     } else if (head[0] == 0x7f && head[1] == 'E' && n > 64 && head[4] == 2) {
         u64 offset;
         u16 size, count;
-        memcpy(&offset, head + 32, 8), memcpy(&size, head + 54, 2), memcpy(&count, head + 56, 2);
+        memcpy(&offset, head + 32, 8);
+        memcpy(&size, head + 54, 2);
+        memcpy(&count, head + 56, 2);
+        if (offset > (u64)n) return; /* the numbers are the file's: an end that is computed from them could wrap */
         for (u64 i = 0; i < count; i++) {
             u64 at = offset + i * size, where;
             u32 type;
             if (at + 40 > (u64)n) break;
-            memcpy(&type, head + at, 4), memcpy(&where, head + at + 8, 8);
+            memcpy(&type, head + at, 4);
+            memcpy(&where, head + at + 8, 8);
             if (type == 3 && where < (u64)n) want = head + where; /* PT_INTERP */
         }
     }

@@ -17,7 +17,7 @@ import time
 
 from hutch.errors import ImageError
 from hutch.image.reference import is_digest
-from hutch.image.store import data_root
+from hutch.image.store import data_root, make_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,13 +61,10 @@ class Content:
     """The blobs below a data directory. Opening it verifies what an earlier boot left unsettled."""
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = root or data_root()
+        self.root = data_root(root)
         self._boot = ""
-        for name in ("content/sha256", "ingest", "unsettled", "layers", "images", "files"):
-            try:
-                os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
-            except OSError as error:
-                raise ImageError(f"data directory {self.root}: {error.strerror}", "set HUTCH_DATA to a directory that you may write") from None
+        for name in ("content", "content/sha256", "ingest", "unsettled", "layers", "images", "files"):
+            make_private(f"{self.root}/{name}")
         self._recover()
 
     def path(self, digest: str) -> str:

@@ -1,9 +1,12 @@
 """``host``: this machine's own programs and settings, copy on write, without its homes, secrets and run-time state.
 
 The view is an allowlist. The container's root is empty but for the system directories below, each an overlay over the
-host's own; everything else (homes, /root, /var, /run, /srv, /mnt, whatever else lies in /) is not there at all. In /etc,
-what not everyone on this machine may read (shadow, private keys, passwords in service settings) is hidden by whiteouts:
-the container's root would otherwise read it, as the host's root can.
+host's own; everything else (homes, /root, /var, /run, /srv, /mnt, whatever else lies in /) is not there at all.
+
+What not everyone on this machine may read (shadow, private keys, passwords in service settings) is closed to the container's
+root by the kernel: it sees the host through an overlay that was mounted with a stranger's ids (`runtime.layers`), which asks the
+file's own permissions at every open, whatever has changed since. In /etc such files are hidden by whiteouts, too, so that
+programs which copy or search the directory do not stumble over them.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import time
 
 from hutch.image.rootfs import Hidden, Rootfs, View
 from hutch.kernel.features import Features
+from hutch.oci.paths import GENERATED
 
 # What a distribution installs into. On a merged-usr system most are links, which are copied as links.
 SYSTEM = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix", "gnu")
 SCANNED = ("etc",)
 EXTRA = ("opt", "nix", "gnu")
+STACKED = ("overlay", "ecryptfs")  # the kernel stacks two such file systems and no more (FILESYSTEM_MAX_STACK_DEPTH)
 
 DIRECTORIES = (
     ("tmp", 0o1777), ("var", 0o755), ("var/tmp", 0o1777), ("var/cache", 0o755), ("var/lib", 0o755), ("var/log", 0o755),
@@ -36,7 +41,7 @@ _scanned: dict[str, tuple[float, tuple[Hidden, ...]]] = {}
 
 def scan(top: str, depth: int = 64) -> tuple[Hidden, ...]:
     """What not everyone may read below a directory, by relative path: files without the others' read bit, directories
-    without their search bit. Links are left: what they name is judged where it lies."""
+    without their search bit. Links are left: what they name is judged where it lies. For convenience: it is out of date at once."""
     found: list[Hidden] = []
 
     def walk(directory: str, prefix: str, parents: tuple[int, ...], left: int) -> None:
@@ -80,11 +85,27 @@ def _secrets(name: str) -> tuple[Hidden, ...]:
     return found
 
 
+def _nested(top: str, mounts: list[str]) -> tuple[Hidden, ...]:
+    """The mounts below a directory that a stranger could reach. Files of /etc that every container has of its own are left."""
+    found = []
+    for point in mounts:
+        parents = []
+        above = top
+        for part in point[len(top) + 1 :].split("/")[:-1]:
+            above = f"{above}/{part}"
+            try:
+                parents.append(stat.S_IMODE(os.stat(above).st_mode))
+            except OSError:
+                parents.append(0)
+        if all(mode & 0o001 for mode in parents) and point not in GENERATED:
+            found.append(Hidden(path=point[len(top) + 1 :], parents=tuple(parents)))
+    return tuple(found)
+
+
 def resolve(features: Features) -> Rootfs:
     """The host's view for this user. Nothing is read but directories' entries and modes."""
     views: list[View] = []
     links: list[tuple[str, str]] = []
-    binds: list[tuple[str, str]] = []
     warnings: list[str] = []
     for name in SYSTEM:
         path = f"/{name}"
@@ -101,10 +122,13 @@ def resolve(features: Features) -> Rootfs:
             continue
         nested = sorted({m.mount_point for m in features.mounts if m.mount_point.startswith(path + "/")})
         hidden = _secrets(name) if name in SCANNED else ()
+        extra = name in EXTRA
+        mount = features.mount_at(path)
+        stacked = not extra and mount is not None and mount.kind in STACKED
         if nested and not features.privileged:
             warnings.append(f"{path} is read-only: {', '.join(nested)} are mounted in it, and only root can look below a mount")
-        elif nested:
-            binds += [(point, point) for point in nested if os.access(point, os.R_OK)]
+        elif stacked:
+            warnings.append(f"{path} is read-only: this machine's own lies on {mount.kind if mount else ''}, and the kernel stacks no third layer")
         views.append(
             View(
                 path=path,
@@ -112,7 +136,10 @@ def resolve(features: Features) -> Rootfs:
                 mode=stat.S_IMODE(info.st_mode),
                 hidden=hidden,
                 recursive_bind=bool(nested) and not features.privileged,
-                extra=name in EXTRA,
+                extra=extra,
+                guarded=not extra,
+                nested=_nested(path, nested) if features.privileged else (),
+                stacked=stacked,
             )
         )
     return Rootfs(
@@ -120,7 +147,6 @@ def resolve(features: Features) -> Rootfs:
         views=tuple(views),
         directories=DIRECTORIES,
         links=tuple(links),
-        binds=tuple(binds),
         invisible=INVISIBLE,
         warnings=tuple(warnings),
     )

@@ -10,7 +10,8 @@ from hutch.record import Record
 
 
 class Hidden(Record):
-    """A path, relative to its view, that a container may not see. `parents` are the modes of its parent directories."""
+    """A path, relative to its view, that a container may not see, or that a mount covers. `parents` are the modes of its parent
+    directories."""
 
     path: str
     parents: tuple[int, ...] = ()
@@ -19,11 +20,14 @@ class Hidden(Record):
 class View(Record):
     """A directory of the container that is an overlay: `lowers` top first, on the host; `mode` of its root.
 
+    `guarded`: the directory is the living host's, and the container's root reads in it what a stranger on this host could, at
+    every moment. `nested` are mounts of the host's below it, which an overlay does not show. `stacked`: it lies on an overlay
+    already, and can be no layer of a second one that is guarded: it is shown read-only.
+
     `extra`: software beside the system's own (/opt): in a user namespace it is bound read-only and without id mapping, so
     that what not everyone on the host may read stays closed; that costs a tenth of an overlay.
 
-    `recursive_bind`: the host has mounts below it that an overlay would not show and a user namespace may not part, so the
-    whole is bound read-only instead.
+    `recursive_bind`: the host has mounts below it that a user namespace may not part, so the whole is bound read-only instead.
     """
 
     path: str
@@ -32,6 +36,9 @@ class View(Record):
     hidden: tuple[Hidden, ...] = ()
     recursive_bind: bool = False
     extra: bool = False
+    guarded: bool = False
+    nested: tuple[Hidden, ...] = ()
+    stacked: bool = False
 
 
 class ImageConfig(Record):
@@ -74,8 +81,8 @@ class Rootfs(Record):
     """A resolved root file system.
 
     `views` are overlays; when none of them is ``/``, the root is made of `directories` (path and mode), `links` (path and
-    target) and the views. `binds` are (host path, container path) shown read-only. `invisible` are host directories that
-    are left out on purpose, for messages. `layers` are those of the lowers that are shared, and held while a container runs.
+    target) and the views. `invisible` are host directories that are left out on purpose, for messages.
+    `layers` are those of the lowers that are shared, and held while a container runs.
     `manifest` is the digest of the image that it comes from.
     """
 
@@ -83,7 +90,6 @@ class Rootfs(Record):
     views: tuple[View, ...]
     directories: tuple[tuple[str, int], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
-    binds: tuple[tuple[str, str], ...] = ()
     invisible: tuple[str, ...] = ()
     config: ImageConfig = ImageConfig()
     warnings: tuple[str, ...] = ()

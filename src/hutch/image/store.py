@@ -7,9 +7,9 @@ import os
 from hutch.errors import ImageError
 
 
-def data_root() -> str:
-    """Where what must not live in memory goes: $HUTCH_DATA, /var/lib/hutch, or ~/.local/share/hutch."""
-    path = os.environ.get("HUTCH_DATA")
+def data_root(path: str | None = None) -> str:
+    """The directory of all that must not live in memory: `path`, $HUTCH_DATA, /var/lib/hutch, or ~/.local/share/hutch."""
+    path = path or os.environ.get("HUTCH_DATA")
     if not path and os.geteuid() == 0:
         path = "/var/lib/hutch"
     if not path:
@@ -17,5 +17,34 @@ def data_root() -> str:
     try:
         os.makedirs(path, mode=0o711, exist_ok=True)
     except OSError as error:
-        raise ImageError(f"data directory {path}: {error.strerror}", "set HUTCH_DATA to a directory that you may write") from None
+        raise _unusable(path, error.strerror, "set HUTCH_DATA to a directory that you may write") from None
     return path
+
+
+def private(name: str) -> str:
+    """The directory `name` of the data directory, which nobody else on this host can enter; made if it is missing.
+
+    Everything that a container can write lies below such a directory. A container's root may give its files any mode: a
+    set-uid program in a directory that others can enter would run with its owner's rights for every local user. A directory
+    that an older version made with a wider mode is tightened. Raises ImageError when it belongs to another user.
+    """
+    return make_private(f"{data_root()}/{name}")
+
+
+def make_private(path: str) -> str:
+    """As `private`, for a path whose parent directory exists."""
+    from hutch.kernel.private import directory
+
+    try:
+        return directory(path)
+    except OSError as error:
+        raise _unusable(path, error.strerror, "set HUTCH_DATA to a directory that you may write") from None
+
+
+def uppers() -> str:
+    """The directory of the upper directories that are kept on disk, one for each container, by its id."""
+    return private("containers")
+
+
+def _unusable(path: str, why: str | None, hint: str | None = None) -> ImageError:
+    return ImageError(f"data directory {path}: {why}", hint)

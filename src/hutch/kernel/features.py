@@ -74,6 +74,11 @@ class Features(Record):
         return self.kernel >= (6, 15)
 
     @property
+    def proc_of_namespace(self) -> bool:
+        """Whether a proc file system can be made of a pid namespace that its maker is not in: option ``pidns`` (6.18)."""
+        return self.kernel >= (6, 18)
+
+    @property
     def overlay_in_user_namespace(self) -> bool:
         """Whether overlayfs may be mounted in a user namespace (5.11)."""
         return self.kernel >= (5, 11)

@@ -45,9 +45,16 @@ class Builder:
         return all(m.container_id == m.host_id for m in (*self.uid_mappings, *self.gid_mappings))
 
     @property
+    def goes_inside(self) -> bool:
+        """Whether the container lane enters a joined pid namespace last of all, when it has nothing of the host's any more. Before
+        6.18 it has to be in there from the beginning, or its /proc would be the host's."""
+        return "pid" in self.joined and self.features.proc_of_namespace
+
+    @property
     def late_namespaces(self) -> bool:
-        """Whether the new namespaces are to belong to a user namespace that is joined: by root, they are made once it is."""
-        return "user" in self.joined and self.features.privileged and bool(self.clone_flags)
+        """Whether the container lane makes the new namespaces itself: those that are to belong to a user namespace that is joined,
+        by root, once it is; and beside a joined pid namespace, which it needs the host's rights to join."""
+        return bool(self.clone_flags) and (self.goes_inside or ("user" in self.joined and self.features.privileged))
 
     @property
     def clone_flags(self) -> int:

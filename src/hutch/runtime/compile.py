@@ -92,13 +92,15 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
         b.prepare.append(ops.Export(value=root, origin="root"))
     b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
-    lifecycle.hand_over_listener(b)
+    listener = lifecycle.hand_over_listener(b)
     given = tuple(lifecycle.preserved(i) for i in range(request.preserve))
+    session: list[ops.Operation] = [] if terminal and not b.goes_inside else [ops.NewSession(origin="process")]
+    if terminal and b.goes_inside:
+        session.append(ops.ControllingTerminal(origin="process.terminal"))
     waiting = (lifecycle.COMMANDS, lifecycle.REPORT) if request.await_start else ()
     b.container.append(ops.CloseDescriptors(preserve=given, keep=waiting, origin="process"))
     b.container.append(ops.Signal(barrier=9))
-    if not terminal:
-        b.container.append(ops.NewSession(origin="process"))
+    b.container += session if not b.goes_inside else ()
     own = config.process or Process(cwd="/")
     b.container += process.scheduling(own)
     lifecycle.memory_policy(b)
@@ -114,13 +116,14 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         make_workdir=request.make_workdir,
         in_userns=b.in_userns,
         outlive=request.await_start,
+        inside=(ops.CloneInside(origin="linux.namespaces"), *session) if b.goes_inside else (),
         start=lifecycle.at_start(b),
         hooks=lifecycle.start_hooks(b),
     )
     host = [
         *b.prepare,
         *cgroup.before,
-        ops.Clone(flags=0 if b.late_namespaces else b.clone_flags, into=PIDFD, cgroup=cgroup.clone_into, origin="linux.namespaces"),
+        clone(b, cgroup),
         *([ops.Wait(barrier=1)] if b.late_namespaces else []),
         *b.mapped,
         ops.Signal(barrier=1),
@@ -129,6 +132,9 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         ops.Signal(barrier=2),
         *b.late,
         ops.Wait(barrier=9, release=True),
+        *(listener if not b.goes_inside or not own.no_new_privileges else ()),
+        *([ops.TakeOver(origin="linux.namespaces")] if b.goes_inside else []),
+        *(listener if b.goes_inside and own.no_new_privileges else ()),
         *b.after,
     ]
     plan = Plan(host=tuple(host), container=tuple(b.container), detach=request.detach, leave=request.await_start, warnings=tuple(b.warnings))
@@ -139,6 +145,13 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         root_gid=max(b.host_gid(0), 0),
         user_namespace=b.userns,
     )
+
+
+def clone(b: Builder, cgroup: CgroupOperations) -> ops.Clone:
+    """The clone that begins the container lane. A user namespace that the host's root makes belongs to a user whom nobody is."""
+    flags = 0 if b.late_namespaces else b.clone_flags
+    owner = identity.OWNER_BASE if flags & NAMESPACES["user"] and b.features.privileged else None
+    return ops.Clone(flags=flags, into=PIDFD, cgroup=cgroup.clone_into, owner=owner, origin="linux.namespaces")
 
 
 def check(b: Builder) -> None:
@@ -200,14 +213,14 @@ def record(b: Builder) -> None:
         return
     origin = "state"
     userns = rootfs.USERNS if b.userns and not b.features.privileged else None
-    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o711, undo="tree" if r.remove or not (r.detach or r.oci) else "", userns=userns, origin=origin))
+    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o700, undo="tree" if r.remove or not (r.detach or r.oci) else "", userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
     if r.upper and not r.reopen:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
         keep = r.detach and not r.remove  # a container that has ended still has its changes, until its record is removed
         b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo="" if keep else "tree", userns=userns, origin=origin))
-    b.late.append(ops.WritePid(record=record, origin=origin))
+    (b.after if b.goes_inside else b.late).append(ops.WritePid(record=record, origin=origin))
     if r.detach and not r.remove:
         b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))
     if r.detach:
@@ -221,16 +234,16 @@ def record(b: Builder) -> None:
 
 
 def _join_namespaces(b: Builder) -> None:
-    for name in JOIN_ORDER:
+    for name in ("pid", *(name for name in JOIN_ORDER if name != "pid")) if b.goes_inside and b.features.privileged else JOIN_ORDER:
         path = b.joined.get(name)
         if path is None:
             continue
-        found = slot(f"ns-{name}")
+        found = mounts.joined_slot(name)
         b.prepare.append(ops.Open(path=path, flags=0, into=found, origin="linux.namespaces"))
         # a pid namespace is entered by children alone; without privileges the rights to it come with the user namespace,
         # which the outer process enters first: it has no others to lose
         # which goes for a network namespace as well: a new user namespace has no rights to one that is there already
-        outer = name == "pid" or (name == "user" and not b.features.privileged) or (name == "network" and b.userns)
+        outer = (name == "pid" and not b.goes_inside) or (name == "user" and not b.features.privileged) or (name == "network" and b.userns)
         lane = b.prepare if outer else b.container
         lane.append(ops.Join(target=found, flags=NAMESPACES[name], origin="linux.namespaces"))
     if b.late_namespaces:
@@ -252,7 +265,8 @@ def terminal_of(b: Builder, root: ops.Slot | None = ROOT) -> None:
     own = b.config.process
     assert own is not None
     size = own.console_size
-    b.container.append(ops.NewSession(origin="process.terminal"))
+    if not b.goes_inside:  # else the session begins in the process that goes into the pid namespace
+        b.container.append(ops.NewSession(origin="process.terminal"))
     if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.DEVPTS for op in b.container):
         raise ConfigError("process.terminal", "a terminal needs a devpts mount on /dev/pts in mounts")
     b.container.append(
@@ -262,6 +276,7 @@ def terminal_of(b: Builder, root: ops.Slot | None = ROOT) -> None:
             peer=process.PEER,
             rows=size.height if size else 0,
             columns=size.width if size else 0,
+            control=not b.goes_inside,
             origin="process.terminal",
         )
     )
@@ -291,7 +306,7 @@ def _inside(b: Builder) -> None:
     """What is set once the root is the container's own: keys, clocks, personality."""
     linux, c = b.config.linux, b.container
     if b.request.keyring:
-        c.append(ops.Keyring(name=f"_ses.{b.request.id}", origin="process"))
+        c.append(ops.Keyring(origin="process"))
     if "time" in b.new:
         c.append(ops.Unshare(flags=NAMESPACES["time"], origin="linux.namespaces"))
         if linux.time_offsets:
@@ -317,6 +332,6 @@ def _sysctl(b: Builder, key: str, value: str) -> None:
         )
     if needed_namespace not in b.new and needed_namespace not in b.joined:
         raise ConfigError(origin, f"needs a {needed_namespace} namespace of the container's own: it would change the host")
-    if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.PROC for op in b.container):
+    if not any(isinstance(op, ops.MakeFilesystem) and op.into == mounts.PROC for op in (*b.container, *b.mapped)):
         raise ConfigError(origin, "needs a proc mount on /proc in mounts")
     b.container.append(ops.WriteAt(base=mounts.PROC, path=f"sys/{path}", data=value, origin=origin))

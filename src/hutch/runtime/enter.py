@@ -35,10 +35,9 @@ class EnterRequest(Record):
 
 
 def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterRequest, features: Features) -> Plan:
-    """The plan of the command. The executor's outer process enters the pid namespace, for its child; the child enters
-    the rest, so that nothing of the host's is in reach when the program starts."""
+    """The plan of the command. The container lane enters every namespace and lets go of all that is the host's; then a child of
+    its goes into the pid namespace, where the container's processes can see it, and debug it if they have CAP_SYS_PTRACE."""
     flags = sum(NAMESPACES[name] for name in request.namespaces)
-    user, pid = NAMESPACES["user"], NAMESPACES["pid"]
     host: list[ops.Operation] = [ops.Inherit(into=TARGET, number=request.target_fd, origin="exec")]
     opened, labels = lifecycle.label_operations(process.apparmor_profile, process.selinux_label, features.apparmor, features.selinux)
     container = [*opened, *labels, ops.Protect(origin="exec")]
@@ -61,11 +60,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
             file = "tasks" if controller else "cgroup.procs"
             host.append(ops.Open(path=f"{place}/{file}", flags=1, into=tasks, origin="exec"))
             enter.append(ops.EnterCgroup(tasks=tasks, origin="exec"))
-    if flags & pid:
-        # without privileges the way into the pid namespace leads through the user namespace that owns it
-        outer = pid if features.privileged else flags & (pid | user)
-        host.append(ops.Join(target=TARGET, flags=outer, origin="exec"))
-        flags &= ~outer
+    host.append(ops.Protect(origin="exec"))
     host.append(ops.Clone(flags=0, into=PIDFD, cgroup=clone_into, origin="exec"))
     limits = identity.limits(process, features)
     host += [*limits, ops.Signal(barrier=1)] if limits else []
@@ -77,40 +72,46 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         groups = () if request.set_groups else None
         container.append(ops.SetIds(uid=0, gid=0, groups=groups, origin="exec"))
     # or the command would hold the caller's keys (session-keyring(7))
-    container.append(ops.Keyring(name="_ses.exec", origin="exec"))
+    container.append(ops.Keyring(origin="exec"))
+    # a pid namespace is entered by children alone: the session begins in the one that goes in
+    joins_pid = "pid" in request.namespaces
+    session: list[ops.Operation] = [ops.NewSession(origin="process.terminal" if process.terminal else "exec")]
     if process.terminal:
-        devpts = slot("devpts")
-        container.append(ops.NewSession(origin="process.terminal"))
-        container.append(ops.OpenAt(base=_root(container), path="dev/pts", flags=0o10200000, into=devpts, resolve=4 | 8, origin="process.terminal"))
-        size = process.console_size
-        container.append(
-            ops.Terminal(
-                devpts=devpts, master=steps.MASTER, peer=steps.PEER, origin="process.terminal",
-                rows=size.height if size else 0, columns=size.width if size else 0,
-            )
-        )  # fmt: skip
+        container += [*([] if joins_pid else session), *_terminal(process, control=not joins_pid)]
+        session.append(ops.ControllingTerminal(origin="process.terminal"))
         host.insert(0, ops.Export(value=steps.MASTER, origin="process.terminal"))
     container += [ops.Wait(barrier=1)] if limits else []
     container.append(ops.CloseDescriptors(preserve=tuple(given), origin="exec"))
     container.append(ops.Signal(barrier=9))
-    if not process.terminal:
-        container.append(ops.NewSession(origin="exec"))
+    if not joins_pid and not process.terminal:
+        container += session
     host.append(ops.Wait(barrier=9, release=True))
     listener = seccomp is not None and steps.notifies(seccomp)
+    after: list[ops.Operation] = [ops.TakeOver(origin="exec")] if joins_pid else []
     if seccomp is not None and listener:
         lifecycle.check_listener(seccomp.listener_path)
         host.insert(0, ops.Export(value=steps.AGENT, origin="linux.seccomp.listenerPath"))
-        host.append(ops.TakeDescriptor(into=steps.AGENT, origin="linux.seccomp.listenerPath"))
+        # whichever process installs the filter has its listener
+        after.insert(len(after) if process.no_new_privileges else 0, ops.TakeDescriptor(into=steps.AGENT, origin="linux.seccomp.listenerPath"))
+    host += after
     container += steps.scheduling(process)
     if request.oci:
         container += steps.comforts(process)
     container += steps.ending(
-        process, seccomp, features, set_groups=request.set_groups, in_userns="user" in request.namespaces, outlive=request.leave
+        process, seccomp, features, set_groups=request.set_groups, in_userns="user" in request.namespaces, outlive=request.leave,
+        inside=(ops.CloneInside(origin="exec"), *session) if joins_pid else (),
     )  # fmt: skip
     return Plan(host=tuple(host), container=tuple(container), leave=request.leave)
 
 
-def _root(container: list[ops.Operation]) -> ops.Slot:
-    root = slot("container-root")
-    container.append(ops.Open(path="/", flags=0o10200000, into=root, origin="process.terminal"))
-    return root
+def _terminal(process: Process, *, control: bool) -> list[ops.Operation]:
+    root, devpts, size = slot("container-root"), slot("devpts"), process.console_size
+    origin = "process.terminal"
+    return [
+        ops.Open(path="/", flags=0o10200000, into=root, origin=origin),
+        ops.OpenAt(base=root, path="dev/pts", flags=0o10200000, into=devpts, resolve=ops.RESOLVE_NO_SYMLINKS | ops.RESOLVE_BENEATH, origin=origin),
+        ops.Terminal(
+            devpts=devpts, master=steps.MASTER, peer=steps.PEER, origin=origin, control=control,
+            rows=size.height if size else 0, columns=size.width if size else 0,
+        ),
+    ]  # fmt: skip

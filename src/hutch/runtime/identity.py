@@ -12,8 +12,10 @@ from hutch.runtime.builder import Builder
 from hutch.runtime.rootfs import USERNS
 
 # A fixed range for containers of root: inside what systemd sets aside for containers (systemd.io, UIDS-GIDS), 64 Ki
-# aligned, and far above every ordinary user.
-ROOT_BASE, ROOT_COUNT = 536870912, 65536
+# aligned, and far above every ordinary user. It is as large as directory services' ids, which images have, too.
+ROOT_BASE, ROOT_COUNT = 0x20000000, 0x10000000
+# The owners of their user namespaces: users that no process runs as, one for each executor, by its pid (at most 2 ** 22).
+OWNER_BASE = ROOT_BASE + ROOT_COUNT
 
 
 def default_mappings(uid: int, gid: int, subuid: tuple[int, int] | None, subgid: tuple[int, int] | None) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:

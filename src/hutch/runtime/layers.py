@@ -10,6 +10,8 @@ from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
 from hutch.runtime.request import Request
 from hutch.runtime.rootfs import BASE, HOST_ROOT, ROOT, USERNS, open_host
 
+STRANGER = 65535  # an id that owns no file and is nobody's: 16-bit programs take it for "none"
+
 
 def build(b: Builder, rootfs: Rootfs) -> None:
     """The operations that end with the overlays of an image's layers in the slot `root`, attached."""
@@ -32,7 +34,7 @@ def build(b: Builder, rootfs: Rootfs) -> None:
     c.append(ops.Attach(mount=BASE, root=HOST_ROOT, path="", make="", summary="a tmpfs for the layers", origin="root"))
     home = BASE
     if request.upper:
-        home = b.open_path(request.upper, "disk", "root")
+        home = _disk(b, request.upper)
     for name in ("layer", "upper", "work"):
         c.append(ops.MakeDirectory(base=BASE, path=name, origin="root"))
     if not request.reopen:
@@ -48,6 +50,19 @@ def build(b: Builder, rootfs: Rootfs) -> None:
         _views(b, rootfs)
     for number, image in enumerate(request.images):
         _image(b, image, number)
+
+
+def _disk(b: Builder, path: str) -> Slot:
+    """The directory on disk for what the container changes. The way to it is open to its owner alone, whom the container's root
+    is not: root clones the mount outside, and it is attached here, since overlayfs takes no directory of another namespace's."""
+    if not b.host_mounts:
+        return b.open_path(path, "disk", "root")
+    tree, disk = slot("disk-tree"), slot("disk")
+    b.mapped.append(ops.OpenTree(path=path, propagation=ops.PROPAGATION["private"], into=tree, origin="root"))
+    b.container.append(ops.MakeDirectory(base=BASE, path="disk", origin="root"))
+    b.container.append(ops.Attach(mount=tree, root=BASE, path="disk", make="", summary=path, origin="root"))
+    b.container.append(ops.OpenAt(base=BASE, path="disk", flags=O_PATH | O_DIRECTORY, into=disk, resolve=ops.RESOLVE_BENEATH, origin="root"))
+    return disk
 
 
 def _image(b: Builder, image: ImageMount, number: int) -> None:
@@ -80,13 +95,16 @@ def _views(b: Builder, rootfs: Rootfs) -> None:
         elif view.recursive_bind or (view.extra and b.userns):
             c.append(ops.OpenTree(path=view.path, recursive=True, set_attributes=1, attributes_recursive=True, into=mount, origin="root"))
         else:
+            if view.nested and not b.in_userns:
+                b.warnings.append(f"what is mounted below {view.path} is not shown in a container without a user namespace")
+                view = view.replace(hidden=(*view.hidden, *view.nested), nested=())
             _overlay(b, view, number, mount)
         c.append(ops.Attach(mount=mount, root=ROOT, path=view.path, make="", summary=f"the view of {view.path}", origin="root"))
-    for number, (source, target) in enumerate(rootfs.binds):
-        mount = slot(f"nested-{number}")
-        idmap = USERNS if b.userns and b.features.can_idmap(source) else None
-        b.mapped.append(ops.OpenTree(path=source, set_attributes=1, idmap=idmap, into=mount, origin="root"))
-        c.append(ops.Attach(mount=mount, root=ROOT, path=target, make="like", summary=source, origin="root"))
+        for i, nested in enumerate(view.nested):
+            # without id mapping: the container's root is nobody there, and reads what everybody may
+            below, path = slot(f"nested-{number}-{i}"), f"{view.path}/{nested.path}"
+            b.lane_for_trees().append(ops.OpenTree(path=path, set_attributes=1, into=below, origin="root"))
+            c.append(ops.Attach(mount=below, root=ROOT, path=path, make="like", summary=path, origin="root"))
 
 
 def _skeleton(b: Builder, rootfs: Rootfs, home: Slot) -> None:
@@ -160,7 +178,13 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
         c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/inherited-{i}", make="", summary="changes of another container", origin="root"))
         c.append(ops.OpenAt(base=BASE, path=f"layer/inherited-{i}/{path}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
         layers.append(layer)
-    layers += [_lower(b, lower, f"{number}-{i}") for i, lower in enumerate(view.lowers)]
+    lowers = [_lower(b, lower, f"{number}-{i}") for i, lower in enumerate(view.lowers)]
+    if view.guarded:
+        if view.stacked:
+            _guard(b, [*layers, *lowers], number, into)
+            return
+        lowers = [_guarded(b, lowers, number)]
+    layers += lowers
     where = slot("disk") if b.request.upper else BASE
     upper, work = slot(f"upper-{number}"), slot(f"work-{number}")
     for kind, found, mode in (("upper", upper, view.mode), ("work", work, 0o755)):
@@ -169,6 +193,35 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
             c.append(ops.MakeDirectory(base=where, path=path, mode=mode, origin="root"))
         c.append(ops.OpenAt(base=where, path=path, flags=O_PATH | O_DIRECTORY, into=found, origin="root"))
     c.append(ops.MakeFilesystem(kind="overlay", options=_overlay_options(b, layers, (upper, work)), into=into, origin="root"))
+
+
+def _guard(b: Builder, layers: list[Slot], number: int, into: Slot) -> None:
+    """A read-only overlay of the host's directories that gives what a stranger on the host could read, and nothing else.
+
+    overlayfs asks for every access a second time with the ids of whoever mounted it (overlayfs.rst, "Permission model"). Here
+    that is an id that owns nothing, without the capabilities that pass over permissions: what the host closes to others is
+    closed, while the container runs, too, although its root is the owner of everything that it sees.
+    """
+    b.container.append(ops.MakeDirectory(base=BASE, path=f"layer/nothing-{number}", origin="root"))
+    nothing = slot(f"nothing-{number}")
+    b.container.append(ops.OpenAt(base=BASE, path=f"layer/nothing-{number}", flags=O_PATH | O_DIRECTORY, into=nothing, origin="root"))
+    # two lower directories are the least that overlayfs takes without an upper one
+    options = _overlay_options(b, [*layers, nothing], ())
+    stranger = STRANGER if b.host_uid(STRANGER) >= 0 and b.host_gid(STRANGER) >= 0 else None
+    b.container.append(ops.MakeFilesystem(kind="overlay", options=options, attributes=1, stranger=stranger, into=into, origin="root"))
+
+
+def _guarded(b: Builder, layers: list[Slot], number: int) -> Slot:
+    """`_guard`, as a layer of another overlay. Where this container has a single id there is no stranger to ask for: it is its
+    user's own, and so are the private files that it can read."""
+    if b.host_uid(STRANGER) < 0 or b.host_gid(STRANGER) < 0:
+        return layers[0]
+    guard, layer, path = slot(f"guard-{number}"), slot(f"guarded-{number}"), f"layer/guarded-{number}"
+    _guard(b, layers, number, guard)
+    b.container.append(ops.MakeDirectory(base=BASE, path=path, origin="root"))
+    b.container.append(ops.Attach(mount=guard, root=BASE, path=path, make="", summary="what strangers may read", origin="root"))
+    b.container.append(ops.OpenAt(base=BASE, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
+    return layer
 
 
 def _lower(b: Builder, lower: str, name: str) -> Slot:

@@ -96,13 +96,14 @@ def start_hooks(b: Builder) -> tuple[ops.Operation, ...]:
     return tuple(hook_operation(hook, f"hooks.startContainer[{i}]", state) for i, hook in enumerate(b.config.hooks.start_container))
 
 
-def hand_over_listener(b: Builder) -> None:
-    """The filter's listener goes to the owner, who sends it to the agent."""
+def hand_over_listener(b: Builder) -> tuple[ops.Operation, ...]:
+    """The filter's listener goes to the owner, who sends it to the agent: the host lane's operations behind its last barrier."""
     seccomp = b.config.linux.seccomp
-    if seccomp is not None and notifies(seccomp):
-        check_listener(seccomp.listener_path)
-        b.prepare.append(ops.Export(value=AGENT, origin="linux.seccomp.listenerPath"))
-        b.after.append(ops.TakeDescriptor(into=AGENT, origin="linux.seccomp.listenerPath"))
+    if seccomp is None or not notifies(seccomp):
+        return ()
+    check_listener(seccomp.listener_path)
+    b.prepare.append(ops.Export(value=AGENT, origin="linux.seccomp.listenerPath"))
+    return (ops.TakeDescriptor(into=AGENT, origin="linux.seccomp.listenerPath"),)
 
 
 def check_listener(path: str | None) -> None:

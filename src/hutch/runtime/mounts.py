@@ -23,6 +23,11 @@ DEV, PROC, DEVPTS = slot("dev"), slot("proc"), slot("devpts")
 EMPTY, NULL = slot("empty"), slot("null")
 
 
+def joined_slot(namespace: str) -> Slot:
+    """The slot of a namespace that the container joins."""
+    return slot(f"ns-{namespace}")
+
+
 def build(b: Builder) -> None:
     """Attach the configuration's mounts in their order; the cgroup file systems come after the cgroup is entered."""
     made_by_host = _prepared_dev(b)
@@ -141,6 +146,15 @@ def _mount(b: Builder, i: int, mount: Mount) -> None:
     kind = mount.type or ""
     if not kind:
         raise ConfigError(f"{origin}.type", f"the mount on {target} has neither a type nor the option bind")
+    if kind == "proc" and b.goes_inside and (b.host_mounts or not b.userns):
+        # of the namespace that is joined, by whoever has the rights to it; this process is not in there yet
+        made_as = PROC if target == "/proc" else slot(f"mount-{i}")
+        attributes = options.attributes | options.recursive_attributes
+        made = (*((k, v) for k, v in options.data), ("pidns", joined_slot("pid")))
+        b.lane_for_trees().append(ops.MakeFilesystem(kind="proc", attributes=attributes, options=made, into=made_as, origin=origin))
+        b.container.append(_attach(made_as, target, origin, kind, trusted=True))
+        _propagation(b, origin, target, options)
+        return
     if b.in_userns and kind == "proc" and "pid" not in b.new:
         _host_tree(b, origin, "/proc", target, options)
         return

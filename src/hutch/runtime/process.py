@@ -132,11 +132,13 @@ def ending(
     make_workdir: bool = False,
     in_userns: bool = True,
     outlive: bool = False,
+    inside: tuple[ops.Operation, ...] = (),
     start: tuple[ops.Operation, ...] = (),
     hooks: tuple[ops.Operation, ...] = (),
 ) -> list[ops.Operation]:
     """From the working directory to the program. Without a user namespace of its own (`in_userns` false) the container can
-    be granted no capability that this process lacks. `outlive`: the program goes on without the executor. `start` comes
+    be granted no capability that this process lacks. `outlive`: the program goes on without the executor. `inside` is how it gets
+    into a joined pid namespace: once it has no rights but the container's. `start` comes
     when everything else is done, short of the filter; `hooks`, which are the image's programs, under the filter."""
     held = -1 if in_userns else features.capabilities
     out: list[ops.Operation] = []
@@ -150,8 +152,8 @@ def ending(
         flags |= filters.NEW_LISTENER if listener else 0
         summary = filters.describe(seccomp)
         filter_ops.append(ops.Seccomp(program=program, flags=flags, summary=summary, listener=listener, origin="linux.seccomp"))
-    if make_workdir:
-        out.append(ops.ChangeDirectory(path=process.cwd, make=True, origin="process.cwd"))
+    if make_workdir or not idle:
+        out.append(ops.ChangeDirectory(path=process.cwd, make=make_workdir, first=True, origin="process.cwd"))
     if process.no_new_privileges:
         out += privileges(process, set_groups=set_groups, held=held)
         out.append(ops.NoNewPrivileges(origin="process.noNewPrivileges"))
@@ -159,6 +161,7 @@ def ending(
         # without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes on before the capabilities go
         out += [*filter_ops, *privileges(process, set_groups=set_groups, held=held)]
         filter_ops = []
+    out += inside
     if not idle:
         out.append(ops.ChangeDirectory(path=process.cwd, origin="process.cwd"))
         out.append(ops.FindProgram(candidates=candidates(process.args, process.env), origin="process.args[0]"))

@@ -105,7 +105,8 @@ def guest_config(config: Config, user_namespace: bool) -> Config:
     given = linux.resources or Resources()
     own = user_namespace and any(n.type == "user" for n in linux.namespaces)
     # the ids are the container's own already: on the host, virtiofsd is in its user namespace
-    whole = (IdMapping(container_id=0, host_id=0, size=65536),) if own else ()
+    size = max((m.container_id + m.size for m in linux.uid_mappings), default=0)
+    whole = (IdMapping(container_id=0, host_id=0, size=size),) if own else ()
     kinds = (*GUEST_NAMESPACES, *(("user",) if own else ()), *(n.type for n in linux.namespaces if n.type == "time"))
     process = config.process
     return config.replace(
@@ -219,7 +220,7 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     host = [
         *b.prepare,
         *cgroup.before,
-        ops.Clone(flags=b.clone_flags, into=runtime.PIDFD, cgroup=cgroup.clone_into, origin="linux.namespaces"),
+        runtime.clone(b, cgroup),
         *b.mapped,
         ops.Signal(barrier=1),
         *cgroup.after,

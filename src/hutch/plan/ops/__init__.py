@@ -49,6 +49,7 @@ from hutch.plan.ops.host import (
     ReadAtExit as ReadAtExit,
     ReturnDevice as ReturnDevice,
     TakeDescriptor as TakeDescriptor,
+    TakeOver as TakeOver,
     Watch as Watch,
     WritePid as WritePid,
 )
@@ -82,7 +83,9 @@ from hutch.plan.ops.process import (
     Affinity as Affinity,
     Capabilities as Capabilities,
     ChangeDirectory as ChangeDirectory,
+    CloneInside as CloneInside,
     CloseDescriptors as CloseDescriptors,
+    ControllingTerminal as ControllingTerminal,
     DomainName as DomainName,
     EnterCgroup as EnterCgroup,
     Execute as Execute,

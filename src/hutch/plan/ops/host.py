@@ -76,23 +76,37 @@ class HostRecord(Operation):
 
 
 class Clone(Operation):
-    """clone3(2): the container lane begins, in new namespaces, and in a v2 cgroup when `cgroup` is given."""
+    """clone3(2): the container lane begins, in new namespaces, and in a v2 cgroup when `cgroup` is given. A new user namespace
+    belongs to the user `owner` plus the executor's pid, whom nobody else is; None: to whoever makes it."""
 
     code = 23
     lanes = "host"
     flags: int
     into: Slot
     cgroup: Slot | None = None
+    owner: int | None = None
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.flags, self.cgroup, self.into)
+        return (self.flags, self.cgroup, self.into, -1 if self.owner is None else self.owner)
 
     def assigns(self) -> tuple[Slot, ...]:
         return (self.into,)
 
     def describe(self) -> str:
         into = f" into cgroup {self.cgroup}" if self.cgroup else ""
-        return f"clone the container's process{into} with new namespaces: {namespace_names(self.flags)}"
+        owner = f", the user namespace owned by uid {self.owner} + PID" if self.owner is not None else ""
+        return f"clone the container's process{into} with new namespaces: {namespace_names(self.flags)}{owner}"
+
+
+class TakeOver(Operation):
+    """Wait until the container's process goes on inside the pid namespace that it joins (`CloneInside`): it is the one to be
+    watched from now on."""
+
+    code = 105
+    lanes = "host"
+
+    def describe(self) -> str:
+        return "wait for the process inside the joined pid namespace"
 
 
 class ProcWrite(Operation):

@@ -106,16 +106,13 @@ class EnterCgroup(Operation):
 
 
 class Keyring(Operation):
-    """keyctl(2): a session keyring of the container's own."""
+    """KEYCTL_JOIN_SESSION_KEYRING (keyctl(2)): a session keyring of the process's own. It has no name: one by a name that is there
+    already would be joined, whoever made it."""
 
     code = 53
-    name: str
-
-    def arguments(self) -> Iterable[Argument]:
-        return (self.name,)
 
     def describe(self) -> str:
-        return f"join a new session keyring {self.name}"
+        return "begin a new session keyring"
 
 
 class NewSession(Operation):
@@ -128,7 +125,7 @@ class NewSession(Operation):
 
 
 class Terminal(Operation):
-    """A pseudoterminal from the container's own devpts, as controlling terminal and standard streams."""
+    """A pseudoterminal from the container's own devpts, as standard streams, and with `control` as controlling terminal."""
 
     code = 55
     devpts: Slot
@@ -136,9 +133,10 @@ class Terminal(Operation):
     peer: Slot
     rows: int = 0
     columns: int = 0
+    control: bool = True
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.devpts, self.master, self.rows, self.columns, self.peer)
+        return (self.devpts, self.master, self.rows, self.columns, self.peer, self.control)
 
     def assigns(self) -> tuple[Slot, ...]:
         return (self.master, self.peer)
@@ -146,6 +144,15 @@ class Terminal(Operation):
     def describe(self) -> str:
         size = f" of {self.columns} by {self.rows}" if self.rows else ""
         return f"open a terminal{size}: master {self.master}, standard streams on {self.peer}"
+
+
+class ControllingTerminal(Operation):
+    """TIOCSCTTY (ioctl_tty(2)): the terminal on standard input becomes the new session's."""
+
+    code = 88
+
+    def describe(self) -> str:
+        return "make standard input the controlling terminal"
 
 
 class Stdio(Operation):
@@ -250,17 +257,19 @@ class Umask(Operation):
 
 
 class ChangeDirectory(Operation):
-    """chdir(2), and proof that the place lies inside the root."""
+    """chdir(2), and proof that the place lies inside the root. The `first` of two comes while the container's root has its
+    privileges, and may be refused, as a user can be let in where root is not; if it was not, the second only proves."""
 
     code = 62
     path: str
     make: bool = False
+    first: bool = False
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.path, self.make)
+        return (self.path, self.make, self.first)
 
     def describe(self) -> str:
-        return f"change directory to {self.path}{', made if missing' if self.make else ''}"
+        return f"change directory to {self.path}{', made if missing' if self.make else ''}{', if root may' if self.first else ''}"
 
 
 class Personality(Operation):
@@ -414,10 +423,21 @@ class MemoryPolicy(Operation):
         return f"allocate memory by {self.summary}"
 
 
+class CloneInside(Operation):
+    """clone(2): go on in a new process, which a joined pid namespace sees. It has nothing of the host's: the other namespaces were
+    entered before, its root, ids and capabilities are the container's, its descriptors are closed."""
+
+    code = 87
+
+    def describe(self) -> str:
+        return "go on in a new process, inside the joined pid namespace"
+
+
 class Protect(Operation):
-    """PR_SET_DUMPABLE 0: nothing in a container that this process joins can look into it."""
+    """PR_SET_DUMPABLE 0: nothing in a container that this process joins can look into it, unless it has CAP_SYS_PTRACE."""
 
     code = 71
+    lanes = "both"
 
     def describe(self) -> str:
         return "hide this process from debuggers"

@@ -156,7 +156,8 @@ class MakeFilesystem(Operation):
     """A new file system, not attached anywhere: fsopen(2), fsconfig(2), fsmount(2).
 
     An option is ``(key, value)``: value None is a flag, text a string, a slot a descriptor, and a tuple of slots their paths
-    ``/proc/self/fd/N``, joined by colons, for kernels whose options take no descriptors.
+    ``/proc/self/fd/N``, joined by colons, for kernels whose options take no descriptors. With `stranger` it is made by this
+    user and group and no other, without the capabilities that pass over permissions (setfsuid(2)).
     """
 
     code = 8
@@ -165,9 +166,10 @@ class MakeFilesystem(Operation):
     into: Slot
     attributes: int = 0
     options: tuple[tuple[str, str | Slot | tuple[Slot, ...] | None], ...] = ()
+    stranger: int | None = None
 
     def arguments(self) -> Iterable[Argument]:
-        yield from (self.kind, self.attributes, self.into, len(self.options))
+        yield from (self.kind, self.attributes, self.into, -1 if self.stranger is None else self.stranger, len(self.options))
         for key, value in self.options:
             if value is None:
                 yield from (0, key)
@@ -187,7 +189,8 @@ class MakeFilesystem(Operation):
         for key, value in self.options:
             text = ":".join(map(str, value)) if isinstance(value, tuple) else value
             words.append(key if text is None else f"{key}={text}")
-        return f"make {self.kind}{joined(words)} as {self.into}"
+        by = "" if self.stranger is None else f" by uid {self.stranger}, who owns nothing"
+        return f"make {self.kind}{joined(words)} as {self.into}{by}"
 
 
 class MakeDirectory(Operation):

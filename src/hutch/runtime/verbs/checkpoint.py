@@ -142,7 +142,7 @@ def restore(store: Store, identity: str, bundle: Bundle, options: CriuOptions, m
     creation = Creation(store, identity, bundle, made, notice, await_start=False)
     directory = creation.directory
     try:
-        os.mkdir(directory, 0o711)
+        os.mkdir(directory, 0o700)
     except FileExistsError:
         raise StateError(f"container {identity}: exists already") from None
     try:

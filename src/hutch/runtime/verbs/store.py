@@ -12,7 +12,7 @@ import stat as modes
 
 from hutch import jsontext
 from hutch.errors import StateError, UsageError
-from hutch.kernel import proc
+from hutch.kernel import private, proc
 from hutch.kernel.locks import locked
 from hutch.record import Record
 
@@ -29,12 +29,14 @@ LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 def default_root() -> str:
-    """/run/hutch-oci for root; for a user, also one who is root in a user namespace alone, below $XDG_RUNTIME_DIR, else in /tmp."""
-    uid = os.geteuid()
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if uid == 0 and os.access("/run", os.W_OK):
+    """/run/hutch-oci for root; for a user, also one who is root in a user namespace alone, below $XDG_RUNTIME_DIR, else where
+    `private.runtime_directory` finds it. Raises StateError."""
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return "/run/hutch-oci"
-    return f"{runtime}/hutch-oci" if runtime and os.access(runtime, os.W_OK) else f"/tmp/hutch-oci-{uid}"
+    try:
+        return private.runtime_directory("hutch-oci")
+    except OSError as error:
+        raise StateError(f"state directory {error.filename or ''}: {error.strerror}", "name a directory that you may write with --root") from None
 
 
 def check_id(identity: str) -> str:
@@ -117,20 +119,30 @@ def frozen(paths: dict[str, str]) -> bool:
 
 
 class Store:
-    """The containers below one directory. It is made, private, when the first container is."""
+    """The containers below one directory, which is made, private, when the first container is.
+
+    What its records say is done to the host: a directory of somebody else's is refused by every command. Raises StateError.
+    """
 
     def __init__(self, root: str = "") -> None:
         self.root = os.path.abspath(root or default_root())
+        try:
+            private.check(self.root)
+        except FileNotFoundError:
+            pass  # no container yet
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> StateError:
+        return StateError(f"--root {self.root}: {error.strerror}", "name a directory of your own with --root")
 
     def prepare(self) -> None:
         """Make the directory. Raises StateError when that cannot be, or when it is not this user's."""
         try:
-            os.makedirs(self.root, mode=0o700, exist_ok=True)
-            info = os.stat(self.root)
+            os.makedirs(os.path.dirname(self.root), exist_ok=True)
+            private.directory(self.root)
         except OSError as error:
-            raise StateError(f"--root {self.root}: {error.strerror}", "name a directory that you may write with --root") from None
-        if info.st_uid != os.geteuid() or info.st_mode & 0o002:
-            raise StateError(f"--root {self.root}: is not a directory of this user's alone", "name another with --root")
+            raise self._refused(error) from None
 
     def directory(self, identity: str) -> str:
         """Where a container of this id is kept. Raises UsageError."""
