@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
     from hutch.engine import images as images, machine_snapshots as snapshots, networks as networks, volumes as volumes
+    from hutch.engine.changes import Change as Change
     from hutch.engine.container import Container as Container, run as run, start as start
-    from hutch.engine.files import Change as Change
     from hutch.engine.process import Process as Process
     from hutch.engine.result import Result as Result, Usage as Usage
     from hutch.engine.settings import (
@@ -50,7 +50,7 @@ _PLACES = {
     "hutch.engine.container": ("Container", "run", "start"),
     "hutch.engine.process": ("Process",),
     "hutch.engine.result": ("Result", "Usage"),
-    "hutch.engine.files": ("Change",),
+    "hutch.engine.changes": ("Change",),
     "hutch.engine.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
     "hutch.engine.state": ("Running", "containers"),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),

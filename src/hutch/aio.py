@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from hutch.cgroup.live import Stats
-    from hutch.engine.files import Change
+    from hutch.engine.changes import Change
     from hutch.engine.machine_snapshots import Snapshot
     from hutch.engine.result import Result
 

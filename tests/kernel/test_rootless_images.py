@@ -346,11 +346,11 @@ def test_export(user, stopped):
 
 def test_disk_uppers_are_removed_with_their_containers(user):
     box = changed(user)
-    assert len(list(user.data.glob("*/upper-0"))) == 1
+    assert len(list(user.data.glob("containers/*/upper-0"))) == 1
     user("rm", "-f", box)
-    assert not list(user.data.glob("*/upper-0"))
+    assert not list(user.data.glob("containers/*/upper-0"))
     user("run", "--rm", "--upper", "disk", NAME, "sh", "-c", CHANGE)
-    assert not list(user.data.glob("*/upper-0"))
+    assert not list(user.data.glob("containers/*/upper-0"))
     user("rmi", NAME)
     user.clean()
 

@@ -138,10 +138,13 @@ def namespaces_of(pid: int) -> set[str]:
 
 def data_entries() -> set[str]:
     """What lies in HUTCH_DATA but for the store of layers."""
-    try:
-        return set(os.listdir(os.environ["HUTCH_DATA"])) - {"layers"}
-    except FileNotFoundError:
-        return set()
+    data, found = os.environ["HUTCH_DATA"], set()
+    for place in (data, f"{data}/containers"):
+        try:
+            found |= set(os.listdir(place))
+        except FileNotFoundError:
+            continue
+    return found - {"layers", "containers"}
 
 
 def position(plan: Plan, lane: str, place: str) -> int:

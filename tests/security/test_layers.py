@@ -256,7 +256,7 @@ def test_set_uid_programs_are_out_of_everybodys_reach(data, tmp_path, ordinary_u
     with hutch.Container(path, upper="disk", userns="host") as box:
         assert box.run(["sh", "-c", "/bin/busybox cp /bin/busybox /own; /bin/busybox chmod 4755 /own"]).ok
         programs = list(data.glob("layers/*/*/suid"))  # of the mounted index, while a container is on it
-        own = list(data.glob(f"{box.id}/*/own"))
+        own = list(data.glob(f"containers/{box.id}/*/own"))
         blobs = list(data.glob("content/*/*"))
         assert len(programs) == 1 and programs[0].stat().st_mode & stat.S_ISUID and own and blobs
         assert not [p for p in (*programs, *own, *blobs, *data.glob("layers/*/*")) if reachable(p)]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self, TypeAlias, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
+    from hutch.engine.changes import Change
     from hutch.engine.enter import Template
-    from hutch.engine.files import Change, Files
+    from hutch.engine.files import Files
     from hutch.engine.images import Image
     from hutch.engine.machine_snapshots import Snapshot
     from hutch.engine.options import Options

@@ -6,13 +6,13 @@ import os
 import stat
 import sys
 
-from hutch.engine.files import Files
+from hutch.engine.files import FILE_OR_DIRECTORY, Files
+from hutch.engine.hostside import write_all
 from hutch.errors import HutchError, UsageError
 from hutch.image import changes, mapped
 from hutch.image.tar.header import DIRECTORY, REGULAR, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
 from hutch.image.tar.writer import Writer
-from hutch.kernel import syscalls
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from hutch.engine.snapshots import Target
-
-IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 class Place(Record):
@@ -99,18 +97,6 @@ def _guarded(place: Place, verb: str, paths: tuple[str, ...], stream: BinaryIO |
         raise HutchError(f"cp {place.name}: {error.filename or ''}: {error.strerror}") from None
 
 
-def _kind(place: Place, path: str) -> int:
-    """The type bits of what stands at a path in the container, links followed; 0 for nothing."""
-    try:
-        fd = syscalls.openat2(place.root, path.lstrip("/") or ".", os.O_PATH, 0, IN_ROOT)
-    except OSError:
-        return 0
-    try:
-        return stat.S_IFMT(os.fstat(fd).st_mode)
-    finally:
-        os.close(fd)
-
-
 def _put(place: Place, source: str, target: str) -> None:
     try:
         mode = os.stat(source).st_mode
@@ -118,7 +104,7 @@ def _put(place: Place, source: str, target: str) -> None:
         raise UsageError(f"cp {source}: {error.strerror}") from None
     content = source.endswith("/.") or source == "."
     name = os.path.basename(os.path.normpath(source))
-    there = _kind(place, target)
+    there = place.files.inside.kind(target)
     if stat.S_ISDIR(there):
         if not content:
             target = f"{target.rstrip('/')}/{name if name not in ('.', '..') else os.path.basename(os.path.realpath(source))}"
@@ -128,19 +114,20 @@ def _put(place: Place, source: str, target: str) -> None:
         raise UsageError(f"cp {source}: there is no directory {target} in the container")
     elif not there:
         parent = target.rstrip("/").rpartition("/")[0] or "/"
-        if not stat.S_ISDIR(_kind(place, parent)):
+        if not stat.S_ISDIR(place.files.inside.kind(parent)):
             raise UsageError(f"cp {source}: there is no directory {parent} in the container")
     place.files.put(os.path.realpath(source) if not stat.S_ISDIR(mode) else source.rstrip("/.") or source, target)
 
 
 def _get(place: Place, source: str, target: str) -> None:
-    kind = _kind(place, source)
+    kind = place.files.inside.kind(source)
     if not kind:
         raise HutchError(f"cp {place.name}:{source}: does not exist in the container")
     content = source.endswith("/.") or source in (".", "/")
     if os.path.isdir(target):
         if not content:
-            target = os.path.join(target, os.path.basename(source.rstrip("/")))
+            place.files.get(source, target, os.path.basename(source.rstrip("/")))
+            return
     elif os.path.lexists(target) and stat.S_ISDIR(kind):
         raise UsageError(f"cp {place.name}:{source}: is a directory, and {target} is none")
     elif not os.path.isdir(os.path.dirname(target.rstrip("/")) or ".") or (target.endswith("/") and not stat.S_ISDIR(kind)):
@@ -150,22 +137,20 @@ def _get(place: Place, source: str, target: str) -> None:
 
 def _pack(place: Place, source: str, out: Callable[[bytes], object]) -> None:
     try:
-        fd = syscalls.openat2(place.root, source.lstrip("/") or ".", os.O_RDONLY | os.O_NONBLOCK, 0, IN_ROOT)
-    except OSError as error:
-        raise HutchError(f"cp {place.name}:{source}: {error.strerror}") from None
+        fd = place.files.inside.open(source, FILE_OR_DIRECTORY)
+    except HutchError as error:
+        raise HutchError(f"cp {place.name}:{error.message}") from None
     try:
         info = os.fstat(fd)
         name = os.fsencode(os.path.basename(source.rstrip("/.")))
         if stat.S_ISDIR(info.st_mode):
             changes.write(fd, changes.Scope(uids=place.uids, gids=place.gids, whiteouts=False, top=name), out)
-        elif stat.S_ISREG(info.st_mode):
+        else:
             writer = Writer(out)
             owner = (changes.mapped(info.st_uid, place.uids), changes.mapped(info.st_gid, place.gids))
             member = Member(name, REGULAR, stat.S_IMODE(info.st_mode), *owner, info.st_mtime_ns, info.st_size)
             writer.add(member, changes.pieces(fd, info.st_size))
             writer.close()
-        else:
-            raise HutchError(f"cp {place.name}:{source}: is neither a file nor a directory")
     finally:
         os.close(fd)
 
@@ -179,7 +164,7 @@ class _Into:
     def __init__(self, files: Files, target: str) -> None:
         self._files, self._target = files, target.rstrip("/")
         self._member: Member | None = None
-        self._data: list[bytes] = []
+        self._fd = -1
 
     def member(self, member: Member) -> None:
         self.finish()
@@ -192,25 +177,31 @@ class _Into:
         elif member.kind == REGULAR:
             if member.sparse is not None:
                 raise UsageError(f"cp: {show(member.name)} is stored as a sparse file, which a copy does not take")
-            self._member = member
-            self._path = path
+            self._fd = self._files.create(path)
+            self._member, self._path = member, path
 
     def data(self, piece: bytes) -> None:
-        self._data.append(piece)
+        write_all(self._fd, iter((piece,)))
 
     def finish(self) -> None:
-        """The last file is whole."""
-        if self._member is not None:
-            self._files.write(self._path, b"".join(self._data), self._member.mode)
-        self._member, self._data = None, []
+        """The last file is whole, or will never be."""
+        if self._member is None:
+            return
+        try:
+            self._files.inside.change_mode(self._fd, self._member.mode, self._path)
+        finally:
+            os.close(self._fd)
+            self._member = None
 
 
 def _unpack(place: Place, target: str, stream: BinaryIO) -> None:
-    if not stat.S_ISDIR(_kind(place, target)):
+    if not stat.S_ISDIR(place.files.inside.kind(target)):
         raise UsageError(f"cp -: there is no directory {target} in the container")
     sink = _Into(place.files, target)
-    reader = Reader(sink)
-    while piece := stream.read(1 << 20):
-        reader.feed(piece)
-    reader.close()
-    sink.finish()
+    try:
+        reader = Reader(sink)
+        while piece := stream.read(1 << 20):
+            reader.feed(piece)
+        reader.close()
+    finally:
+        sink.finish()

@@ -11,8 +11,9 @@ import os
 import sys
 
 from hutch.engine import recorded
+from hutch.engine.changes import Change, changes as changes_of, stacked
 from hutch.engine.container import Container
-from hutch.engine.files import Change, Files, changes as changes_of, stacked
+from hutch.engine.files import Files
 from hutch.engine.settings import NO_NETWORK
 from hutch.engine.state import Running
 from hutch.errors import HutchError, StateError, UsageError

@@ -16,7 +16,7 @@
 
 enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
-    MAKE_DIRECTORY = 9, SOCKET_PAIR = 16, LISTEN = 17, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
+    MAKE_DIRECTORY = 9, SOCKET_PAIR = 16, LISTEN = 17, PROTECT = 18, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
     HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
     OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
     INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35, TAKE_DESCRIPTOR = 36, MAKE_USER_NAMESPACE = 37, HOST_WRITE_PID = 38,
@@ -25,7 +25,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     HOSTNAME = 47, DOMAINNAME = 48, WRITE_AT = 49, LOOPBACK = 50, UNSHARE = 51, ENTER_CGROUP = 52, KEYRING = 53,
     NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
     SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
-    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, PROTECT = 71, COPY_UP = 72, AWAIT_START = 73,
+    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, COPY_UP = 72, AWAIT_START = 73,
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
     DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86, CLONE_INSIDE = 87, CONTROLLING_TERMINAL = 88,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
@@ -112,6 +112,7 @@ static long common_op(struct op *op)
     case INHERIT: a = num(op), b = num(op); return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
     case SOCKET_PAIR: return op_socket_pair(op);
     case LISTEN: return op_listen(op);
+    case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     default: return -EOPNOTSUPP;
     }
 }
@@ -128,7 +129,6 @@ static long host_op(struct op *op)
         }
         return a;
     case TAKE_OVER: return host_take_over();
-    case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case SIGNAL: return signal_barrier(HOST, (u32)num(op)), 0;
     case RLIMIT: return op_rlimit(op, child_pid);
     case HOST_DIRECTORY: return host_directory(op, 0);
@@ -288,7 +288,6 @@ static long container_op(struct op *op)
     case CHANGE_ROOT: return op_change_root(op);
     case MEMORY_POLICY: return op_memory_policy(op);
     case NETLINK: return assign(num(op), sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0 /* NETLINK_ROUTE */));
-    case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     case COPY_UP: return op_copy_up(op);
     case MEMORY: return op_memory(op);
     case TAP: return op_tap(op);

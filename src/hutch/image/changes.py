@@ -14,6 +14,7 @@ from hutch.errors import ImageError
 from hutch.image.tar.header import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Member, show
 from hutch.image.tar.writer import KINDS, Writer
 from hutch.image.tree import OPAQUE, WHITEOUT
+from hutch.kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Scope:
 
     `uids` and `gids` are (first id on disk, first in the archive, count) lines that ids are mapped by; () leaves them.
     `skip` are paths that are left out with all below them, `points` empty directories that are. `whiteouts`: the tree is an
-    upper directory. `one_device`: directories of other file systems are taken as empty ones. `top` is a name for the tree's own
+    upper directory. `one_device`: directories of other file systems are taken as empty ones, as those of the kernel are. `top` is a name for the tree's own
     directory (b"": it is no member).
     """
 
@@ -81,8 +82,8 @@ def write(root: int, scope: Scope, out: Callable[[bytes], object]) -> int:
                 raise ImageError(f"{show(path)}: in a layer this name would remove another file", "rename it, and try again")
             member = _member(path, info, scope)
             if stat.S_ISDIR(info.st_mode):
-                foreign = scope.one_device and info.st_dev != device
                 inside = os.open(name, OPEN, dir_fd=directory)
+                foreign = (scope.one_device and info.st_dev != device) or files.of_kernel(inside)
                 try:
                     if path in scope.points and not os.listdir(inside):
                         continue
@@ -131,11 +132,15 @@ def _file(writer: Writer, directory: int, name: bytes, info: os.stat_result, mem
     if member.kind != REGULAR:
         writer.add(member)
         return
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    seen = files.look(os.fsdecode(name), directory)
+    try:
+        if not stat.S_ISREG(os.fstat(seen).st_mode):
+            raise ImageError(f"{show(member.name)} changed while it was being read", "stop or pause the container first")
+        fd = files.reopen(seen, os.O_RDONLY | os.O_NONBLOCK)
+    finally:
+        os.close(seen)
     try:
         now = os.fstat(fd)
-        if not stat.S_ISREG(now.st_mode):
-            raise ImageError(f"{show(member.name)} changed while it was being read", "stop or pause the container first")
         member.size = now.st_size
         _attributes(fd, member)
         writer.add(member, pieces(fd, now.st_size))

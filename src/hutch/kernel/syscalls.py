@@ -247,6 +247,13 @@ def setdomainname(name: str) -> None:
     syscall("setdomainname", raw, len(raw))
 
 
+def fstatfs_type(fd: int) -> int:
+    """The magic number of the file system that a descriptor's file lies on (fstatfs(2))."""
+    buffer = (ctypes.c_uint64 * 16)()
+    syscall("fstatfs", fd, buffer)
+    return int(buffer[0])
+
+
 def setfsids(uid: int, gid: int) -> None:
     """setfsuid(2) and setfsgid(2): what files the calling thread creates belong to."""
     _libc.syscall(ctypes.c_long(NUMBERS["setfsgid"]), ctypes.c_long(gid))

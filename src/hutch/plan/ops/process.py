@@ -436,7 +436,7 @@ class CloneInside(Operation):
 class Protect(Operation):
     """PR_SET_DUMPABLE 0: nothing in a container that this process joins can look into it, unless it has CAP_SYS_PTRACE."""
 
-    code = 71
+    code = 18
     lanes = "both"
 
     def describe(self) -> str:
