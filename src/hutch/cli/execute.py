@@ -8,6 +8,7 @@ from hutch.cli import attach, request
 from hutch.engine import enter, recorded, state
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
+from hutch.oci.config import ConsoleSize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
     prepared = recorded.prepared_of(running)
     env = dict(item.partition("=")[::2] for item in request.environment(values))
-    size = attach.terminal_size() if terminal else None
+    rows, columns = attach.terminal_size() if terminal else (0, 0)
+    size = ConsoleSize(height=rows, width=columns) if terminal else None
     privileged = values.get("privileged", False)
     argv = tuple(rest[1:])
     if prepared.machine is not None:
@@ -50,16 +52,15 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
         template = enter.template(prepared, env=env, workdir=values.get("workdir"), user=values.get("user"), terminal=size, privileged=privileged)
         plan, encoded = template.command(argv)
         pidfd = recorded.open_pidfd(running)
-    null, nobody = os.pipe2(os.O_CLOEXEC)
-    os.close(nobody)
+    streams = attach.Streams(interactive=interactive and not terminal, output=not terminal)
     try:
-        execution = Execution(plan, stdin=0 if interactive else null, stdout=1, stderr=2, extra=(pidfd,), encoded=encoded)
+        execution = Execution(plan, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr, extra=(pidfd,), encoded=encoded)
     finally:
         os.close(pidfd)
-        os.close(null)
+        streams.release()
     with execution:
         attach.pass_signals(execution)
-        last, _ = attach.relay(execution, None, interactive) if terminal else attach.wait(execution, None)
+        last, _ = attach.relay(execution, None, interactive) if terminal else attach.wait(execution, None, streams)
     if execution.problem is not None:
         raise execution.problem
-    return attach.exit_code(last)
+    return attach.exit_code(last, streams)

@@ -7,6 +7,7 @@ import os
 import sys
 
 from hutch.errors import HutchError, UsageError
+from hutch.kernel.terminals import open_missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,14 +92,21 @@ def overview() -> str:
 def complain(error: HutchError) -> int:
     """Print an error as the command line does, and give its exit code."""
     text = f"hutch: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
-    sys.stderr.write(text)
+    if sys.stderr is not None:  # closed by the caller
+        sys.stderr.write(text)
     return error.exit_code
+
+
+def _silence() -> None:
+    """What could not be printed is given up: the interpreter would try again at its exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line's entry: an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     gc.set_threshold(100_000, 20, 20)  # a layer's tree is many objects and no garbage: looking through them costs a sixth of reading it
+    open_missing()
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             if len(words) > 1 and words[0] == "help":
@@ -123,15 +131,16 @@ def main(arguments: list[str] | None = None) -> int:
         module = import_module(PLACES[command.name])
         function = FUNCTIONS.get(command.name) or command.name.rpartition(" ")[2]
         code: int = getattr(module, function)(values, rest)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return code
     except HutchError as error:
         return complain(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read us has gone; keep the interpreter from complaining about it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _silence()
         return 141
     except OSError as error:
+        _silence()
         return complain(HutchError(f"{error.filename or words[0]}: {error.strerror or error}"))

@@ -219,6 +219,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         hostname=values.get("hostname", ""),
         domainname=values.get("domainname", ""),
         terminal=values.get("tty", False),
+        console=values.get("console", (0, 0)),
         interactive=values.get("interactive", False),
         readonly=values.get("read_only", False),
         memory=size("memory"),

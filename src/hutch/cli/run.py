@@ -34,6 +34,8 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
         _check_name(values["name"])
     if rest and values.get("pull", "missing") != "missing":
         _pull(values, rest[0], values["pull"])
+    if terminal:
+        values["console"] = attach.terminal_size()
     cidfile = values.get("cidfile")
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
@@ -46,13 +48,12 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
             raise
         _pull(values, rest[0], "missing")
         container_id, start = _ready(values, rest, detach)
-    # a pipe that nobody writes to, not /dev/null: without a user namespace, fchmod on it would change the host's
-    empty, nobody = os.pipe2(os.O_CLOEXEC)
-    stdin = 0 if interactive and not detach else empty
-    outputs = (nobody, nobody) if detach else (1, 2)
-    execution = start(stdin, *outputs)
-    os.close(empty)
-    os.close(nobody)
+    own = detach or terminal  # streams of its own: its log, its terminal
+    streams = attach.Streams(interactive=interactive and not own, output=not own)
+    try:
+        execution = start(streams.stdin, streams.stdout, streams.stderr)
+    finally:
+        streams.release()
     with execution:
         try:
             if detach:
@@ -69,7 +70,7 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
             if terminal:
                 last, expired = attach.relay(execution, timeout, interactive)
             else:
-                last, expired = attach.wait(execution, timeout)
+                last, expired = attach.wait(execution, timeout, streams)
         except NotFoundInContainer as error:
             if rest[0] == "host":
                 from hutch.engine import options
@@ -79,7 +80,7 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
             raise
     if execution.problem is not None and not expired:
         raise execution.problem
-    code = attach.exit_code(last)
+    code = attach.exit_code(last, streams)
     if expired:
         attach.say(f"killed after {timeout:g} s")
     elif code == 137 and "oom_kill 0\n" not in execution.data.get(OOM_TAG, "oom_kill 0\n"):

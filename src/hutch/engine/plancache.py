@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Flags whose plan depends on nothing but their own words (and see `keepable`). Others (users by name, profiles, devices, files) are compiled anew.
 PLAIN = frozenset(
-    "interactive tty rm pull quiet workdir hostname entrypoint init timeout sig_proxy memory memory_swap memory_reservation cpus cpu_shares "
+    "interactive tty console rm pull quiet workdir hostname entrypoint init timeout sig_proxy memory memory_swap memory_reservation cpus cpu_shares "
     "cpu_period cpu_quota cpuset_cpus pids_limit shm_size read_only cap_add cap_drop network pid ipc uts cgroupns userns upper_size".split()
 )
 

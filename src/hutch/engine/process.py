@@ -13,6 +13,7 @@ from hutch.engine.result import Result, Usage
 from hutch.errors import StartError, UsageError
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import FAILED
+from hutch.kernel.terminals import is_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,22 +26,27 @@ CHUNK = 65536
 OUTPUT_LIMIT = 64 << 20  # bytes of each stream that are kept unless asked otherwise
 
 
-def open_input(stdin: Input) -> tuple[int, bytes, int]:
-    """``(descriptor for the child, bytes still to be fed, our end or -1)`` for what a caller gives as stdin."""
+def open_input(stdin: Input) -> tuple[int, bytes, int, int]:
+    """``(descriptor for the child, bytes still to be fed, our end or -1, where more comes from or -1)`` for what a caller gives as
+    stdin. A terminal, or another device, is not handed over: what is typed there is fed."""
     if stdin is None:
         # not /dev/null: without a user namespace, fchmod on the descriptor would change the host's
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.close(writer)
-        return reader, b"", -1
+        return reader, b"", -1, -1
     if isinstance(stdin, int):
-        return os.dup(stdin), b"", -1
+        if not is_device(stdin):
+            return os.dup(stdin), b"", -1, -1
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writer, False)
+        return reader, b"", writer, os.dup(stdin)
     if isinstance(stdin, str | bytes):
         data = stdin.encode() if isinstance(stdin, str) else stdin
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(writer, False)
-        return reader, data, writer
+        return reader, data, writer, -1
     try:
-        return os.dup(stdin.fileno()), b"", -1
+        return open_input(stdin.fileno())
     except (AttributeError, OSError, ValueError):
         if not hasattr(stdin, "read"):
             raise UsageError(f"stdin: expected text, bytes, a file or a descriptor, got {type(stdin).__name__}") from None
@@ -81,15 +87,14 @@ class Process:
         self._size = {1: 0, 2: 0}
         self._truncated = False
         self._error: StartError | None = None
-        child_in, self._feed, self._feed_fd = open_input(stdin)
+        child_in, self._feed, self._feed_fd, self._source = open_input(stdin)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = (-1, -1) if merge_stderr else os.pipe2(os.O_CLOEXEC)
         self._readers = {out_read: 1, **({err_read: 2} if err_read >= 0 else {})}
         try:
             self.execution = launch(child_in, out_write, out_write if merge_stderr else err_write)
         except BaseException:
-            for fd in (*self._readers, *((self._feed_fd,) if self._feed_fd >= 0 else ())):
-                os.close(fd)
+            self._close_streams()
             raise
         finally:
             os.close(child_in)
@@ -134,8 +139,10 @@ class Process:
             poll.register(control, select.POLLIN)
         for fd in self._readers:
             poll.register(fd, select.POLLIN)
-        if self._feed_fd >= 0:
+        if self._feed_fd >= 0 and (self._feed or self._source < 0):
             poll.register(self._feed_fd, select.POLLOUT)
+        elif self._feed_fd >= 0:
+            poll.register(self._source, select.POLLIN)
         while not until():
             timeout = None
             if self._deadline is not None and not self._timed_out:
@@ -156,8 +163,17 @@ class Process:
                 elif fd == self._feed_fd:
                     if self._write(event):
                         poll.unregister(fd)
-                        os.close(fd)
-                        self._feed_fd = -1
+                        self._end_feed()
+                    elif not self._feed:
+                        poll.unregister(fd)
+                        poll.register(self._source, select.POLLIN)
+                elif fd == self._source:
+                    self._feed = os.read(fd, CHUNK)
+                    poll.unregister(fd)
+                    if self._feed:
+                        poll.register(self._feed_fd, select.POLLOUT)
+                    else:
+                        self._end_feed()
                 elif not self._read(fd, on_output):
                     poll.unregister(fd)
                     os.close(fd)
@@ -181,7 +197,7 @@ class Process:
             self._on_timeout()
 
     def _write(self, event: int) -> bool:
-        """Feed stdin; True when there is no more to feed."""
+        """Feed stdin; True when there is no more to feed, and never will be."""
         if event & (select.POLLERR | select.POLLHUP):
             return True
         try:
@@ -191,7 +207,13 @@ class Process:
         except BrokenPipeError:
             return True
         self._feed = self._feed[written:]
-        return not self._feed
+        return not self._feed and self._source < 0
+
+    def _end_feed(self) -> None:
+        os.close(self._feed_fd)
+        if self._source >= 0:
+            os.close(self._source)
+        self._feed_fd = self._source = -1
 
     def _read(self, fd: int, on_output: Callable[[int, bytes], None] | None) -> bool:
         try:
@@ -316,8 +338,7 @@ class Process:
             os.close(fd)
         self._readers = {}
         if self._feed_fd >= 0:
-            os.close(self._feed_fd)
-            self._feed_fd = -1
+            self._end_feed()
 
     def close(self) -> None:
         """Kill what still runs, and free everything. Safe to call twice."""

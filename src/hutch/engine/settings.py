@@ -84,7 +84,7 @@ class Settings(Record):
     """A container as its user asks for it; None and "" mean: as the image, or the default, has it.
 
     Sizes in bytes, CPU quota in µs of each 100 ms, `user` as ``name|uid[:group|gid]``, `net_devices` as (the host's interface, its
-    name in the container).
+    name in the container), `console` as the terminal's rows and columns.
     """
 
     image: str
@@ -98,6 +98,7 @@ class Settings(Record):
     hostname: str = ""
     domainname: str = ""
     terminal: bool = False
+    console: tuple[int, int] = (0, 0)
     interactive: bool = False
     readonly: bool = False
     memory: int | None = None
@@ -316,6 +317,7 @@ def to_config(
             env=environment(s, image.env, hostname, home),
             user=user,
             terminal=s.terminal,
+            console_size=oci.ConsoleSize(height=s.console[0], width=s.console[1]) if s.terminal and all(s.console) else None,
             capabilities=oci.CapabilitySets(bounding=caps, effective=held, permitted=held, inheritable=(), ambient=ambient),
             rlimits=tuple(oci.Rlimit(type=f"RLIMIT_{u.name.upper()}", soft=_limit(u.soft), hard=_limit(u.hard)) for u in s.ulimits),
             no_new_privileges=s.no_new_privileges and not s.privileged,

@@ -27,9 +27,9 @@ def directory(path: str) -> str:
 
 
 def check(path: str) -> None:
-    """Raise OSError unless a directory is this user's and nobody else can enter or change it; a wider mode is taken away."""
+    """Raise OSError unless a directory is this user's and nobody else could have written to it; others are locked out of it."""
     info = os.lstat(path)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
         raise OSError(EPERM, "is not a directory of this user's alone", path)
     if info.st_mode & 0o077:
         os.chmod(path, 0o700)

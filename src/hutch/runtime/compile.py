@@ -37,6 +37,9 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     check(b)
     # The identity's host operations and the container's first steps
     identity.enter_user_network(b)
+    if request.keyring:
+        # first of all: its own ids may have no room for another key, and it must not keep the caller's
+        b.container.append(ops.Keyring(origin="process"))
     cgroup = cgroup_of(b)
     record(b)
     lifecycle.prepare(b)
@@ -305,8 +308,6 @@ def names(b: Builder) -> None:
 def _inside(b: Builder) -> None:
     """What is set once the root is the container's own: keys, clocks, personality."""
     linux, c = b.config.linux, b.container
-    if b.request.keyring:
-        c.append(ops.Keyring(origin="process"))
     if "time" in b.new:
         c.append(ops.Unshare(flags=NAMESPACES["time"], origin="linux.namespaces"))
         if linux.time_offsets:

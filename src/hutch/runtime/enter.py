@@ -40,7 +40,8 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     flags = sum(NAMESPACES[name] for name in request.namespaces)
     host: list[ops.Operation] = [ops.Inherit(into=TARGET, number=request.target_fd, origin="exec")]
     opened, labels = lifecycle.label_operations(process.apparmor_profile, process.selinux_label, features.apparmor, features.selinux)
-    container = [*opened, *labels, ops.Protect(origin="exec")]
+    # or the command would hold the caller's keys (session-keyring(7)); first of all, while it is not the container that pays for it
+    container = [ops.Keyring(origin="exec"), *opened, *labels, ops.Protect(origin="exec")]
     pins = process.exec_cpu_affinity
     host += steps.affinity(pins.initial if pins else None, "initial")
     given = [slot(f"given-{i}") for i in range(request.preserve)]
@@ -71,8 +72,6 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     if "user" in request.namespaces:
         groups = () if request.set_groups else None
         container.append(ops.SetIds(uid=0, gid=0, groups=groups, origin="exec"))
-    # or the command would hold the caller's keys (session-keyring(7))
-    container.append(ops.Keyring(origin="exec"))
     # a pid namespace is entered by children alone: the session begins in the one that goes in
     joins_pid = "pid" in request.namespaces
     session: list[ops.Operation] = [ops.NewSession(origin="process.terminal" if process.terminal else "exec")]

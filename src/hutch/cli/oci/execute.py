@@ -57,8 +57,10 @@ def exec_command(context: Context, values: dict[str, Any], words: list[str]) -> 
     process = process_of(config, values, words)
     if not options.detach and process.terminal and not options.console_socket and process.console_size is None:
         from hutch.cli import attach
+        from hutch.oci.config import ConsoleSize
 
-        process = process.replace(console_size=attach.terminal_size())
+        rows, columns = attach.terminal_size()
+        process = process.replace(console_size=ConsoleSize(height=rows, width=columns))
     command = verbs.Command(entry, config, process, options, context.log.notice)
     with command.launch() as execution:
         if options.detach:
