@@ -74,6 +74,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.CloneInside(), ("inside", "pid namespace")),
     (ops.ControllingTerminal(), ("controlling terminal",)),
     (ops.TakeOver(), ("pid namespace",)),
+    (ops.CheckRoom(current="/a/pids.current", limit="/a/pids.max"), ("/a/pids.current", "/a/pids.max")),
     (ops.NewSession(), ("session",)),
     (ops.Terminal(devpts=slot("d"), master=slot("m"), peer=slot("p"), rows=25, columns=80), ("<m>", "<p>", "80", "25")),
     (ops.Stdio(stdout=slot("o"), stderr=slot("e")), ("stdout", "<o>", "stderr", "<e>")),

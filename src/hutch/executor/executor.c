@@ -29,7 +29,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
     DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86, CLONE_INSIDE = 87, CONTROLLING_TERMINAL = 88,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
-    WATCH = 104, TAKE_OVER = 105,
+    WATCH = 104, TAKE_OVER = 105, CHECK_ROOM = 106,
 };
 
 #include "control.h" /* after the numbers above */
@@ -129,6 +129,7 @@ static long host_op(struct op *op)
         }
         return a;
     case TAKE_OVER: return host_take_over();
+    case CHECK_ROOM: return host_check_room(op);
     case SIGNAL: return signal_barrier(HOST, (u32)num(op)), 0;
     case RLIMIT: return op_rlimit(op, child_pid);
     case HOST_DIRECTORY: return host_directory(op, 0);

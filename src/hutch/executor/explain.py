@@ -10,8 +10,8 @@ from hutch.plan import ops
 from hutch.plan.ops.base import printable
 from hutch.plan.plan import Plan
 
-ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED = (
-    2, 13, 20, 21, 22, 1, 28, 7, 8, 79, 40, 24, 16, 74, 125,
+ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED, EAGAIN = (
+    2, 13, 20, 21, 22, 1, 28, 7, 8, 79, 40, 24, 16, 74, 125, 11,
 )  # fmt: skip
 
 
@@ -123,6 +123,8 @@ def _hint(operation: ops.Operation, errno: int, detail: str) -> str | None:
         return "see /etc/subuid and /etc/subgid; --userns single does with one id"
     if isinstance(operation, ops.HostWrite) and operation.path.startswith("/sys/fs/cgroup"):
         return "the kernel refused this limit: see its cgroup documentation for the range" if errno == EINVAL else None
+    if isinstance(operation, ops.CheckRoom | ops.CloneInside | ops.Clone | ops.Init) and errno == EAGAIN:
+        return "the container has as many processes as its limit allows: a higher --pids-limit, or fewer processes in it"
     if errno == ENOSPC:
         return "the disk, or the container's tmpfs, is full"
     if errno == EMFILE:

@@ -36,7 +36,9 @@ class Unpacker:
     def __init__(self, directory: str, owners: bool) -> None:
         self.root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.owners = owners
-        self._modes: list[tuple[str, int, int]] = []  # directories get their modes and times last: 0555 takes no children
+        # Directories get their modes and times last: 0555 takes no children. By (device, inode): path without links, mode, mtime.
+        self._modes: dict[tuple[int, int], tuple[str, int, int]] = {}
+        self._top = os.readlink(f"/proc/self/fd/{self.root}").rstrip("/")
         self._file = -1
         self._member: Member | None = None
         self._written = 0
@@ -56,14 +58,22 @@ class Unpacker:
             os.close(self.root)
 
     def _set_modes(self) -> None:
-        for path, mode, mtime in reversed(self._modes):
+        flags, beneath = os.O_RDONLY | os.O_DIRECTORY, syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+        # the deepest first: a directory that nobody may enter hides those in it
+        for identity, (path, mode, mtime) in sorted(self._modes.items(), key=lambda item: -item[1][0].count("/")):
             try:
-                fd = syscalls.openat2(self.root, path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, 0, syscalls.RESOLVE_BENEATH)
+                fd = syscalls.openat2(self.root, path or ".", flags, 0, beneath)
             except OSError:
                 continue  # a later member replaced it
-            os.fchmod(fd, mode)
-            os.utime(fd, ns=(mtime, mtime))
+            if _identity(fd) == identity:
+                os.fchmod(fd, mode)
+                os.utime(fd, ns=(mtime, mtime))
             os.close(fd)
+
+    def _remember(self, fd: int, member: Member) -> None:
+        """A directory's mode and time are this member's: of several the last one's, whatever links they came by."""
+        path = os.readlink(f"/proc/self/fd/{fd}").removeprefix(self._top).strip("/")
+        self._modes[_identity(fd)] = (path, member.mode, member.mtime)
 
     def _forget_parent(self) -> None:
         if self._parent[1] >= 0:
@@ -95,6 +105,8 @@ class Unpacker:
             if replaced:
                 os.unlink(own, dir_fd=above)
             os.mkdir(own, 0o755, dir_fd=above)
+            info = os.stat(own, dir_fd=above, follow_symlinks=False)
+            self._modes.pop((info.st_dev, info.st_ino), None)  # of one that is gone, whose number it has
             if replaced:
                 self._mark_opaque(above, own)
         except FileExistsError:
@@ -154,7 +166,7 @@ class Unpacker:
         if not parts:
             if member.kind == DIRECTORY:
                 self._attributes(self.root, member)
-                self._modes.append(("", member.mode, member.mtime))
+                self._remember(self.root, member)
             return
         path = os.fsdecode(b"/".join(parts))
         head, _, name = path.rpartition("/")
@@ -163,7 +175,7 @@ class Unpacker:
             if name.startswith(".wh."):
                 self._whiteout(directory, parts[-1])
             else:
-                self._make(member, directory, name, path)
+                self._make(member, directory, name)
         except (NotADirectoryError, IsADirectoryError, ValueError, OverflowError, UnicodeError, RecursionError) as error:
             raise ImageError(f"layer: {show(member.name)}: {error}") from None
 
@@ -193,9 +205,9 @@ class Unpacker:
         except (IsADirectoryError, PermissionError):
             trees.remove_tree(f"/proc/self/fd/{directory}/{name}")
 
-    def _make(self, member: Member, directory: int, name: str, path: str) -> None:
+    def _make(self, member: Member, directory: int, name: str) -> None:
         if member.kind == DIRECTORY:
-            self._make_directory(member, directory, name, path)
+            self._make_directory(member, directory, name)
             return
         if member.kind == HARDLINK:
             self._hard_link(member, directory, name)
@@ -226,7 +238,7 @@ class Unpacker:
             return False  # root of a user namespace makes no devices, and its containers could open none
         return True
 
-    def _make_directory(self, member: Member, directory: int, name: str, path: str) -> None:
+    def _make_directory(self, member: Member, directory: int, name: str) -> None:
         opaque = self._is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
@@ -238,11 +250,11 @@ class Unpacker:
         try:
             os.fchmod(fd, 0o755)
             self._attributes(fd, member)
+            self._remember(fd, member)
             if opaque:
                 _set_opaque(fd)
         finally:
             os.close(fd)
-        self._modes.append((path, member.mode, member.mtime))
 
     def _own(self, member: Member, directory: int, name: str) -> None:
         self._chown(member, name, directory)

@@ -57,6 +57,8 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
             clone_into = slot("cgroup")
             host.append(ops.Open(path=place, flags=0o200000, into=clone_into, origin="exec"))
         else:
+            if controller == "pids":
+                host.append(ops.CheckRoom(current=f"{path}/pids.current", limit=f"{path}/pids.max", origin="exec"))
             tasks = slot(f"{controller or 'unified'}.tasks")
             file = "tasks" if controller else "cgroup.procs"
             host.append(ops.Open(path=f"{place}/{file}", flags=1, into=tasks, origin="exec"))

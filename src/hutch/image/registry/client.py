@@ -1,7 +1,8 @@
 """A registry's API (OCI distribution-spec 1.1): manifests, blobs, uploads, referrers; and how one says who one is.
 
 Authentication is Docker's (distribution's spec/auth/token.md, RFC 7235): a 401 names a realm that gives tokens, or asks for
-a password. Credentials go to the registry and to its realm, over TLS unless the registry itself is spoken to without.
+a password. Credentials go to the server that they were stored for, and to the realm that it named itself over the connection to
+it, over TLS unless the server is spoken to without. A redirect's target gets none, and neither does a realm that it names.
 """
 
 from __future__ import annotations
@@ -41,8 +42,16 @@ class Access:
         self._given = given
 
     def credentials(self, path: str) -> Credentials | None:
-        """Whose, for a repository: those that were given, or those of the configuration."""
-        return self._given or stored_credentials.find(self.host, path)
+        """The credentials for a repository: those that were given for the registry, else those that are stored for this server.
+        A mirror gets its own."""
+        if self._given is not None and self.endpoint.registry == self.host:
+            return self._given
+        return stored_credentials.find(self.endpoint.registry, f"{self.endpoint.prefix}/{path}".strip("/"))
+
+    def is_own(self, url: str) -> bool:
+        """Whether an address is this server's, over the connection that its credentials are for."""
+        parts = split(url)
+        return (parts.scheme, parts.netloc) == (self.scheme, self.endpoint.host)
 
 
 class Registry:
@@ -126,8 +135,8 @@ class Registry:
 
     def _refused(self, who: Credentials | None, status: int) -> RegistryError:
         if who is None:
-            return RegistryError(f"{self.name}: does not exist, or wants to know who you are", f"`hutch login {self.access.host}`", status)
-        return RegistryError(f"{self.name}: refuses {who.user!r}", f"`hutch login {self.access.host}` with other credentials", status)
+            return RegistryError(f"{self.name}: does not exist, or wants to know who you are", f"`hutch login {self.access.endpoint.registry}`", status)
+        return RegistryError(f"{self.name}: refuses {who.user!r}", f"`hutch login {self.access.endpoint.registry}` with other credentials", status)
 
     # requests
 
@@ -170,7 +179,7 @@ class Registry:
         url = rest if "://" in rest else self._url(rest)
         tried = attempt = 0
         while True:
-            own = urlsplit(url).netloc == self.access.endpoint.host
+            own = self.access.is_own(url)
             self._sent = self.access.proofs.get(self._scope, "") if own else ""
             proof = {"Authorization": self._sent} if self._sent else {}
             last = attempt >= self.access.attempts - 1
@@ -187,7 +196,8 @@ class Registry:
                 sleep(self._session, wait(attempt))
                 attempt += 1
                 continue
-            if response.status == 401 and own and tried < 2:
+            # what it was sent on to has no say in where a password goes
+            if response.status == 401 and self.access.is_own(response.url) and tried < 2:
                 try:
                     response.read()
                 except Broken:

@@ -30,10 +30,12 @@ HUB = "registry-1.docker.io"
 class Endpoint(Record):
     """A server that has a registry's images: `schemes` are tried in turn, `host` with port, `prefix` of its paths.
 
-    `certificates` are directories that may hold some for it. `verify` False takes any certificate.
+    `certificates` are directories that may hold some for it. `verify` False takes any certificate. `registry` is the name that
+    credentials for it are stored under: a mirror's own, and never that of the registry that it mirrors.
     """
 
     host: str
+    registry: str
     schemes: tuple[str, ...] = ("https",)
     prefix: str = ""
     verify: bool = True
@@ -85,7 +87,7 @@ def _certificates(host: str) -> tuple[str, ...]:
 def endpoint(host: str, insecure: bool = False) -> Endpoint:
     """The server behind a host's name. This machine's own may speak plain HTTP, as everywhere."""
     schemes = ("http", "https") if is_loopback(host) else ("https", "http") if insecure else ("https",)
-    return Endpoint(host=HUB if host == DOCKER_HUB else host, schemes=schemes, verify=not insecure, certificates=_certificates(host))
+    return Endpoint(host=HUB if host == DOCKER_HUB else host, registry=host, schemes=schemes, verify=not insecure, certificates=_certificates(host))
 
 
 def endpoints(host: str) -> tuple[Endpoint, ...]:
@@ -100,7 +102,12 @@ def endpoints(host: str) -> tuple[Endpoint, ...]:
         if scheme not in ("http", "https") or not name:
             raise UsageError(f"registries.toml: mirror {mirror!r} of {host}: expected http(s)://HOST[/PATH]")
         insecure = bool(tables.get(name, {}).get("insecure"))
-        found.append(Endpoint(host=name, schemes=(scheme,), prefix=f"/{prefix}" if prefix else "", verify=not insecure, certificates=_certificates(name)))
+        found.append(
+            Endpoint(
+                host=name, registry=name, schemes=(scheme,), prefix=f"/{prefix}" if prefix else "", verify=not insecure,
+                certificates=_certificates(name),
+            )
+        )  # fmt: skip
     return (*found, endpoint(host, bool(table.get("insecure"))))
 
 

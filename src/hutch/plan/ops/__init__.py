@@ -27,6 +27,7 @@ from hutch.plan.ops.base import (
 )
 from hutch.plan.ops.host import (
     CallOwner as CallOwner,
+    CheckRoom as CheckRoom,
     Clone as Clone,
     DeviceProgram as DeviceProgram,
     EnterUserNetwork as EnterUserNetwork,

@@ -98,6 +98,21 @@ class Clone(Operation):
         return f"clone the container's process{into} with new namespaces: {namespace_names(self.flags)}{owner}"
 
 
+class CheckRoom(Operation):
+    """Refuse to go on when a cgroup has as many processes as its limit allows: on v1 it is asked of those who fork alone."""
+
+    code = 106
+    lanes = "host"
+    current: str
+    limit: str
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.current, self.limit)
+
+    def describe(self) -> str:
+        return f"check that {self.current} is below {self.limit}"
+
+
 class TakeOver(Operation):
     """Wait until the container's process goes on inside the pid namespace that it joins (`CloneInside`): it is the one to be
     watched from now on."""
