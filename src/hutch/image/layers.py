@@ -16,7 +16,7 @@ from hutch.image.ahead import Ahead, reader
 from hutch.image.content import Content, DiskError, Ingest, file_name, full
 from hutch.image.rootfs import Layer
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Tree
+from hutch.image.tree import TooLarge, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def build(content: Content, diff_id: str, raw: Iterator[bytes], features: Featur
         if not indexed(content, features):
             return _tree(content, diff_id, pieces, features, what)
         layer = _index(content, diff_id, pieces, features, what)
-    if layer is None:  # the kernel would not mount it
+    if layer is None:  # the kernel would not mount it, or it has too many files for an index
         with open(content.path(diff_id), "rb", buffering=0) as file:
             return _tree(content, diff_id, iter(lambda: file.read(1 << 20), b""), features, what)
     return layer
@@ -186,15 +186,26 @@ def _index(content: Content, diff_id: str, pieces: Iterator[bytes], features: Fe
     tree = Tree()
     parser = Reader(tree)
     size = 0
+    large = False
     try:
         for piece in pieces:
             machine.update(piece)
             size += len(piece)
             if tar is not None:
                 tar.write(piece)
-            parser.feed(piece)
-        parser.close()
+            if not large:
+                try:
+                    parser.feed(piece)
+                except TooLarge:
+                    large = True
+                    tree = Tree()
+        if not large:
+            parser.close()
         _check(machine, diff_id, what)
+        if large:
+            if tar is not None:
+                tar.commit(diff_id)
+            return None
         fd = tar.fd if tar is not None else os.open(content.path(diff_id), os.O_RDONLY | os.O_CLOEXEC)
         try:
             image = writer.index(tree.root, size, lambda offset, length: os.pread(fd, length, offset), diff_id.encode())

@@ -17,6 +17,10 @@ MAX_LINKS = 40  # followed in one path, as the kernel does
 MAX_STEPS = 4096  # parts of all their targets
 MAX_IMPLIED = 1 << 18  # directories that no member describes: a path of a kilobyte names five hundred
 MAX_ATTRIBUTES = 128 << 20  # bytes of all files' extended attributes
+MAX_MEMORY = 320 << 20  # bytes of the whole tree, as near as can be told
+NODE, CHILDREN = 420, 250  # bytes of a file with its entry, and of a directory's table
+
+NONE: dict[bytes, bytes] = {}  # the attributes of a file without any: never written to
 
 _TYPES = {
     REGULAR: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK, CHARACTER: stat.S_IFCHR, BLOCKDEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO,
@@ -38,7 +42,7 @@ class Node:
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
         self.target = b""
         self.rdev = (0, 0)
-        self.xattrs: dict[bytes, bytes] = {}
+        self.xattrs = NONE
         self.links = 1
         self.opaque = False
         self.hidden: set[bytes] | None = None
@@ -78,6 +82,10 @@ def whiteout_of(name: bytes) -> bytes | None:
     return hidden
 
 
+class TooLarge(ImageError):
+    """More files than are kept in memory: the layer can be unpacked, and not indexed."""
+
+
 class Tree:
     """The sink of a `Reader` that only wants to know where everything lies: `root` is the layer's root directory."""
 
@@ -86,7 +94,7 @@ class Tree:
     def __init__(self) -> None:
         self.root = new_directory()
         self.count = 0
-        self._implied = self._attributes = 0
+        self._implied = self._attributes = self._memory = 0
         self._last: tuple[tuple[bytes, ...], Node] = ((), self.root)
 
     def data(self, piece: bytes) -> None:
@@ -141,12 +149,15 @@ class Tree:
                 _unlink_all(old)
         else:
             self.count += 1
+        self._memory += NODE + len(name) + len(node.target) + (CHILDREN if node.children is not None else 0)
+        if self._memory + self._attributes > MAX_MEMORY:
+            raise TooLarge(f"layer: its files would take more than {MAX_MEMORY >> 20} MiB of memory")
         children[name] = node
 
     def _describe(self, node: Node, member: Member) -> None:
         node.mode = stat.S_IFMT(node.mode) | member.mode
         node.uid, node.gid, node.mtime = member.uid, member.gid, member.mtime
-        node.xattrs = xattrs_of(member) if member.xattrs else {}
+        node.xattrs = xattrs_of(member) if member.xattrs else NONE
         if node.xattrs:
             self._attributes += sum([len(name) + len(value) for name, value in node.xattrs.items()])
             if self._attributes > MAX_ATTRIBUTES:

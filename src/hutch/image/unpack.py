@@ -14,7 +14,7 @@ import stat
 from hutch.errors import ImageError
 from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import AUFS, WHITEOUT, whiteout_of, xattrs_of
+from hutch.image.tree import AUFS, MAX_LINKS, WHITEOUT, whiteout_of, xattrs_of
 from hutch.kernel import syscalls, trees
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ class Unpacker:
         self.owners = owners
         # Directories get their modes and times last: 0555 takes no children. By (device, inode): path without links, mode, mtime.
         self._modes: dict[tuple[int, int], tuple[str, int, int]] = {}
+        self._links = 0  # that were followed to places that are not there yet, for one member
         self._top = os.readlink(f"/proc/self/fd/{self.root}").rstrip("/")
         self._file = -1
         self._member: Member | None = None
@@ -72,8 +73,7 @@ class Unpacker:
 
     def _remember(self, fd: int, member: Member) -> None:
         """A directory's mode and time are this member's: of several the last one's, whatever links they came by."""
-        path = os.readlink(f"/proc/self/fd/{fd}").removeprefix(self._top).strip("/")
-        self._modes[_identity(fd)] = (path, member.mode, member.mtime)
+        self._modes[_identity(fd)] = (self._path(fd), member.mode, member.mtime)
 
     def _forget_parent(self) -> None:
         if self._parent[1] >= 0:
@@ -85,6 +85,7 @@ class Unpacker:
         if self._parent[1] >= 0 and self._parent[0] == path:
             return self._parent[1]
         self._forget_parent()
+        self._links = 0
         self._parent = (path, self._open_directory(path, name))
         return self._parent[1]
 
@@ -111,26 +112,36 @@ class Unpacker:
                 self._mark_opaque(above, own)
         except FileExistsError:
             # a link to a place that is not there yet: the place is made, as far as it lies in the layer
-            return self._through_link(above, own, head, name)
+            return self._through_link(above, own, name)
         finally:
             os.close(above)
         return syscalls.openat2(self.root, path, os.O_RDONLY | os.O_DIRECTORY, 0, IN_ROOT)
 
-    def _through_link(self, above: int, own: str, head: str, name: bytes) -> int:
+    def _through_link(self, above: int, own: str, name: bytes) -> int:
+        """The directory that a link names, made part by part as its target says."""
         try:
             target = os.readlink(own, dir_fd=above)
         except OSError:
             raise ImageError(f"layer: {show(name)} lies below something that is no directory") from None
-        path = target if target.startswith("/") else f"{head}/{target}"
-        parts: list[str] = []
-        for part in path.split("/"):
-            if part == "..":
-                del parts[-1:]
-            elif part not in ("", "."):
-                parts.append(part)
-        if len(path) > 4096:
+        self._links += 1
+        if self._links > MAX_LINKS:
             raise ImageError(f"layer: {show(name)} leads through too many links")
-        return self._open_directory("/".join(parts), name)
+        here = os.dup(self.root if target.startswith("/") else above)
+        try:
+            for part in target.split("/"):
+                if part in ("", "."):
+                    continue
+                path = self._path(here)
+                below = self._open_directory(path.rpartition("/")[0] if part == ".." else f"{path}/{part}".lstrip("/"), name)
+                os.close(here)
+                here = below
+            return os.dup(here)
+        finally:
+            os.close(here)
+
+    def _path(self, directory: int) -> str:
+        """An open directory's path below the root, without links."""
+        return os.readlink(f"/proc/self/fd/{directory}").removeprefix(self._top).strip("/")
 
     def _is_whiteout(self, directory: int, name: str) -> bool:
         try:
@@ -242,13 +253,17 @@ class Unpacker:
         opaque = self._is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
+            fresh = True
         except FileExistsError:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            fresh = not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+            if fresh:
                 os.unlink(name, dir_fd=directory)
                 os.mkdir(name, 0o755, dir_fd=directory)
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
             os.fchmod(fd, 0o755)
+            if not fresh:
+                _forget_attributes(fd)
             self._attributes(fd, member)
             self._remember(fd, member)
             if opaque:
@@ -302,9 +317,11 @@ class Unpacker:
                     return
             except OSError:
                 pass
+            # the link itself, never what it points at; under another name first: it may lie below what it replaces
+            fresh = f".{os.urandom(8).hex()}"
+            os.link(own, fresh, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
             self._clear(directory, name)
-            # the link itself, never what it points at
-            os.link(own, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+            os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
         except FileNotFoundError:
             raise missing("is not in the layer") from None
         finally:
@@ -362,6 +379,16 @@ class Unpacker:
 def _identity(directory: int) -> tuple[int, int]:
     info = os.fstat(directory)
     return info.st_dev, info.st_ino
+
+
+def _forget_attributes(fd: int) -> None:
+    """Remove the attributes that an earlier member has set."""
+    for name in os.listxattr(fd):
+        if name.startswith(("user.", "security.")) and name not in OPAQUE_MARKS:
+            try:
+                os.removexattr(fd, name)
+            except OSError:
+                continue
 
 
 def _set_opaque(fd: int) -> None:
