@@ -12,9 +12,9 @@ from hypothesis import given, settings, strategies as st
 
 from hutch import jsontext
 from hutch.errors import HutchError, UsageError
-from hutch.network import leases, spec
-from hutch.network.attach import endpoint_of, port_rules
-from hutch.network.bridge import rules
+from hutch.network import leases, port_filter, spec
+from hutch.network.attach import endpoint_of
+from hutch.network.bridge import rules, table_name
 from hutch.network.leases import Tenant
 from hutch.network.spec import Network, parse_subnet
 
@@ -199,7 +199,11 @@ def test_sweeping_leaves_what_is_held_or_fresh(tmp_path):
 
 def test_rules_name_their_own_tables_alone():
     network = Network(name="n", id="0123456789ab", bridge="hutch-01234567", subnets=(SMALL, parse_subnet("fd00::/64")))
-    for commands in (rules(network), rules(network.replace(internal=True)), port_rules(network, endpoint_of("c" * 12, 0, ("10.9.0.2", "fd00::2")))):
+    for commands in (
+        rules(network),
+        rules(network.replace(internal=True)),
+        port_filter.rules(table_name(network), "vx", "02:42:0a:09:00:02", ("10.9.0.2", "fd00::2")),
+    ):
         for command in commands:
             ((_, thing),) = command.items()
             ((kind, inside),) = thing.items()

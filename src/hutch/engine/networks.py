@@ -6,6 +6,7 @@ left. `bridge` is there without being made: the network of those who name no oth
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     from hutch.plan import ops
 
 DEFAULT = "bridge"
-DEFAULT_ID = "0000b41d9e00"
+DATA = "/var/lib/hutch"  # where root's networks are, unless told otherwise
+FORWARDING = "/run/hutch-forwarding"
+
+
+def default_id() -> str:
+    """The id of the default network: the same each time it is made, and another one for each data directory on a host."""
+    return hashlib.sha256(os.path.realpath(root()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def root() -> str:
@@ -128,7 +135,7 @@ def _subnets(identity: str, given: tuple[str, ...], gateways: tuple[str, ...], r
 
     texts = list(given)
     if not any(":" not in text for text in texts):
-        texts.insert(0, spec.free_subnet(taken))
+        texts.insert(0, spec.free_subnet(taken, "" if os.path.realpath(data_root()) == DATA else root()))
     if ipv6 and not any(":" in text for text in texts):
         texts.append(spec.local_subnet(identity))
     if len([text for text in texts if ":" in text]) > 1 or len([text for text in texts if ":" not in text]) > 1:
@@ -167,8 +174,9 @@ def get(name: str) -> Network:
     """A network by its name, or the beginning of its id. Raises StateError."""
     found = _read(name) if name and not set(name) - spec.NAME_CHARACTERS else None
     if found is None and name == DEFAULT:
-        subnets = _subnets(DEFAULT_ID, (), (), (), False, _taken())
-        _write(Network(name=DEFAULT, id=DEFAULT_ID, bridge=spec.bridge_name(DEFAULT_ID), subnets=subnets, created=time.time()))
+        identity = default_id()
+        subnets = _subnets(identity, (), (), (), False, _taken())
+        _write(Network(name=DEFAULT, id=identity, bridge=spec.bridge_name(identity), subnets=subnets, created=time.time()))
         found = _read(name)
     if found is None:
         matching = [network for network in every() if len(name) >= 3 and network.id.startswith(name)]
@@ -355,8 +363,17 @@ def release(network: Network, *, even_held: bool = False) -> None:
 
 
 def locks() -> str:
-    """What the names of the files begin with that are locked by all who need this host to forward."""
-    return f"{root()}/.lock-"
+    """What the names of the files begin with that are locked by all who need this host to forward: root's of every data directory, in
+    this network namespace, whose settings they are. A user's are in a namespace of the user's own."""
+    if not features().privileged:
+        return f"{root()}/.lock-"
+    from hutch.image.content import boot_id
+    from hutch.kernel.private import directory
+
+    try:
+        return f"{directory(FORWARDING)}/{boot_id()[:8]}-{os.stat('/proc/self/ns/net').st_ino}-"
+    except OSError as error:
+        raise StateError(f"{FORWARDING}: {error.strerror}") from None
 
 
 def holds(network: Network, container: str, number: int = 0, *, guard: str = "") -> tuple[ops.HoldShared, ...]:

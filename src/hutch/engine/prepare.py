@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
     from hutch.engine.machine_snapshots import Saved
+    from hutch.engine.volumes import Volume
     from hutch.network.ports import Port, Sockets
     from hutch.oci.config import Config
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
@@ -156,6 +157,14 @@ def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
     return s.replace(volumes=tuple(found))
 
 
+def _volumes(s: Settings) -> tuple[Volume, ...]:
+    if not s.volumes:
+        return ()
+    from hutch.engine import volumes
+
+    return tuple(volumes.get(mount.name) for mount in s.volumes)
+
+
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
     reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
@@ -203,6 +212,7 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
+        held=tuple(dict.fromkeys((v.path, v.lock) for v in _volumes(s))),
         networks=_holds(joinings, s),
         user_network=user_network,
         lent=lent,

@@ -9,6 +9,7 @@ from hutch.engine.settings import CONTAINER
 from hutch.errors import HutchError, UsageError
 from hutch.kernel.features import features
 from hutch.network import egress, names
+from hutch.runtime.layers import with_short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ def _other(s: Settings) -> tuple[Settings, tuple[Joining, ...], str]:
     found = joinings_of(theirs)
     own = networks.members(found[0].network).get(other.id) if found else None
     address = own.addresses[0] if own is not None else ""
-    return theirs, found, f"{address}\t{theirs.hostname or other.id}\n" if address else ""
+    return theirs, found, f"{address}\t{with_short(theirs.hostname or other.id)}\n" if address else ""
 
 
 def hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, address: str) -> str:
     """The lines of /etc/hosts beside localhost's. Raises UsageError."""
-    lines = f"{address}\t{hostname}\n" if joinings and hostname else ""
+    lines = f"{address}\t{with_short(hostname)}\n" if joinings and hostname else ""
     if s.network_path:
         lines = _other(s)[2]
     for item in s.extra_hosts:

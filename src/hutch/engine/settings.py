@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+ZERO_IS_NONE = ("memory", "memory_swap", "memory_reservation", "cpu_quota", "cpu_period", "cpu_shares", "pids", "blkio_weight")  # as with Docker
 USERNS = ("auto", "host", "private", "single")
 CONTAINER = "container:"  # in front of another's name: its network namespace
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
@@ -219,9 +220,10 @@ def check(s: Settings) -> None:
         if "\0" in item:
             raise UsageError("command: an argument contains a NUL")
     targets = [mount.target for mounts in (s.binds, s.tmpfs, s.volumes, s.images) for mount in mounts]
-    twice = next((target for target in targets if targets.count(target) > 1), None)
+    places = [_place(target) for target in targets]
+    twice = next((target for target, place in zip(targets, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
-        raise UsageError(f"mount: two are to be at {twice}")
+        raise UsageError(f"mount: duplicate mount point {twice}")
     for image in s.images:
         if ".." in image.subpath.split("/") or "\0" in image.image + image.target + image.subpath:
             raise UsageError(f"mount: subpath {image.subpath!r} leads out of the image")
@@ -234,15 +236,20 @@ def check(s: Settings) -> None:
     for bind in s.binds:
         if not bind.source.startswith("/"):
             raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}")
-    if s.memory is not None and s.memory != -1 and s.memory < 4096:
+    if s.memory is not None and s.memory not in (-1, 0) and s.memory < 4096:
         raise UsageError(f"memory: the least is one page of 4096 bytes, got {s.memory}")
-    if s.memory_swap is not None and s.memory is None:
+    if s.memory_swap and s.memory_swap > 0 and not s.memory:
         raise UsageError("memory-swap: is memory and swap together, and needs a memory limit")
-    if s.memory_swap is not None and s.memory is not None and -1 < s.memory_swap < s.memory:
+    if s.memory_swap is not None and s.memory is not None and 0 < s.memory_swap < s.memory:
         raise UsageError("memory-swap: is memory and swap together, and below the memory limit")
     for cap in (*s.cap_add, *s.cap_drop):
         if cap.upper() != "ALL":
             capabilities.canonical(cap)
+
+
+def _place(target: str) -> str:
+    """A mount point in the one form that stands for all of its spellings."""
+    return "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
 
 
 def capability_set(s: Settings) -> tuple[str, ...]:
@@ -330,7 +337,7 @@ def to_config(
             gid_mappings=mappings[1],
             resources=resources_of(s, userns),
             seccomp=seccomp_of(s),
-            sysctl=s.sysctls,
+            sysctl={**_own_network(s, mappings[1], userns), **s.sysctls},
             devices=tuple(d for d in _devices(s) if not _bound(d.path, userns, features)),
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
@@ -339,6 +346,15 @@ def to_config(
             time_offsets={clock: oci.TimeOffset(secs=seconds) for clock, seconds in s.time_offsets.items()},
         ),
     )
+
+
+def _own_network(s: Settings, groups: tuple[oci.IdMapping, ...], userns: bool) -> dict[str, str]:
+    """In a network namespace of its own every user of a container may bind every port, and ping, as with Docker since 20.10
+    (ip-sysctl.rst). A range of groups may name those alone that the user namespace has."""
+    if s.network == "host" or s.network_path or (userns and s.pid != "private"):  # the last has the host's /proc
+        return {}
+    last = max((m.container_id + m.size for m in groups), default=1 << 31) - 1
+    return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
 
 
 def _limit(value: int) -> int:
@@ -392,9 +408,10 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
     if s.ipc == "host":
         out = [m for m in out if m.destination != "/dev/shm"]
         out.append(oci.Mount(destination="/dev/shm", type="bind", source="/dev/shm", options=("bind", "nosuid", "noexec", "nodev")))
+    asked = []
     for tmpfs in s.tmpfs:
         options = tmpfs.options or ("rw", "noexec", "nosuid", "nodev")
-        out.append(oci.Mount(destination=tmpfs.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options))
+        asked.append(oci.Mount(destination=tmpfs.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options))
     for bind in (*s.binds, *(Bind(source=v.source, target=v.target, readonly=v.readonly, options=("nosuid", "nodev")) for v in s.volumes)):
         words = ["rbind", *bind.options]
         if bind.readonly and "ro" not in words:
@@ -404,7 +421,9 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
         if userns and features.privileged and features.can_idmap(bind.source) and "noidmap" not in words:
             words.append("idmap")
         words = [word for word in words if word not in ("noidmap", "z", "Z", "nocopy", "consistent", "cached", "delegated")]
-        out.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
+        asked.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
+    # a mount covers what was mounted below its place before
+    out += sorted(asked, key=lambda mount: _place(mount.destination).count("/"))
     # where no node can be made, the host's own is bound
     out += [oci.Mount(destination=target, type="bind", source=source, options=("bind",)) for source, target, _ in s.devices if _bound(target, userns, features)]
     return tuple(out)
@@ -436,6 +455,7 @@ def _devices(s: Settings) -> tuple[oci.Device, ...]:
 def resources_of(s: Settings, userns: bool) -> oci.Resources:
     """The limits, in the specification's terms."""
     memory = cpu = pids = block = None
+    s = s.replace(**{name: None for name in ZERO_IS_NONE if getattr(s, name) == 0}, **({"pids": None} if s.pids == -1 else {}))
     if s.memory is not None or s.memory_reservation is not None or s.memory_swappiness is not None:
         swap = s.memory_swap
         if swap is None and s.memory is not None and s.memory > 0:

@@ -6,6 +6,7 @@ not the host's, so that every container sees the same owners), and ``volume``, i
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 
@@ -35,6 +36,11 @@ class Volume(Record):
     created: float
     labels: dict[str, str] = {}
     anonymous: bool = False
+
+    @property
+    def lock(self) -> str:
+        """The file that every running container on it holds a lock on (flock(2)), whatever state directory its record is in."""
+        return f"{os.path.dirname(self.path)}/lock"
 
     def remove(self) -> None:
         """Remove it with all that it holds. Raises StateError when a container uses it."""
@@ -119,8 +125,15 @@ def remove(name: str) -> None:
     volume = get(name)
     for user in users(name):
         raise StateError(f"volume {name}: container {user} uses it", "remove the container first")
-    going = f"{root()}/.going-{os.urandom(6).hex()}"
-    os.rename(os.path.dirname(volume.path), going)  # nobody finds it any more, however long the rest takes
+    fd = os.open(volume.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        going = f"{root()}/.going-{os.urandom(6).hex()}"
+        os.rename(os.path.dirname(volume.path), going)  # nobody finds it any more, however long the rest takes
+    except BlockingIOError:
+        raise StateError(f"volume {name}: a container uses it, whose record is in another state directory (HUTCH_STATE)", "stop it first") from None
+    finally:
+        os.close(fd)
     mapped.remove_tree(going, features())
 
 

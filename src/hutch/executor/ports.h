@@ -2,7 +2,9 @@
  *
  * The sockets were opened and bound before anything was started, so that the host's own rules for incoming packets hold, and a
  * port in use is known in time. The process has no privileges, reads nothing of what it passes on, and dies with the executor.
- * Streams go by splice(2), a pipe for each direction: what the receiver does not take stays there, and the sender waits. */
+ * Streams go by splice(2) through a pipe: what the receiver does not take stays there, and the sender waits. A connection has a pipe
+ * for as long as something is on its way, so that one which says nothing costs two descriptors. When descriptors run out those go that have
+ * said nothing for longest. */
 #ifndef HUTCH_PORTS_H
 #define HUTCH_PORTS_H
 #include "host.h"
@@ -15,6 +17,7 @@ enum {
     SPLICE_MOVE_NONBLOCK = 1 | 2, F_SETPIPE_SZ_ = 1031,
 };
 #define SESSION_IDLE 90000000000UL /* nanoseconds */
+#define QUIET 5000000000UL
 
 struct epoll_event_ {
     u32 events;
@@ -31,6 +34,7 @@ struct address {
 struct link { /* one connection: side 0 is the client, side 1 the container; way 0 leads from 0 to 1 */
     i32 fd[2], pipe[2][2];
     u32 queued[2], generation, next_free;
+    u64 last; /* when something came */
     u8 watched[2], ended[2], shut[2], used, connecting;
 };
 struct session { /* one client of a datagram port */
@@ -90,6 +94,40 @@ static void reset(long fd)
     close_(fd);
 }
 
+enum { SPARES = 8 };
+static i32 spares[SPARES][2];
+static u32 spare_count;
+
+/* A pipe for what is on its way; 0 or an error. */
+static long lend_pipe(struct link *l, int way)
+{
+    if (l->pipe[way][0] >= 0) return 0;
+    if (spare_count) {
+        spare_count--;
+        l->pipe[way][0] = spares[spare_count][0];
+        l->pipe[way][1] = spares[spare_count][1];
+        return 0;
+    }
+    long r = sys(__NR_pipe2, l->pipe[way], O_CLOEXEC | O_NONBLOCK);
+    if (r < 0) l->pipe[way][0] = l->pipe[way][1] = -1;
+    else sys(__NR_fcntl, l->pipe[way][1], F_SETPIPE_SZ_, CHUNK);
+    return r;
+}
+
+static void return_pipe(struct link *l, int way)
+{
+    if (l->pipe[way][0] < 0 || l->queued[way]) return;
+    if (spare_count < SPARES) {
+        spares[spare_count][0] = l->pipe[way][0];
+        spares[spare_count][1] = l->pipe[way][1];
+        spare_count++;
+    } else {
+        close_(l->pipe[way][0]);
+        close_(l->pipe[way][1]);
+    }
+    l->pipe[way][0] = l->pipe[way][1] = -1;
+}
+
 static void end_link(u32 index, int abort)
 {
     struct link *l = links + index;
@@ -117,6 +155,7 @@ static long pump(struct link *l, int way)
     for (int round = 0; round < ROUNDS; round++) {
         long n = -EAGAIN;
         if (!l->ended[way] && !l->queued[way]) {
+            if ((n = lend_pipe(l, way)) < 0) return n;
             n = sys(__NR_splice, l->fd[way], 0, l->pipe[way][1], 0, CHUNK, SPLICE_MOVE_NONBLOCK);
             if (n == 0) l->ended[way] = 1;
             if (n > 0) l->queued[way] = (u32)n;
@@ -129,6 +168,7 @@ static long pump(struct link *l, int way)
         }
         if (n <= 0) break;
     }
+    return_pipe(l, way);
     if (l->ended[way] && !l->queued[way] && !l->shut[way]) sys(__NR_shutdown, l->fd[!way], 1 /* SHUT_WR */), l->shut[way] = 1;
     return 0;
 }
@@ -143,9 +183,26 @@ static void stream_news(u32 index, u32 side)
         l->connecting = 0;
     }
     (void)side;
+    l->last = now_();
     if (pump(l, 0) < 0 || pump(l, 1) < 0) end_link(index, 1);
     else if (l->shut[0] && l->shut[1]) end_link(index, 0);
     else update(index);
+}
+
+/* Make room by ending what has been silent for longest, if that is QUIET at least; whether there is some now. */
+static int make_room(void)
+{
+    u64 oldest = ~0UL, time = now_();
+    u32 ended = 0;
+    for (u32 i = 0; i < links_used; i++)
+        if (links[i].used && links[i].last < oldest) oldest = links[i].last;
+    if (oldest == ~0UL || time - oldest < QUIET) return 0;
+    for (u32 i = 0; i < links_used && ended < ACCEPTS; i++)
+        if (links[i].used && links[i].last <= oldest + QUIET / 5) {
+            end_link(i, 1);
+            ended++;
+        }
+    return 1;
 }
 
 static void welcome(u32 listener)
@@ -153,7 +210,10 @@ static void welcome(u32 listener)
     for (int i = 0; i < ACCEPTS; i++) {
         u32 index = links_free != ~0U ? links_free : links_used;
         long client = index == LINKS ? -EMFILE : sys(__NR_accept4, published[listener].fd, 0, 0, SOCK_NONBLOCK_ | SOCK_CLOEXEC_), own, r;
-        if (client == -EMFILE || client == -ENFILE || client == -ENOMEM || client == -ENOBUFS) return watch_listeners(0);
+        if (client == -EMFILE || client == -ENFILE || client == -ENOMEM || client == -ENOBUFS) {
+            if (make_room()) continue;
+            return watch_listeners(0);
+        }
         if (client < 0) return;
         struct link *l = links + index;
         u32 generation = l->generation, next = l->next_free;
@@ -165,15 +225,13 @@ static void welcome(u32 listener)
         for (int way = 0; way < 2; way++) l->pipe[way][0] = l->pipe[way][1] = -1;
         if (r == 0 || r == -EINPROGRESS)
             for (int way = 0; way < 2; way++) {
-                long made = sys(__NR_pipe2, l->pipe[way], O_CLOEXEC | O_NONBLOCK);
-                if (made < 0) r = made;
-                else sys(__NR_fcntl, l->pipe[way][1], F_SETPIPE_SZ_, CHUNK);
                 option(l->fd[way], 6 /* IPPROTO_TCP */, 1 /* TCP_NODELAY */, 1);
                 option(l->fd[way], 1, 9 /* SO_KEEPALIVE */, 1);
             }
         if (links_free != ~0U) links_free = next;
         else links_used++;
         l->used = 1, l->connecting = 1;
+        l->last = now_();
         if (r < 0 && r != -EINPROGRESS) end_link(index, 1);
         else update(index);
         if (r == -EMFILE || r == -ENFILE) return watch_listeners(0);

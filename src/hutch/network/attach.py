@@ -7,11 +7,10 @@ with the namespace.
 from __future__ import annotations
 
 from hutch.errors import HutchError
-from hutch.kernel.netlink import netfilter, route
+from hutch.kernel.netlink import conntrack, netfilter, route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import bridge, egress, forwarding, nft, parent, spec
+from hutch.network import bridge, egress, forwarding, nft, parent, port_filter, spec
 from hutch.network.egress import Policy
-from hutch.network.nft import ACCEPT, COUNTER, DROP, match, payload
 from hutch.network.spec import Network
 from hutch.record import Record
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from hutch.kernel.netlink.route import Route
-    from hutch.network.nft import Rule
-
-INGRESS = 0
 
 
 class Endpoint(Record):
@@ -62,6 +58,7 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
     from hutch.kernel.netlink.route import Route
 
     guard, guarded = connection.guard, connection.policy.allowed is not None
+    _forget_connections(connection)
     if guarded:  # before there is a way out
         if connection.later and netfilter.table_exists("inet", guard):
             nft.run(egress.further(guard, connection.macs, connection.subnets))
@@ -80,6 +77,18 @@ def connect(connection: Connection, namespace_fd: int, netlink: int) -> None:
         if guarded and connection.later:
             nft.run(egress.fewer(guard, connection.macs, connection.subnets))
         raise
+
+
+def _forget_connections(connection: Connection) -> None:
+    """The connections of whoever had these addresses before: an answer to one would pass every policy. Raises HutchError when there
+    is a policy, and the kernel does not let connections be forgotten."""
+    addresses = [address for network, endpoint in connection.places if network.driver == spec.BRIDGE for address in endpoint.addresses]
+    try:
+        done = conntrack.forget(addresses)
+    except NetlinkError as error:
+        raise HutchError(f"egress: the connections of the last owner of {', '.join(addresses)}: {error.strerror}") from None
+    if not done and connection.policy.allowed is not None:
+        raise HutchError("egress: connections of the last owner of an address would pass the policy", "`modprobe nf_conntrack_netlink`")
 
 
 def disconnect(connection: Connection, netlink: int = -1, others: Collection[str] = ()) -> None:
@@ -113,7 +122,7 @@ def attach(host: Route, inside: Route, namespace_fd: int, network: Network, endp
         raise HutchError(f"network {network.name}: make the pair {endpoint.port} and {endpoint.interface}: {error.strerror}") from None
     try:
         # the port is closed until its rules stand
-        nft.run(port_rules(network, endpoint))
+        nft.run(port_filter.rules(bridge.table_name(network), endpoint.port, endpoint.mac, endpoint.addresses))
         _configure(inside, network, endpoint)
         host.do(route.set_link(name=endpoint.port, up=True))
     except BaseException as error:
@@ -206,51 +215,6 @@ def sweep(host: Route, network: Network, living: Callable[[], Collection[str]] |
     for port in gone:
         _remove_rules(network, port)
     return gone
-
-
-def port_rules(network: Network, endpoint: Endpoint) -> list[Rule]:
-    """What may come out of a container: packets of its own MAC and addresses, and no advice to its neighbours about routers.
-
-    They are a chain on the port itself (nft(8), the netdev family), where nothing that the container sends gets around it.
-    """
-    name, port = bridge.table_name(network), endpoint.port
-
-    def rule(*expressions: Rule, comment: str) -> Rule:
-        return {"add": nft.rule("netdev", name, port, *expressions, comment=comment)}
-
-    def kind(value: str) -> Rule:
-        return match({"meta": {"key": "protocol"}}, value)
-
-    four = [address for address in endpoint.addresses if ":" not in address]
-    six = [address for address in endpoint.addresses if ":" in address]
-    commands = [
-        {"add": nft.table("netdev", name)},
-        {"add": nft.chain("netdev", name, port, "filter", "ingress", INGRESS, device=port)},
-        {"flush": {"chain": {"family": "netdev", "table": name, "name": port}}},
-        rule(match(payload("ether", "saddr"), endpoint.mac, "!="), COUNTER, DROP, comment="another's MAC"),
-    ]
-    if four:
-        own: object = {"set": [*four, "0.0.0.0"]}
-        commands.append(rule(match(payload("arp", "saddr ip"), own, "!="), COUNTER, DROP, comment="another's address, in ARP"))
-        commands.append(rule(match(payload("ip", "saddr"), {"set": four}, "!="), COUNTER, DROP, comment="another's address"))
-        commands.append(rule(match(payload("udp", "sport"), 67), COUNTER, DROP, comment="a DHCP server"))
-    else:
-        commands.append(rule(kind("arp"), COUNTER, DROP, comment="a network without IPv4"))
-        commands.append(rule(kind("ip"), COUNTER, DROP, comment="a network without IPv4"))
-    if six:
-        advice = {"set": ["nd-router-advert", "nd-redirect"]}
-        allowed = {"set": [*six, "::", prefix_of_link_local()]}
-        commands.append(rule(match(payload("icmpv6", "type"), advice), COUNTER, DROP, comment="a router's advice"))
-        commands.append(rule(match(payload("ip6", "saddr"), allowed, "!="), COUNTER, DROP, comment="another's address"))
-    else:
-        commands.append(rule(kind("ip6"), COUNTER, DROP, comment="a network without IPv6"))
-    commands.append(rule(ACCEPT, comment="its own"))
-    return commands
-
-
-def prefix_of_link_local() -> Rule:
-    """fe80::/10."""
-    return nft.prefix("fe80::/10")
 
 
 def endpoint_of(container: str, number: int, addresses: tuple[str, ...], mac: str = "") -> Endpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from hutch.errors import HutchError
 from hutch.kernel.netlink import route
 from hutch.kernel.netlink.socket import NetlinkError
-from hutch.network import forwarding, nft
+from hutch.network import forwarding, nft, spec
 from hutch.network.nft import ACCEPT, COUNTER, DROP, match, meta, payload, prefix
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ def ensure(socket: Route, network: Network) -> int:
     """Make what is missing of a network; its bridge's index. Anybody else may do the same at the same time. Raises HutchError."""
     link = socket.link(network.bridge)
     if link is None or not link.up:
+        _check_overlap(socket, network)
         try:
             _make(socket, network)
         except NetlinkError as error:
@@ -42,6 +43,20 @@ def ensure(socket: Route, network: Network) -> int:
     if link.kind != "bridge":
         raise HutchError(f"network {network.name}: {network.bridge} is an interface of another kind ({link.kind or 'hardware'})")
     return link.index
+
+
+def _check_overlap(socket: Route, network: Network) -> None:
+    """Raises HutchError for a subnet that something else on this host has by now: it was free when the network was created."""
+    links = {link.index: link.name for link in socket.links()}
+    taken = [(f"{item.address}/{item.prefix}", item.index) for item in socket.addresses()]
+    taken += [(f"{item.destination}/{item.prefix}", item.index) for item in socket.routes() if item.destination]
+    for subnet in network.subnets:
+        for other, index in taken:
+            if links.get(index) != network.bridge and spec.overlapping(subnet.subnet, [other]):
+                raise HutchError(
+                    f"network {network.name}: its subnet {subnet.subnet} overlaps with {other} on {links.get(index, 'this host')}",
+                    "another network, or another installation, has it: create one with another --subnet",
+                )
 
 
 def _make(socket: Route, network: Network) -> None:

@@ -15,19 +15,26 @@ NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED = 0, 1, 2, 3
 INTERNET = 1
 RESPONSE, AUTHORITATIVE, TRUNCATED, RECURSION_DESIRED, RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 OPCODE = 0x7800
+AUTHENTIC, UNCHECKED = 0x20, 0x10  # RFC 4035 3.1.6, 3.2.2
 PLAIN_LIMIT = 512  # bytes of an answer by UDP to who says nothing of its own limit
 HEADER = struct.Struct("!6H")
 TTL = 600  # seconds, as Docker says: an address is the container's as long as it lives, and its clients may ask again
 
 
 class Question(Record):
-    """What is asked. `name` is in lower case, without the last dot; `end` where the question ends in the message."""
+    """What is asked. `labels` are the name's, in lower case (a label may hold any byte, a dot too); `end` is where the question ends
+    in the message."""
 
     id: int
     flags: int
-    name: str
+    labels: tuple[str, ...]
     kind: int
     end: int
+
+    @property
+    def name(self) -> str:
+        """The name as text, without the last dot; a dot inside a label is written so that it is none between two."""
+        return ".".join(label.replace(".", "\\.") for label in self.labels)
 
     @property
     def opcode(self) -> int:
@@ -35,14 +42,14 @@ class Question(Record):
         return (self.flags & OPCODE) >> 11
 
 
-def _name(message: bytes, at: int) -> tuple[str, int]:
+def _name(message: bytes, at: int, pointers: bool = True) -> tuple[tuple[str, ...], int]:
     labels: list[str] = []
     total = end = jumps = 0
     while True:
         if at >= len(message):
             raise ValueError("a name is cut")
         length = message[at]
-        if length & 0xC0 == 0xC0:
+        if length & 0xC0 == 0xC0 and pointers:
             if at + 1 >= len(message):
                 raise ValueError("a name is cut")
             target = (length & 0x3F) << 8 | message[at + 1]
@@ -56,14 +63,13 @@ def _name(message: bytes, at: int) -> tuple[str, int]:
             raise ValueError("a label of an unknown kind")
         at += 1
         if not length:
-            return ".".join(labels), end or at
+            return tuple(labels), end or at
         if at + length > len(message):
             raise ValueError("a name is cut")
         total += length + 1
         if total > 254:
             raise ValueError("a name is longer than 255 bytes")
-        # a dot inside a label would read like two labels
-        labels.append(message[at : at + length].decode("latin-1").lower().replace(".", "\\."))
+        labels.append(message[at : at + length].lower().decode("latin-1"))  # ASCII's letters alone (RFC 4343)
         at += length
 
 
@@ -80,23 +86,38 @@ def question(message: bytes) -> Question:
 def _question(message: bytes, identity: int, flags: int, questions: int) -> Question:
     if questions != 1:
         raise ValueError(f"{questions} questions")
-    name, at = _name(message, HEADER.size)
+    labels, at = _name(message, HEADER.size, pointers=False)  # there is nothing yet that one could point at
     if at + 4 > len(message):
         raise ValueError("a question is cut")
     kind, class_ = struct.unpack_from("!2H", message, at)
     if class_ not in (INTERNET, ANY):
         raise ValueError(f"class {class_}")
-    return Question(id=identity, flags=flags, name=name, kind=kind, end=at + 4)
+    return Question(id=identity, flags=flags, labels=labels, kind=kind, end=at + 4)
+
+
+def _extended(message: bytes, end: int) -> bool:
+    """Whether an OPT record (RFC 6891) follows a query's question."""
+    return HEADER.unpack_from(message)[3:6] == (0, 0, 1) and message[end : end + 3] == b"\0\0\x29" and end + 11 <= len(message)
 
 
 def limit_of(message: bytes) -> int:
     """How long an answer by UDP may be: what the query's OPT record says (RFC 6891), or 512."""
-    if HEADER.unpack_from(message)[5] != 1 or HEADER.unpack_from(message)[3:5] != (0, 0):
-        return PLAIN_LIMIT
     at = question(message).end
-    if message[at : at + 3] != b"\0\0\x29" or at + 11 > len(message):
+    if not _extended(message, at):
         return PLAIN_LIMIT
     return max(PLAIN_LIMIT, min(int.from_bytes(message[at + 3 : at + 5], "big"), 4096))
+
+
+def rebuilt(message: bytes, identity: bytes) -> bytes:
+    """The query that a message stands for, made anew of what was read in it and of nothing else: its question as it came, whether
+    recursion and checks are wanted, and where it had an OPT record one without options. `identity` is its id."""
+    asked = question(message)
+    head = identity + struct.pack("!5H", asked.flags & (RECURSION_DESIRED | AUTHENTIC | UNCHECKED), 1, 0, 0, int(_extended(message, asked.end)))
+    text = message[HEADER.size : asked.end]
+    if not _extended(message, asked.end):
+        return head + text
+    flags = message[asked.end + 7] & 0x80  # whether signatures are wanted (RFC 3225)
+    return head + text + b"\0" + struct.pack("!2H4BH", 41, limit_of(message), 0, 0, flags, 0, 0)
 
 
 def encode_name(name: str) -> bytes:
@@ -141,7 +162,7 @@ def answers(message: bytes, asked: Question) -> bool:
         found = _question(message, identity, flags, questions)
     except ValueError:
         return False
-    return bool(flags & RESPONSE) and (found.name, found.kind) == (asked.name, asked.kind)
+    return bool(flags & RESPONSE) and (found.labels, found.kind) == (asked.labels, asked.kind)
 
 
 def addresses(message: bytes) -> Iterator[tuple[str, int]]:

@@ -131,13 +131,17 @@ def _subnet(host: str) -> str:
         return ""
 
 
-def matching(policy: Policy, name: str) -> tuple[Allowed, ...]:
-    """What of a policy allows a name (in lower case, without the last dot)."""
-    return tuple(item for item in policy.allowed or () if item.name and _covers(item.name, name))
+def matching(policy: Policy, labels: tuple[str, ...]) -> tuple[Allowed, ...]:
+    """What of a policy allows a name, by its labels in lower case."""
+    return tuple(item for item in policy.allowed or () if item.name and _covers(item.name, labels))
 
 
-def _covers(pattern: str, name: str) -> bool:
-    return name.endswith(pattern[1:]) and len(name) >= len(pattern) if pattern.startswith("*.") else name == pattern
+def _covers(pattern: str, labels: tuple[str, ...]) -> bool:
+    """Label by label: one label may hold a dot, and end like a name."""
+    first, *rest = pattern.split(".")
+    if first != "*":
+        return labels == (first, *rest)
+    return len(labels) > len(rest) and labels[-len(rest) :] == tuple(rest)
 
 
 # rules

@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 
-from hutch.network import dns, egress, filler, names, resident
+from hutch.network import dns, egress, filler, local, names, resident
 from hutch.network.names import Presence, Registration
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Server:
         self._loop, self._listener = loop, listener
         self._filler = Filler(loop, filler_socket) if filler_socket is not None else None
         self._guests: list[Guest] = []
-        self._names: dict[tuple[str, str], list[tuple[Guest, Presence]]] = {}  # by network and name
+        self._names: dict[tuple[str, tuple[str, ...]], list[tuple[Guest, Presence]]] = {}  # by network and name
         self._turn = 0
         self._ended = loop.create_future()
         listener.setblocking(False)
@@ -187,20 +187,21 @@ class Server:
         if asked.opcode:
             return dns.answer(message, asked, error=dns.NOT_IMPLEMENTED)
         for presence in guest.registration.presences:
-            found = self._names.get((presence.network, asked.name))
+            found = self._names.get((presence.network, asked.labels))
             if found is not None:
                 limit = 65535 if by_stream else dns.limit_of(message)
                 return dns.answer(message, asked, self._records(asked, found), limit=limit)
-            if asked.name.endswith(f".{presence.network.lower()}"):
+            own = tuple(presence.network.lower().split("."))
+            if len(asked.labels) > len(own) and asked.labels[-len(own) :] == own:
                 return dns.answer(message, asked, error=dns.NAME_ERROR)
-        may = guest.registration.forward and (guest.policy.allowed is None or egress.matching(guest.policy, asked.name))
+        may = guest.registration.forward and (guest.policy.allowed is None or egress.matching(guest.policy, asked.labels))
         return None if may else dns.answer(message, asked, error=dns.NAME_ERROR)
 
     def _records(self, asked: dns.Question, found: list[tuple[Guest, Presence]]) -> Iterator[tuple[int, bytes]]:
         self._turn += 1
         first = self._turn % len(found)
         for _, presence in found[first:] + found[:first]:  # who has a name with others gets his share
-            if asked.name.endswith(".arpa"):
+            if asked.labels[-1:] == ("arpa",):
                 if asked.kind in (dns.PTR, dns.ANY):
                     yield dns.PTR, dns.encode_name(f"{presence.names[0]}.{presence.network}")
                 continue
@@ -250,22 +251,26 @@ class Server:
             try:
                 async with asyncio.timeout(TRY):
                     found = await (self._by_stream if by_stream else self._by_datagram)(upstream, message, asked)
-                await self._permit(guest, asked.name, found)
+                await self._permit(guest, asked.labels, found)
                 return found
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 continue
         return dns.answer(message, asked, error=dns.SERVER_FAILURE)
 
-    async def _permit(self, guest: Guest, name: str, found: bytes) -> None:
-        """Let a container reach the addresses of an answer, before it has the answer. Raises OSError when that cannot be."""
+    async def _permit(self, guest: Guest, labels: tuple[str, ...], found: bytes) -> None:
+        """Let a container reach the addresses of an answer, before it has the answer. Raises OSError when that cannot be.
+
+        A name stands for somebody elsewhere: whoever answers for it could name this host, or another network's containers, and
+        open them. Those are reached where the policy names their addresses."""
         if guest.policy.allowed is None:
             return
         try:
             answered = list(dns.addresses(found))
         except ValueError:
             raise OSError("an answer that cannot be read") from None
+        answered = [(address, ttl) for address, ttl in answered if not local.is_local(address)] if answered else []
         for number, item in enumerate(guest.policy.allowed):
-            for address, ttl in answered if item in egress.matching(guest.policy, name) else ():
+            for address, ttl in answered if item in egress.matching(guest.policy, labels) else ():
                 record = filler.record(guest.registration.guard, number, address, min(max(ttl, SHORTEST) + GRACE, filler.MOST_SECONDS))
                 if not await asyncio.shield(self._fill(guest, record)):  # or an answer could be left for the next one to take
                     raise OSError("its policy has gone")
@@ -284,7 +289,7 @@ class Server:
         with socket.socket(socket.AF_INET6 if ":" in upstream else socket.AF_INET, socket.SOCK_DGRAM) as channel:
             channel.setblocking(False)
             await self._loop.sock_connect(channel, (upstream, names.PORT))
-            await self._loop.sock_sendall(channel, own + message[2:])
+            await self._loop.sock_sendall(channel, dns.rebuilt(message, own))
             while True:
                 found = await self._loop.sock_recv(channel, 65535)
                 if found[:2] == own and dns.answers(found, asked):
@@ -293,7 +298,8 @@ class Server:
     async def _by_stream(self, upstream: str, message: bytes, asked: dns.Question) -> bytes:
         reader, writer = await asyncio.open_connection(upstream, names.PORT)
         try:
-            writer.write(len(message).to_bytes(2, "big") + message)
+            query = dns.rebuilt(message, message[:2])
+            writer.write(len(query).to_bytes(2, "big") + query)
             found = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
         finally:
             writer.close()
@@ -302,13 +308,14 @@ class Server:
         return found
 
 
-def _all_names(presence: Presence) -> Iterator[str]:
+def _all_names(presence: Presence) -> Iterator[tuple[str, ...]]:
+    """Every name of a container on a network, by its labels."""
     found = {name.lower() for name in presence.names}
-    yield from found
     for name in found:
-        yield f"{name}.{presence.network.lower()}"
+        yield tuple(name.split("."))
+        yield (*name.split("."), *presence.network.lower().split("."))
     for address in presence.addresses:
-        yield dns.reverse_name(address)
+        yield tuple(dns.reverse_name(address).split("."))
 
 
 def host_servers() -> list[str]:

@@ -110,16 +110,18 @@ def overlapping(subnet: str, others: Iterable[str]) -> str:
     return ""
 
 
-def free_subnet(taken: Iterable[str]) -> str:
-    """An IPv4 subnet of the pools that overlaps with nothing in `taken` (CIDR). Raises UsageError when there is none."""
+def free_subnet(taken: Iterable[str], salt: str = "") -> str:
+    """An IPv4 subnet of the pools that overlaps with nothing in `taken` (CIDR). With a `salt` the search begins elsewhere, so that
+    installations which do not know each other rarely choose the same. Raises UsageError when there is none."""
     import ipaddress
 
     used = [ipaddress.ip_network(item, strict=False) for item in taken]
     used = [item for item in used if item.version == 4 and item.prefixlen]
-    for pool, size in POOLS:
-        for candidate in ipaddress.ip_network(pool).subnets(new_prefix=size):
-            if not any(candidate.overlaps(item) for item in used):
-                return str(candidate)
+    pool = [candidate for pool, size in POOLS for candidate in ipaddress.ip_network(pool).subnets(new_prefix=size)]
+    first = int.from_bytes(hashlib.sha256(salt.encode("utf-8", "surrogateescape")).digest()[:4], "big") % len(pool) if salt else 0
+    for candidate in pool[first:] + pool[:first]:
+        if not any(candidate.overlaps(item) for item in used):
+            return str(candidate)
     raise UsageError("network: every subnet that could be chosen is in use", "--subnet names one, `hutch network prune` removes networks that nobody uses")
 
 

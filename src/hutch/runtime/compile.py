@@ -14,6 +14,10 @@ from hutch.runtime.builder import Builder
 from hutch.runtime.request import Compiled, Request
 from hutch.runtime.rootfs import BASE, ROOT
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hutch.image.rootfs import Rootfs
+
 PIDFD = slot("pidfd")
 O_PATH_DIRECTORY = 0o10200000
 JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")
@@ -59,10 +63,10 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     if request.rootfs is None:
         rootfs.build(b)
     else:
-        from hutch.runtime import layers  # images alone have them: an OCI bundle does without its import
-
-        layers.build(b, request.rootfs)
+        _layers(b, request.rootfs)
     mounts.build(b)
+    if request.images:
+        _late_images(b)
     if not any(isinstance(op, ops.Wait) and op.barrier == 2 for op in b.container):
         b.container.append(ops.Wait(barrier=2))
     b.container += cgroup.enter
@@ -150,6 +154,18 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     )
 
 
+def _layers(b: Builder, root: Rootfs) -> None:
+    from hutch.runtime import layers  # images alone have them: an OCI bundle does without its import
+
+    layers.build(b, root)
+
+
+def _late_images(b: Builder) -> None:
+    from hutch.runtime import layers
+
+    layers.late_images(b)
+
+
 def clone(b: Builder, cgroup: CgroupOperations) -> ops.Clone:
     """The clone that begins the container lane. A user namespace that the host's root makes belongs to a user whom nobody is."""
     flags = 0 if b.late_namespaces else b.clone_flags
@@ -212,6 +228,7 @@ def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:
 def record(b: Builder) -> None:
     """The directory of record, the upper directory, and what a detached container's monitor keeps."""
     r = b.request
+    b.prepare += [ops.HoldLayer(path=path, lock=lock, origin="mounts") for path, lock in r.held]
     if not r.state:
         return
     origin = "state"

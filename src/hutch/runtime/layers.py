@@ -50,6 +50,24 @@ def build(b: Builder, rootfs: Rootfs) -> None:
         _views(b, rootfs)
     for number, image in enumerate(request.images):
         _image(b, image, number)
+        if not _below_a_mount(b, image):
+            _attach_image(b, image, number)
+
+
+def late_images(b: Builder) -> None:
+    """Attach the images that lie below another mount, once that is there."""
+    for number, image in enumerate(b.request.images):
+        if _below_a_mount(b, image):
+            _attach_image(b, image, number)
+
+
+def _below_a_mount(b: Builder, image: ImageMount) -> bool:
+    return any(f"{image.target.rstrip('/')}/".startswith(f"/{mount.destination.strip('/')}/") for mount in b.config.mounts)
+
+
+def _attach_image(b: Builder, image: ImageMount, number: int) -> None:
+    shown = slot(f"image-{number}")
+    b.container.append(ops.Attach(mount=shown, root=ROOT, path=image.target, make="like", summary="the image", origin="mounts"))
 
 
 def _disk(b: Builder, path: str) -> Slot:
@@ -79,7 +97,6 @@ def _image(b: Builder, image: ImageMount, number: int) -> None:
     c.append(ops.Attach(mount=merged, root=BASE, path=f"{place}/merged", make="", summary="the image", origin="mounts"))
     path = f"{place}/merged/{image.path.strip('/')}".rstrip("/")
     c.append(ops.OpenTree(base=BASE, path=path, set_attributes=1 | 2 | 4, into=shown, origin="mounts"))
-    c.append(ops.Attach(mount=shown, root=ROOT, path=image.target, make="like", summary="the image", origin="mounts"))
 
 
 def _views(b: Builder, rootfs: Rootfs) -> None:
@@ -114,13 +131,19 @@ def _skeleton(b: Builder, rootfs: Rootfs, home: Slot) -> None:
         b.container.append(ops.MakeSymlink(base=home, target=target, path=f"root/{path}", origin="root"))
 
 
+def with_short(name: str) -> str:
+    """A host name as hosts(5) has it: a name with a domain, and its first word."""
+    short = name.partition(".")[0]
+    return f"{name} {short}" if short != name else name
+
+
 def generated_files(name: str, request: Request) -> list[tuple[str, str]]:
     """What every container has of its own in /etc: (path below /etc, content), by its host name and what it asked for."""
     files = []
     if name:
         files.append(("hostname", f"{name}\n"))
         hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        own = "" if request.networks or request.joins else f"127.0.1.1\t{name}\n"  # on a network the name is its address there
+        own = "" if request.networks or request.joins else f"127.0.1.1\t{with_short(name)}\n"  # on a network the name is its address there
         files.append(("hosts", f"{hosts}{own}{request.hosts}"))
     if request.resolv_conf is not None:
         files.append(("resolv.conf", request.resolv_conf))

@@ -478,5 +478,5 @@ class HoldLayer(Operation):
 
     def describe(self) -> str:
         if not self.index:
-            return f"hold the layer {self.path}"
+            return f"hold {self.path}, so that nobody removes it"
         return f"hold the layer {self.path}: mount erofs {self.index} with the content of {self.tar} (shared; undo: unmount when the last one leaves)"
