@@ -17,7 +17,7 @@ enum {
     SPLICE_MOVE_NONBLOCK = 1 | 2, F_SETPIPE_SZ_ = 1031,
 };
 #define SESSION_IDLE 90000000000UL /* nanoseconds */
-#define QUIET 5000000000UL
+#define SILENCE 5000000000UL
 
 struct epoll_event_ {
     u32 events;
@@ -189,16 +189,16 @@ static void stream_news(u32 index, u32 side)
     else update(index);
 }
 
-/* Make room by ending what has been silent for longest, if that is QUIET at least; whether there is some now. */
+/* Make room by ending what has been silent for longest, if that is SILENCE at least; whether there is some now. */
 static int make_room(void)
 {
     u64 oldest = ~0UL, time = now_();
     u32 ended = 0;
     for (u32 i = 0; i < links_used; i++)
         if (links[i].used && links[i].last < oldest) oldest = links[i].last;
-    if (oldest == ~0UL || time - oldest < QUIET) return 0;
+    if (oldest == ~0UL || time - oldest < SILENCE) return 0;
     for (u32 i = 0; i < links_used && ended < ACCEPTS; i++)
-        if (links[i].used && links[i].last <= oldest + QUIET / 5) {
+        if (links[i].used && links[i].last <= oldest + SILENCE / 5) {
             end_link(i, 1);
             ended++;
         }
