@@ -5,9 +5,9 @@ from __future__ import annotations
 import _signal  # the C module: `signal` costs the import of enum
 import os
 import select
-import sys
 import time
 
+from hutch.cli.output import warn
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import Message
 from hutch.kernel.terminals import is_device
@@ -286,5 +286,4 @@ def exit_code(last: Message, streams: Streams | None = None) -> int:
 
 def say(text: str) -> None:
     """A line on standard error, from Hutch itself."""
-    if sys.stderr is not None:  # closed by the caller
-        sys.stderr.write(f"hutch: {text}\n")
+    warn(f"hutch: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hutch.cli import flags as container_flags, image_flags
+from hutch.cli.output import exact, tell
 from hutch.cli.parse import HELP
 from hutch.errors import UsageError
 
@@ -81,7 +82,7 @@ def completion(_: dict[str, Any], rest: list[str]) -> int:
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if len(rest) != 1 or rest[0] not in makers:
         raise UsageError("completion: expected bash, zsh or fish")
-    print(makers[rest[0]](), end="")
+    exact(makers[rest[0]]())
     return 0
 
 
@@ -89,5 +90,5 @@ def version(_: dict[str, Any], rest: list[str]) -> int:
     """Print the version."""
     from hutch.version import VERSION
 
-    print(f"hutch {VERSION}")
+    tell(f"hutch {VERSION}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.cli.output import exact, tell
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -19,14 +20,14 @@ def doctor(values: dict[str, Any], rest: list[str]) -> int:
     if values.get("json"):
         import json
 
-        print(json.dumps([finding.as_dict() for finding in findings], indent=1))
+        exact(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{'yes' if finding.ok else 'no ':<4} {finding.name:<{width}}  {finding.detail}".rstrip())
+            tell(f"{'yes' if finding.ok else 'no ':<4} {finding.name:<{width}}  {finding.detail}".rstrip())
             if not finding.ok:
                 if finding.instead:
-                    print(f"     {'':<{width}}  instead: {finding.instead}")
+                    tell(f"     {'':<{width}}  instead: {finding.instead}")
                 if finding.enable:
-                    print(f"     {'':<{width}}  to have it: {finding.enable}")
+                    tell(f"     {'':<{width}}  to have it: {finding.enable}")
     return 0 if findings[-1].ok else 1

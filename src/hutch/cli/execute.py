@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.cli import attach, request
+from hutch.cli.output import tell
 from hutch.engine import enter, recorded, state
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
@@ -23,7 +24,7 @@ def healthcheck(_: dict[str, Any], rest: list[str]) -> int:
     if kind not in ("CMD", "CMD-SHELL") or not words:
         raise UsageError(f"healthcheck: the image of {rest[0]} defines no check")
     code = execute({}, [rest[0], *(["/bin/sh", "-c", words[0]] if kind == "CMD-SHELL" else words)])
-    print("healthy" if code == 0 else "unhealthy")
+    tell("healthy" if code == 0 else "unhealthy")
     return 0 if code == 0 else 1
 
 

@@ -130,8 +130,11 @@ COMMANDS = (
     Command(name="logs", summary="Print what a detached container has written.", usage="[-f] CONTAINER", flags=(_flag("-f --follow", "go on as it grows"),)),
     Command(name="kill", summary="Send a signal to containers.", usage="[-s SIGNAL] CONTAINER...", flags=(_flag("-s --signal", "default: KILL", "SIGNAL"),)),
     Command(
-        name="stop", summary="Ask containers to end, and kill those that do not.", usage="[-t SECONDS] CONTAINER...",
-        flags=(_flag("-t --time", "how long to wait (default: 10)", "SECONDS"),),
+        name="stop", summary="Ask containers to end, and kill those that do not.", usage="[-s SIGNAL] [-t SECONDS] CONTAINER...",
+        flags=(
+            _flag("-s --signal", "what to send first (default: the container's --stop-signal, its image's, or TERM)", "SIGNAL"),
+            _flag("-t --time", "how long to wait (default: the container's --stop-timeout, or 10; 0: not at all, -1: for ever)", "SECONDS"),
+        ),
     ),
     Command(name="pause", summary="Freeze containers.", usage="CONTAINER..."),
     Command(name="unpause", summary="Let frozen containers go on.", usage="CONTAINER..."),

@@ -71,7 +71,10 @@ _COMMANDS = (
     Command(name="volume rm", summary="Remove volumes that no container uses.", usage="[-f] NAME...",
         flags=(_flag("-f --force", "no error for one that does not exist"),)),
     Command(name="volume prune", summary="Remove volumes that no container uses.", usage="[FLAGS]",
-        flags=(_flag("-a --all", "those with a name, too"), _FILTER, _flag("--force", "for scripts that say it: nothing is asked"))),
+        flags=(
+            _flag("-a --all", "those with a name, too"), _flag("--filter", "only those that it fits", "KEY=VALUE", "list"),
+            _flag("-f --force", "for scripts that say it: nothing is asked"),
+        )),
     Command(name="network create", summary="Make a network, and print its id.", usage="[FLAGS] NAME",
         flags=(
             _flag("--subnet", "its addresses (CIDR); one of IPv4 and one of IPv6 at most", "SUBNET", "list"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from hutch.cli.manage import ago, scaled, table
+from hutch.cli.manage import ago, scaled
+from hutch.cli.output import exact, table, tell
 from hutch.cli.progress import show
 from hutch.cli.template import Template
 from hutch.engine import images as nouns
@@ -43,7 +44,7 @@ def pull(values: dict[str, Any], rest: list[str]) -> int:
     show(nouns.pull(name, platform=values.get("platform", "")), quiet=bool(values.get("quiet")))
     nouns.settle()
     found = nouns.get(name)
-    print(found.reference if found.reference.count("@") or values.get("quiet") else f"{found.reference} {found.digest}")
+    tell(found.reference if found.reference.count("@") or values.get("quiet") else f"{found.reference} {found.digest}")
     return 0
 
 
@@ -52,7 +53,7 @@ def push(values: dict[str, Any], rest: list[str]) -> int:
     if not 1 <= len(rest) <= 2:
         raise UsageError("push: expected an image, and perhaps another name for it", "`hutch push --help`")
     last = show(nouns.push(rest[0], rest[1] if len(rest) > 1 else ""), quiet=bool(values.get("quiet")))
-    print(last)
+    tell(last)
     return 0
 
 
@@ -63,7 +64,7 @@ def images(values: dict[str, Any], rest: list[str]) -> int:
     found = [image for image in nouns.every() if _matches(image, rest[0] if rest else "", values.get("filter", ()))]
     if values.get("quiet"):
         for identity in dict.fromkeys(image.id if values.get("no_trunc") else image.short_id for image in found):
-            print(identity)
+            tell(identity)
         return 0
     rows = [_fields(image, bool(values.get("no_trunc"))) for image in found]
     if values.get("format"):
@@ -71,7 +72,7 @@ def images(values: dict[str, Any], rest: list[str]) -> int:
         return 0
     columns = ["Repository", "Tag", *(["Digest"] if values.get("digests") else []), "ID", "CreatedSince", "Size"]
     titles = {"ID": "IMAGE ID", "CreatedSince": "CREATED"}
-    print(table([tuple(titles.get(c, c.upper()) for c in columns), *(tuple(row[c] for c in columns) for row in rows)]))
+    tell(*table([tuple(titles.get(c, c.upper()) for c in columns), *(tuple(row[c] for c in columns) for row in rows)]))
     return 0
 
 
@@ -134,7 +135,7 @@ def rmi(values: dict[str, Any], rest: list[str]) -> int:
     for name in some(rest, "rmi", "an image"):
         try:
             for removed in nouns.remove(name, force=bool(values.get("force"))):
-                print(f"removed: {removed}")
+                tell(f"removed: {removed}")
         except ImageError as error:
             complain(error)
             code = 1
@@ -169,11 +170,11 @@ def history(values: dict[str, Any], rest: list[str]) -> int:
         )
     if values.get("quiet"):
         for row in rows:
-            print(row["ID"])
+            tell(row["ID"])
     elif values.get("format"):
         Template(values["format"]).print(rows)
     else:
-        print(table([("CREATED", "CREATED BY", "SIZE", "COMMENT"), *((r["CreatedSince"], r["CreatedBy"], r["Size"], r["Comment"]) for r in rows)]))
+        tell(*table([("CREATED", "CREATED BY", "SIZE", "COMMENT"), *((r["CreatedSince"], r["CreatedBy"], r["Size"], r["Comment"]) for r in rows)]))
     return 0
 
 
@@ -218,7 +219,7 @@ def load(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("load: standard input is a terminal", "-i names a file")
     for image in nouns.load(source or sys.stdin.buffer):
         if not values.get("quiet"):
-            print(f"loaded: {image.name if not image.name.startswith('<none>') else image.id}")
+            tell(f"loaded: {image.name if not image.name.startswith('<none>') else image.id}")
     return 0
 
 
@@ -228,7 +229,7 @@ def import_(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("import: expected a file (or -), and perhaps a name", "`hutch import root.tar mine:1`")
     source = sys.stdin.buffer if rest[0] == "-" else rest[0]
     found = nouns.import_(source, rest[1] if len(rest) > 1 else "", changes=values.get("change", ()), message=values.get("message", ""))
-    print(found.id)
+    tell(found.id)
     return 0
 
 
@@ -250,7 +251,7 @@ def commit(values: dict[str, Any], rest: list[str]) -> int:
         state.find(rest[0]), rest[1] if len(rest) > 1 else "", changes=values.get("change", ()), author=values.get("author", ""),
         message=values.get("message", ""), pause=values.get("pause", True),
     )  # fmt: skip
-    print(found.id)
+    tell(found.id)
     return 0
 
 
@@ -259,7 +260,7 @@ def diff(_: dict[str, Any], rest: list[str]) -> int:
     from hutch.engine import snapshots, state
 
     for change in snapshots.diff(state.find(one(rest, "diff", "container"))):
-        print(f"{change.kind[0].upper()} {change.path}")
+        tell(f"{change.kind[0].upper()} {change.path}")
     return 0
 
 
@@ -269,7 +270,7 @@ def inspect(values: dict[str, Any], rest: list[str]) -> int:
         from hutch.engine import kernelview
 
         for name in some(rest, "inspect", "a container"):
-            print("\n".join(kernelview.of_container(name).lines()))
+            tell(*kernelview.of_container(name).lines())
         return 0
     from hutch.engine import documents
 
@@ -290,7 +291,7 @@ def inspect(values: dict[str, Any], rest: list[str]) -> int:
     else:
         from hutch import jsontext
 
-        print(jsontext.dumps(found, indent=1))
+        exact(jsontext.dumps(found, indent=1))
     return code
 
 
@@ -314,7 +315,7 @@ def login(values: dict[str, Any], rest: list[str]) -> int:
         user = user or input("Username: ")
         password = password or getpass.getpass("Password: ")
     path = registries.login(host, user, password)
-    print(f"logged in to {host}; remembered in {path}")
+    tell(f"logged in to {host}; remembered in {path}")
     return 0
 
 
@@ -325,5 +326,5 @@ def logout(_: dict[str, Any], rest: list[str]) -> int:
     host = rest[0] if rest else "docker.io"
     if not registries.logout(host):
         raise ImageError(f"logout {host}: Hutch remembers no credentials for it")
-    print(f"logged out of {host}")
+    tell(f"logged out of {host}")
     return 0

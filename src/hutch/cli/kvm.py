@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
+from hutch.cli.output import tell
 from hutch.cli.request import integer, seconds
 from hutch.engine import units
 from hutch.errors import HutchError, UsageError
@@ -61,7 +62,7 @@ def _run(machine: Machine, code: bytes, mode: str, size: int, most: int, limit: 
         modes.protected_mode(processor, ENTRY, top)
     else:
         modes.real_mode(processor, ENTRY, min(top, 0xFFFE))
-    print(f"{size} bytes of memory at 0, the guest at {ENTRY:#x}, {mode} mode")
+    tell(f"{size} bytes of memory at 0, the guest at {ENTRY:#x}, {mode} mode")
     if limit:
         signal.signal(signal.SIGALRM, lambda *_: processor.stop())
         signal.setitimer(signal.ITIMER_REAL, limit)
@@ -75,7 +76,7 @@ def _exits(processor: Vcpu, most: int) -> int:
         began = time.perf_counter()
         last = processor.run()
         took = (time.perf_counter() - began) * 1e6
-        print(f"{number:>4} {took:>8.0f} µs  {last.explain()}")
+        tell(f"{number:>4} {took:>8.0f} µs  {last.explain()}")
         if isinstance(last, exits.PortAccess):
             if last.write:
                 written += last.data
@@ -88,9 +89,9 @@ def _exits(processor: Vcpu, most: int) -> int:
             break
     found = processor.registers
     shown = [f"{name} {getattr(found, name):#x}" for name in found._fields if getattr(found, name)]
-    print("registers: " + ", ".join(shown))
+    tell("registers: " + ", ".join(shown))
     if written:
-        print(f"written to ports: {bytes(written)!r}")
+        tell(f"written to ports: {bytes(written)!r}")
     if isinstance(last, exits.Interrupted):
         raise HutchError("kvm run: the time is over")
     return 0 if isinstance(last, exits.Halt) else 1
@@ -103,5 +104,5 @@ def probe(_: dict[str, Any], rest: list[str]) -> int:
     if rest:
         raise UsageError(f"kvm probe: unexpected argument {rest[0]!r}")
     found = ask()
-    print("yes" if found.works else f"no: {found.reason}{f' ({found.hint})' if found.hint else ''}")
+    tell("yes" if found.works else f"no: {found.reason}{f' ({found.hint})' if found.hint else ''}")
     return 0 if found.works else 1

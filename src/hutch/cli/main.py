@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 
+from hutch.cli.output import tell, warn
 from hutch.errors import HutchError, UsageError
 from hutch.kernel.terminals import open_missing
 
@@ -91,9 +92,7 @@ def overview() -> str:
 
 def complain(error: HutchError) -> int:
     """Print an error as the command line does, and give its exit code."""
-    text = f"hutch: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
-    if sys.stderr is not None:  # closed by the caller
-        sys.stderr.write(text)
+    warn(f"hutch: {error.message}", *([f"hint: {error.hint}"] if error.hint else []))
     return error.exit_code
 
 
@@ -112,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             if len(words) > 1 and words[0] == "help":
                 words = [words[1], "--help"]
             else:
-                print(overview())
+                tell(*overview().split("\n"))
                 return 0
         if words[0] in ("--version", "-v"):
             words = ["version"]
@@ -126,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = find(words[0])
         values, rest = parse(command, words[1:])
         if values.get("help"):
-            print(help_text(command))
+            tell(*help_text(command).split("\n"))
             return 0
         module = import_module(PLACES[command.name])
         function = FUNCTIONS.get(command.name) or command.name.rpartition(" ")[2]

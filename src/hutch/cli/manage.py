@@ -7,23 +7,17 @@ import select
 import sys
 import time
 
-from hutch.cli.request import seconds
-from hutch.engine import recorded, state
+from hutch.cli.output import exact, table, tell, warn
+from hutch.cli.request import patience
+from hutch.engine import recorded, signals, state
 from hutch.errors import ContainerGone, HutchError, StateError, UsageError
 from hutch.kernel import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     from hutch.engine.state import Running
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, three blanks apart."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def ago(moment: float) -> str:
@@ -62,12 +56,12 @@ def ps(values: dict[str, Any], rest: list[str]) -> int:
         if running.status == "exited" and not values.get("all"):
             continue
         if values.get("quiet"):
-            print(running.id)
+            tell(running.id)
             continue
         if values.get("json"):
             import json
 
-            print(json.dumps({k: v for k, v in running.as_dict().items() if k != "data"}))
+            exact(json.dumps({k: v for k, v in running.as_dict().items() if k != "data"}))
             continue
         command = " ".join(running.command) or "(holds the container)"
         if len(command) > 30 and not values.get("no_trunc"):
@@ -76,7 +70,7 @@ def ps(values: dict[str, Any], rest: list[str]) -> int:
         created = f"{ago(running.created)} ago"
         rows.append((running.id, running.image, command, created, status, str(running.pid or ""), running.name))
     if not values.get("quiet") and not values.get("json"):
-        print(table(rows))
+        tell(*table(rows))
     return 0
 
 
@@ -94,13 +88,13 @@ def port(_: dict[str, Any], rest: list[str]) -> int:
     lines = [text.replace(" ", "").partition("->") for text in running.data.get("ports", ())]
     if len(rest) == 1:
         for place, _arrow, own in lines:
-            print(f"{own} -> {place}")
+            tell(f"{own} -> {place}")
         return 0
     wanted = rest[1] if "/" in rest[1] else f"{rest[1]}/tcp"
     found = [place for place, _arrow, own in lines if own == wanted]
     if not found:
         raise StateError(f"container {running.name or running.id}: port {wanted} is not published")
-    print("\n".join(found))
+    tell(*found)
     return 0
 
 
@@ -123,23 +117,9 @@ def logs(values: dict[str, Any], rest: list[str]) -> int:
             time.sleep(0.1)
 
 
-def signal_number(text: str) -> int:
-    """``TERM``, ``SIGTERM`` or ``15``. Raises UsageError."""
-    import signal
-
-    if text.isdigit():
-        number = int(text)
-    else:
-        name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
-        number = int(getattr(signal, name, 0))
-    if not 0 < number < 65:
-        raise UsageError(f"signal: unknown signal {text!r}")
-    return number
-
-
 def kill(values: dict[str, Any], rest: list[str]) -> int:
     """Send a signal to containers."""
-    return _each(rest, "kill", lambda running: _send(running, signal_number(values.get("signal", "KILL"))))
+    return _each(rest, "kill", lambda running: _send(running, signals.number(values.get("signal", "KILL"))))
 
 
 def _send(running: Running, number: int) -> None:
@@ -157,30 +137,26 @@ def _each(rest: list[str], what: str, action) -> int:  # type: ignore[no-untyped
     for name in rest:
         try:
             action(state.find(name))
-            print(name)
+            tell(name)
         except HutchError as error:
-            sys.stderr.write(f"hutch: {error.message}\n")
+            warn(f"hutch: {error.message}")
             code = 1
     return code
 
 
-def _patience(text: str | None) -> float | None:
-    """Seconds; 0 kills at once, and -1 waits for ever, as for Docker."""
-    return float(text) if text in ("0", "-1") else seconds(text, "time")
-
-
 def stop(values: dict[str, Any], rest: list[str]) -> int:
     """Ask containers to end; kill those that do not in time."""
-    given = _patience(values.get("time"))
+    given = patience(values.get("time"), "time")
+    asked = signals.number(values["signal"]) if "signal" in values else 0
 
     def one(running: Running) -> None:
-        asked = running.data.get("stop_signal") or "TERM"
         pidfd = recorded.open_pidfd(running)
         try:
-            syscalls.pidfd_send_signal(pidfd, signal_number(asked))
+            syscalls.pidfd_send_signal(pidfd, asked or signals.number(signals.known(str(running.data.get("stop_signal") or "")) or "TERM"))
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            patience = running.data["settings"].get("stop_timeout") or 10 if given is None else given
+            own = running.data["settings"].get("stop_timeout")
+            patience = given if given is not None else 10 if own is None else own
             if not poll.poll(patience * 1000 if patience >= 0 else None):
                 syscalls.pidfd_send_signal(pidfd, 9)
                 poll.poll(10_000)
@@ -239,7 +215,7 @@ def stats(values: dict[str, Any], rest: list[str]) -> int:
             import json
 
             plain = {k: (v.as_dict() if hasattr(v, "as_dict") else v) for k, v in numbers.as_dict().items()}
-            print(json.dumps({"id": running.id, **plain}))
+            exact(json.dumps({"id": running.id, **plain}))
             continue
         cpu = "-" if numbers.cpu_usage is None else f"{numbers.cpu_usage / 1e9:.2f}s"
         throttled = "-" if numbers.throttled_time is None else f"{numbers.throttled_time / 1e9:.2f}s"
@@ -248,5 +224,5 @@ def stats(values: dict[str, Any], rest: list[str]) -> int:
         io = (amount(numbers.read_bytes), amount(numbers.write_bytes))
         rows.append((running.id, running.name, cpu, *(amount(n) for n in sizes), pids, *io, throttled))
     if not values.get("json"):
-        print(table(rows))
+        tell(*table(rows))
     return 0

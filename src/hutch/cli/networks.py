@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hutch import jsontext
 from hutch.cli.images import some
-from hutch.cli.manage import table
+from hutch.cli.output import exact, table, tell
 from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
 from hutch.engine import naming, networks
@@ -37,7 +37,7 @@ def create(values: dict[str, Any], rest: list[str]) -> int:
         ipv6=values.get("ipv6", False), internal=values.get("internal", False), mtu=mtu, labels=labels,
         driver=driver, parent=parent, mode=mode,
     )  # fmt: skip
-    print(found.id)
+    tell(found.id)
     return 0
 
 
@@ -69,13 +69,13 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
     found = [network for network in networks.every() if _matches(network, values.get("filter", []))]
     if values.get("quiet"):
         for network in found:
-            print(network.id)
+            tell(network.id)
     elif values.get("format"):
         rows = [networks.inspect(network) for network in found]
         Template(values["format"]).print([{**row, "ID": row["Id"], "Scope": "local"} for row in rows])
     else:
         lines = [(network.id, network.name, network.driver, " ".join(subnet.subnet for subnet in network.subnets)) for network in found]
-        print(table([("NETWORK ID", "NAME", "DRIVER", "SUBNETS"), *lines]))
+        tell(*table([("NETWORK ID", "NAME", "DRIVER", "SUBNETS"), *lines]))
     return 0
 
 
@@ -86,9 +86,9 @@ def inspect(values: dict[str, Any], rest: list[str]) -> int:
         from hutch.engine import kernelview
 
         for name in rest:
-            print("\n".join(kernelview.of_network(networks.get(name)).lines()))
+            tell(*kernelview.of_network(networks.get(name)).lines())
         return 0
-    print(jsontext.dumps([networks.inspect(networks.get(name)) for name in rest], indent=2))
+    exact(jsontext.dumps([networks.inspect(networks.get(name)) for name in rest], indent=2))
     return 0
 
 
@@ -102,7 +102,7 @@ def rm(values: dict[str, Any], rest: list[str]) -> int:
             if not (values.get("force") and "does not exist" in error.message):
                 raise
             continue
-        print(name)
+        tell(name)
     return 0
 
 
@@ -132,6 +132,6 @@ def prune(_: dict[str, Any], rest: list[str]) -> int:
     if rest:
         raise UsageError(f"network prune: unexpected argument {rest[0]!r}")
     for name in networks.prune():
-        print(name)
+        tell(name)
     naming.revive_if_lost()
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from hutch.cli import request
+from hutch.cli.output import exact, tell
 from hutch.engine import prepare
 from hutch.errors import UsageError
 from hutch.plan.lint import lint
@@ -29,14 +30,14 @@ def plan(values: dict[str, Any], rest: list[str]) -> int:
         privileged = settings.privileged or settings.seccomp == "unconfined" or not settings.no_new_privileges
     problems = lint(made, privileged=privileged)
     if values.get("json"):
-        print(json.dumps({**made.to_json(), "problems": problems}, indent=1))
+        exact(json.dumps({**made.to_json(), "problems": problems}, indent=1))
     else:
-        print(made.describe())
+        tell(*made.describe().split("\n"))
     if values.get("lint"):
         for problem in problems:
-            print(f"lint: {problem}")
+            tell(f"lint: {problem}")
         if not problems and not values.get("json"):
-            print("lint: nothing to complain about")
+            tell("lint: nothing to complain about")
         return 1 if problems else 0
     return 0
 

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from hutch.cli import output
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,15 +39,14 @@ def show(steps: Iterable[Progress], *, quiet: bool = False) -> str:
     """Run a pull or a push to its end, drawing; the image's digest."""
     latest: dict[str, Progress] = {}
     drawn, last, result = 0, 0.0, ""
-    terminal = sys.stderr.isatty() and not quiet
+    terminal = sys.stderr is not None and sys.stderr.isatty() and not quiet
     width = os.get_terminal_size(2).columns if terminal else 80
     started: dict[str, float] = {}
 
     def draw() -> None:
         nonlocal drawn
         up = f"\x1b[{drawn}A" if drawn else ""
-        sys.stderr.write(up + "".join(f"\r\x1b[K{line(step, width)[: width - 1]}\n" for step in latest.values()))
-        sys.stderr.flush()
+        output.draw(up, *(line(step, width)[: width - 1] for step in latest.values()), "")
         drawn = len(latest)
 
     for step in steps:
@@ -60,7 +61,7 @@ def show(steps: Iterable[Progress], *, quiet: bool = False) -> str:
             draw()
             last = now
         elif not terminal and not quiet and fresh and step.status in ("done", "there", "waiting"):
-            sys.stderr.write(line(step, width) + "\n")
+            output.warn(line(step, width))
     if terminal and latest:
         draw()
     return result

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+ENV_FILE_LIMIT = 16 << 20  # bytes
+
+
 def integer(text: str | None, what: str) -> int | None:
     """A whole number, or None for None. Raises UsageError."""
     if text is None:
@@ -37,6 +40,11 @@ def seconds(text: str | None, what: str) -> float | None:
     return value
 
 
+def patience(text: str | None, what: str) -> float | None:
+    """Seconds to wait for an end; 0 kills at once, and -1 waits for ever, as for Docker."""
+    return float(text) if text in ("0", "-1") else seconds(text, what)
+
+
 def environment(values: dict[str, Any]) -> tuple[str, ...]:
     """--env-file first, then -e; a bare NAME takes this process's value, and nothing when there is none."""
     out: list[str] = []
@@ -50,14 +58,16 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
 
     for path in values.get("env_file", ()):
         try:
-            with open(path, encoding="utf-8") as file:
-                lines = [line.removesuffix("\r") for line in file.read().split("\n")]
+            with open(path, encoding="utf-8-sig") as file:
+                whole = file.read(ENV_FILE_LIMIT + 1)
         except OSError as error:
             raise UsageError(f"env-file {path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise UsageError(f"env-file {path}: is not UTF-8 text") from None
-        for line in lines:
-            text = line.lstrip()
+        if len(whole) > ENV_FILE_LIMIT:
+            raise UsageError(f"env-file {path}: is larger than {ENV_FILE_LIMIT >> 20} MiB")
+        for line in whole.split("\n"):
+            text = line.removesuffix("\r").lstrip()
             if text and not text.startswith("#"):
                 if " " in text.partition("=")[0]:
                     raise UsageError(f"env-file {path}: a name may not contain a blank: {text!r}")
@@ -69,10 +79,39 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
+def csv_fields(text: str, what: str) -> list[str]:
+    """One line of comma-separated values (RFC 4180): a field in quotes may hold commas, and quotes that are doubled. Raises
+    UsageError for quotes elsewhere."""
+    fields, rest = [], text
+    while True:
+        if rest.startswith('"'):
+            field, end = "", 1
+            while True:
+                close = rest.find('"', end)
+                if close < 0:
+                    raise UsageError(f"{what}: a quote is not closed in {text!r}")
+                field += rest[end:close]
+                if rest[close + 1 : close + 2] != '"':
+                    break
+                field, end = field + '"', close + 2
+            rest = rest[close + 1 :]
+            if rest and not rest.startswith(","):
+                raise UsageError(f"{what}: a comma is missing behind a quote in {text!r}")
+        else:
+            field = rest.partition(",")[0]
+            if '"' in field:
+                raise UsageError(f"{what}: a field with a quote is to be in quotes, in {text!r}", 'such as type=bind,"src=/a,b",dst=/c')
+            rest = rest[len(field) :]
+        fields.append(field)
+        if not rest:
+            return fields
+        rest = rest[1:]
+
+
 def mount(text: str) -> Bind | Tmpfs | VolumeMount | ImageSource:
     """``type=bind,source=/a,target=/b,readonly``, as Docker writes it."""
     fields: dict[str, str] = {}
-    for part in text.split(","):
+    for part in csv_fields(text, "mount"):
         name, _, value = part.partition("=")
         fields[name] = value
     kind = fields.pop("type", "volume")
@@ -264,7 +303,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         time_offsets=offsets,
         init=values.get("init", False),
         stop_signal=values.get("stop_signal", ""),
-        stop_timeout=seconds(values.get("stop_timeout"), "stop-timeout") or 0,
+        stop_timeout=patience(values.get("stop_timeout"), "stop-timeout"),
         upper=values.get("upper", "tmpfs"),
         upper_size=size("upper_size") or 0,
         cgroup_parent=values.get("cgroup_parent", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.cli import attach
+from hutch.cli.output import tell
 from hutch.engine import identity, plancache, state
 from hutch.errors import NotFoundInContainer, StateError, UsageError
 from hutch.executor import kept
@@ -60,7 +61,7 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
                 execution.wait_ready()
                 if cidfile:
                     _write(cidfile, container_id)
-                print(container_id)
+                tell(container_id)
                 execution.detach()
                 return 0
             if cidfile:

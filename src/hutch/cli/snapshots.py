@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hutch.cli.images import size, some
-from hutch.cli.manage import ago, table
+from hutch.cli.manage import ago
+from hutch.cli.output import exact, table, tell, warn
 from hutch.cli.template import Template
 from hutch.engine import machine_snapshots as snapshots, state
 from hutch.errors import HutchError, UsageError
@@ -17,7 +18,7 @@ def create(_: dict[str, Any], rest: list[str]) -> int:
     """Save a machine, and print the snapshot's name."""
     if len(rest) != 2:
         raise UsageError("snapshot create: expected a container and a name", "`hutch snapshot create CONTAINER NAME`")
-    print(snapshots.create(state.find(rest[0]), rest[1]).name)
+    tell(snapshots.create(state.find(rest[0]), rest[1]).name)
     return 0
 
 
@@ -28,7 +29,7 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
     found = list(snapshots.every())
     if values.get("quiet"):
         for one in found:
-            print(one.name)
+            tell(one.name)
     elif values.get("format"):
         Template(values["format"]).print([one.describe() for one in found])
     else:
@@ -37,7 +38,7 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
             told = one.describe()
             command = " ".join(told["Command"]) or "(commands)"
             rows.append((one.name, told["Image"], command[:40], size(told["Memory"]), size(one.size), f"{ago(one.created)} ago"))
-        print(table(rows))
+        tell(*table(rows))
     return 0
 
 
@@ -45,20 +46,19 @@ def inspect(_: dict[str, Any], rest: list[str]) -> int:
     """All that is known of snapshots."""
     from hutch import jsontext
 
-    print(jsontext.dumps([snapshots.find(name).describe() for name in some(rest, "snapshot inspect", "snapshot")], 1))
+    exact(jsontext.dumps([snapshots.find(name).describe() for name in some(rest, "snapshot inspect", "snapshot")], 1))
     return 0
 
 
 def rm(_: dict[str, Any], rest: list[str]) -> int:
     """Remove snapshots."""
-    import sys
 
     code = 0
     for name in some(rest, "snapshot rm", "snapshot"):
         try:
             snapshots.remove(name)
-            print(name)
+            tell(name)
         except HutchError as error:
-            sys.stderr.write(f"hutch: {error.message}\n")
+            warn(f"hutch: {error.message}")
             code = 1
     return code

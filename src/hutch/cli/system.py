@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from hutch.cli.images import size
-from hutch.cli.manage import table
+from hutch.cli.output import draw, table, tell
 from hutch.cli.template import Template
 from hutch.engine import images, storage, volumes
 from hutch.errors import UsageError
@@ -36,7 +36,7 @@ def df(values: dict[str, Any], rest: list[str]) -> int:
     if values.get("format"):
         Template(values["format"]).print(rows)
     else:
-        print(table([("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), *(tuple(row.values()) for row in rows)]))
+        tell(*table([("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), *(tuple(row.values()) for row in rows)]))
     return 0
 
 
@@ -47,8 +47,8 @@ def prune(values: dict[str, Any], rest: list[str]) -> int:
     done = images.prune(unused=bool(values.get("all")))
     freed += storage.prune_kernels()
     if values.get("volumes"):
-        print(f"volumes removed: {len(removed)}")
-    print(f"blobs removed: {done.blobs}\nlayers removed: {done.layers}\nfreed: {size(done.bytes + freed)}")
+        tell(f"volumes removed: {len(removed)}")
+    tell(f"blobs removed: {done.blobs}", f"layers removed: {done.layers}", f"freed: {size(done.bytes + freed)}")
     return 0
 
 
@@ -61,14 +61,14 @@ def fsck(values: dict[str, Any], rest: list[str]) -> int:
         nonlocal count
         count += 1
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[Kverifying {what[:60]}")
+            draw("", f"verifying {what[:60]}")
 
     for finding in storage.check(repair=bool(values.get("repair")), progress=progress):
         if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-        print(f"{finding.what}: {finding.problem} ({finding.action})")
+            draw("\r\x1b[K")
+        tell(f"{finding.what}: {finding.problem} ({finding.action})")
         code = code if finding.action in ("removed", "made anew") else 1
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-    print(f"{count} files verified" + ("" if code else ", nothing is wrong" if not values.get("repair") else ""))
+        draw("\r\x1b[K")
+    tell(f"{count} files verified" + ("" if code else ", nothing is wrong" if not values.get("repair") else ""))
     return code

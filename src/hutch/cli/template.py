@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hutch import jsontext
+from hutch.cli.output import exact, tell
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -52,4 +53,4 @@ class Template:
     def print(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """A line for each."""
         for row in rows:
-            print(self.line(row))
+            exact(self.line(row)) if self._json else tell(*self.line(row).split("\n"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.cli.images import size, some
-from hutch.cli.manage import table
+from hutch.cli.output import exact, table, tell
 from hutch.cli.request import pairs
 from hutch.cli.template import Template
 from hutch.engine import volumes
@@ -19,7 +19,7 @@ def create(values: dict[str, Any], rest: list[str]) -> int:
     if len(rest) > 1:
         raise UsageError(f"volume create: unexpected argument {rest[1]!r}")
     labels = pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label")
-    print(volumes.create(rest[0] if rest else "", labels=labels).name)
+    tell(volumes.create(rest[0] if rest else "", labels=labels).name)
     return 0
 
 
@@ -30,11 +30,11 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
     found = [volume for volume in volumes.every() if _matches(volume, values.get("filter", ()))]
     if values.get("quiet"):
         for volume in found:
-            print(volume.name)
+            tell(volume.name)
     elif values.get("format"):
         Template(values["format"]).print([{**volume.describe()} for volume in found])
     else:
-        print(table([("DRIVER", "VOLUME NAME"), *(("local", volume.name) for volume in found)]))
+        tell(*table([("DRIVER", "VOLUME NAME"), *(("local", volume.name) for volume in found)]))
     return 0
 
 
@@ -59,7 +59,7 @@ def inspect(_: dict[str, Any], rest: list[str]) -> int:
     """All that is known of volumes."""
     from hutch import jsontext
 
-    print(jsontext.dumps([volumes.get(name).describe() for name in some(rest, "volume inspect", "a volume")], indent=1))
+    exact(jsontext.dumps([volumes.get(name).describe() for name in some(rest, "volume inspect", "a volume")], indent=1))
     return 0
 
 
@@ -71,7 +71,7 @@ def rm(values: dict[str, Any], rest: list[str]) -> int:
     for name in some(rest, "volume rm", "a volume"):
         try:
             volumes.remove(name)
-            print(name)
+            tell(name)
         except StateError as error:
             if values.get("force") and "no volume" in error.message:
                 continue
@@ -86,6 +86,6 @@ def prune(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError(f"volume prune: unexpected argument {rest[0]!r}")
     removed, freed = volumes.prune(named=bool(values.get("all")))
     for name in removed:
-        print(name)
-    print(f"freed: {size(freed)}")
+        tell(name)
+    tell(f"freed: {size(freed)}")
     return 0

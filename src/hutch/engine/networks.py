@@ -365,7 +365,7 @@ def release(network: Network, *, even_held: bool = False) -> None:
 def locks() -> str:
     """What the names of the files begin with that are locked by all who need this host to forward: root's of every data directory, in
     this network namespace, whose settings they are. A user's are in a namespace of the user's own."""
-    if not features().privileged:
+    if not features().privileged or not os.access("/run", os.W_OK):
         return f"{root()}/.lock-"
     from hutch.image.content import boot_id
     from hutch.kernel.private import directory

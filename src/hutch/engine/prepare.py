@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch import jsontext
-from hutch.engine import settings as settings_module, state
+from hutch.engine import settings as settings_module, signals, state
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
 from hutch.engine.settings import CONTAINER, ImageSource, Settings, VolumeMount
 from hutch.errors import UsageError
@@ -197,7 +197,7 @@ def _template(
         "settings": record_of(s),
         "user": [user.uid, user.gid, *user.additional_gids],
         "home": home,
-        "stop_signal": s.stop_signal or rootfs.config.stop_signal,
+        "stop_signal": s.stop_signal or signals.known(rootfs.config.stop_signal),
         "health": list(rootfs.config.health),
         "env": list(process.env),
         "workdir": process.cwd,

@@ -148,7 +148,7 @@ class Settings(Record):
     time_offsets: dict[str, int] = {}
     init: bool = False
     stop_signal: str = ""
-    stop_timeout: float = 0
+    stop_timeout: float | None = None
     upper: str = "tmpfs"
     upper_size: int = 0
     cgroup_parent: str = ""
@@ -192,6 +192,10 @@ def check(s: Settings) -> None:
         if egress.parse(s.egress).allowed is not None and not s.attachments:
             raise UsageError(f"egress: network {s.network} has no way out that could be guarded", "--network bridge, or one of your own")
     _check_dns(s)
+    if s.stop_signal:
+        from hutch.engine import signals
+
+        signals.number(s.stop_signal, "stop-signal")
     if s.isolation != "namespaces" or s.vm_accel != "kvm" or s.kernel or s.vm_root != "shared":
         from hutch.engine import machines
 

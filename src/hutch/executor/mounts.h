@@ -21,7 +21,7 @@ static long create(long context) { return sys(__NR_fsconfig, context, FSCONFIG_C
 static long create_as(long context, i64 id)
 {
     static u32 groups[65536];
-    long count = sys(__NR_getgroups, 65536, groups), r;
+    long count = sys(__NR_getgroups, 65536, groups), open = sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0), r;
     if (count > 0 && sys(__NR_setgroups, 0, 0) < 0) count = 0; /* denied in this user namespace: they are its user's own */
     u32 gid = (u32)sys(__NR_setfsgid, id), uid = (u32)sys(__NR_setfsuid, id);
     if (sys(__NR_setfsuid, -1L) == id && sys(__NR_setfsgid, -1L) == id) r = create(context);
@@ -29,6 +29,7 @@ static long create_as(long context, i64 id)
     sys(__NR_setfsuid, uid);
     sys(__NR_setfsgid, gid);
     if (count > 0) sys(__NR_setgroups, count, groups);
+    if (open == 1) sys(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0); /* as before: without privileges its owner opens its namespaces */
     return r;
 }
 

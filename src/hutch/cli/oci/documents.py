@@ -6,6 +6,7 @@ import os
 
 from hutch import jsontext
 from hutch.cli.oci.main import Context
+from hutch.cli.output import exact
 from hutch.errors import UsageError
 from hutch.runtime.verbs import documents as verbs
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def features_command(_: Context, __: dict[str, Any], ___: list[str]) -> int:
     """`hutch-oci features`."""
-    print(jsontext.dumps(verbs.features(), indent=2))
+    exact(jsontext.dumps(verbs.features(), indent=2))
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
 from hutch import jsontext
 from hutch.cli.oci.main import Context
+from hutch.cli.output import exact, tell
 from hutch.errors import UsageError
 from hutch.runtime.verbs import inspect as verbs
 from hutch.runtime.verbs.store import STOPPED
@@ -29,7 +29,7 @@ def format_of(values: dict[str, Any]) -> str:
 
 def state_command(context: Context, _: dict[str, Any], words: list[str]) -> int:
     """`hutch-oci state`."""
-    print(jsontext.dumps(verbs.state(context.store.load(words[0])), indent=2))
+    exact(jsontext.dumps(verbs.state(context.store.load(words[0])), indent=2))
     return 0
 
 
@@ -38,19 +38,19 @@ def list_command(context: Context, values: dict[str, Any], _: list[str]) -> int:
     form = format_of(values)
     if values.get("quiet"):
         for identity in context.store.ids():
-            print(identity)
+            tell(identity)
         return 0
     found, problems = verbs.containers(context.store)
     for problem in problems:
         context.log.notice("warning", problem)
     if form == "json":
-        print(jsontext.dumps(found or None))
+        exact(jsontext.dumps(found or None))
         return 0
     heads = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
     rows = [heads, *(tuple(str(c[name.lower()]) for name in heads) for c in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     for row in rows:
-        print("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        tell("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
@@ -59,7 +59,7 @@ def ps_command(context: Context, values: dict[str, Any], words: list[str]) -> in
     form = format_of(values)
     pids = verbs.processes(context.store.load(words[0]))
     if form == "json":
-        print(jsontext.dumps(pids))
+        exact(jsontext.dumps(pids))
         return 0
     import subprocess
 
@@ -75,11 +75,11 @@ def ps_command(context: Context, values: dict[str, Any], words: list[str]) -> in
         raise UsageError(f"ps {' '.join(words[1:])}: no PID among its columns, so the container's processes cannot be told apart")
     column = heads.index("PID")
     wanted = set(map(str, pids))
-    print(lines[0])
+    tell(lines[0])
     for line in lines[1:]:
         fields = line.split()
         if len(fields) > column and fields[column] in wanted:
-            print(line)
+            tell(line)
     return 0
 
 
@@ -106,11 +106,12 @@ def events_command(context: Context, values: dict[str, Any], words: list[str]) -
     interval = seconds(values.get("interval", "5s"))
     entry = context.store.load(words[0])
 
-    def tell(kind: str, data: object = None) -> None:
-        event = {"type": kind, "id": entry.id, **({"data": data} if data is not None else {})}
-        os.write(sys.stdout.fileno(), (jsontext.dumps(event) + "\n").encode())
+    def report(kind: str, data: object = None) -> None:
+        exact(jsontext.dumps({"type": kind, "id": entry.id, **({"data": data} if data is not None else {})}))
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
-    tell("stats", verbs.statistics(entry))
+    report("stats", verbs.statistics(entry))
     if values.get("stats"):
         return 0
     kills = verbs.oom_kills(entry) or 0
@@ -120,8 +121,8 @@ def events_command(context: Context, values: dict[str, Any], words: list[str]) -
         now = verbs.oom_kills(entry)
         if now is not None and now > kills:
             kills = now
-            tell("oom")
+            report("oom")
         if time.monotonic() >= following and entry.status() != STOPPED:
             following += interval
-            tell("stats", verbs.statistics(entry))
+            report("stats", verbs.statistics(entry))
     return 0

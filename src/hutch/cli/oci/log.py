@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from hutch import jsontext
+from hutch.cli.output import warn
 
 
 class Log:
@@ -31,13 +31,12 @@ class Log:
                 finally:
                     os.close(fd)
             except OSError as error:
-                sys.stderr.write(f"hutch-oci: --log {self.path}: {error.strerror}\n")
+                warn(f"hutch-oci: --log {self.path}: {error.strerror}")
 
     def _to_stderr(self, level: str, text: str) -> None:
         prefix = "" if level == "error" else f"{level}: "
         try:
-            sys.stderr.write(f"hutch-oci: {prefix}{text}\n")
-            sys.stderr.flush()
+            warn(f"hutch-oci: {prefix}{text}")
         except OSError:
             pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from hutch.cli.oci.log import Log
+from hutch.cli.output import tell
 from hutch.cli.parse import Flag, parse
 from hutch.errors import HutchError, UsageError
 from hutch.record import Record
@@ -146,10 +147,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         context, values, rest = globals_of(sys.argv[1:] if arguments is None else arguments, log)
         if values.get("version"):
-            print(version())
+            tell(*version().split("\n"))
             return 0
         if values.get("help") or not rest or rest[0] in ("help", "-h"):
-            print(overview())
+            tell(*overview().split("\n"))
             return 0
         from hutch.cli.oci.flags import PLACES
 
@@ -158,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.get("help"):
             from hutch.cli.parse import help_text
 
-            print(help_text(command, PROGRAM))
+            tell(*help_text(command, PROGRAM).split("\n"))
             return 0
         module = __import__(f"hutch.cli.oci.{PLACES[command.name]}", fromlist=["*"])
         code: int = getattr(module, f"{command.name}_command")(context, options, positional)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hutch.record import Record
+from hutch.words import printable as printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,11 +106,6 @@ def attribute_names(bits: int) -> list[str]:
 def namespace_names(flags: int) -> str:
     """The namespaces in a set of clone flags, in words."""
     return ", ".join(name for name, bit in NAMESPACES.items() if flags & bit) or "none"
-
-
-def printable(text: str) -> str:
-    """Text on one line, without what a terminal would act on."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def joined(words: Iterable[str]) -> str:
