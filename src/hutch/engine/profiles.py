@@ -17,6 +17,9 @@ _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 _loaded: dict[tuple[str, int, tuple[str, ...]], Seccomp] = {}
 
 
+LIMIT = 16 << 20  # bytes of a profile
+
+
 def load(path: str, capabilities: tuple[str, ...]) -> Seccomp:
     """A profile for a container with these capabilities. Raises UsageError, with the field that is wrong."""
     try:
@@ -25,7 +28,10 @@ def load(path: str, capabilities: tuple[str, ...]) -> Seccomp:
         if key in _loaded:
             return _loaded[key]
         with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+            text = file.read(LIMIT + 1)
+        if len(text) > LIMIT:
+            raise UsageError(f"seccomp profile {path}: is larger than {LIMIT >> 20} MiB")
+        data = json.loads(text)
     except OSError as error:
         raise UsageError(f"seccomp profile {path}: {error.strerror}") from None
     except ValueError as error:

@@ -7,7 +7,6 @@ that descriptor, and the same file is opened again through ``/proc/self/fd`` for
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import contextmanager
 
 from hutch.kernel import syscalls
@@ -15,8 +14,6 @@ from hutch.kernel import syscalls
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-EINVAL, EFBIG = 22, 27
 
 # statfs(2): what reading or writing does there is the kernel's affair, and not a matter of bytes in a file
 KERNEL_FILE_SYSTEMS = frozenset(
@@ -56,28 +53,6 @@ def look(name: str, directory: int | None = None, flags: int = 0) -> int:
 def reopen(fd: int, flags: int) -> int:
     """The file of an O_PATH descriptor, opened for use. Raises OSError."""
     return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC | os.O_NOCTTY)
-
-
-def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
-    """A regular file by its path, which may lead through links. Raises OSError; with EINVAL for anything but a regular file."""
-    seen = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(seen).st_mode):
-            raise OSError(EINVAL, "is not a regular file", path)
-        return reopen(seen, flags | os.O_NONBLOCK)
-    finally:
-        os.close(seen)
-
-
-def read_document(path: str, limit: int = 16 << 20) -> bytes:
-    """The content of a document: a regular file of at most `limit` bytes. Raises OSError; with EINVAL for anything but a regular
-    file, with EFBIG for a larger one."""
-    fd = open_regular(path)
-    with open(fd, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(EFBIG, f"is larger than {limit >> 20} MiB", path)
-    return data
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from hutch.runtime.request import Request
 
 O_PATH = 0o10000000
 O_DIRECTORY = 0o200000
+O_NOFOLLOW = 0o400000
 
 
 class Builder:

@@ -6,6 +6,7 @@ import sys
 
 from hutch.cli.oci.main import Context
 from hutch.errors import UsageError
+from hutch.kernel import documents
 from hutch.oci.config import BlockIo, Cpu, Memory, Pids, Resources
 from hutch.record import Record
 from hutch.runtime.verbs import end
@@ -53,11 +54,10 @@ def update_command(context: Context, values: dict[str, Any], words: list[str]) -
     source = values.get("resources")
     if source is not None:
         if source == "-":
-            text = sys.stdin.read()
+            text = sys.stdin.read(documents.LIMIT)
         else:
             try:
-                with open(source, encoding="utf-8") as file:
-                    text = file.read()
+                text = documents.read_text(source)
             except OSError as error:
                 raise UsageError(f"--resources {source}: {error.strerror}") from None
         resources = verbs.resources_from(text, "--resources")

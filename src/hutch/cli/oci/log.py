@@ -25,13 +25,21 @@ class Log:
             self._to_stderr(level, text)
         if self.path:
             try:
-                fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                fd = self._open()
                 try:
                     os.write(fd, self._line(level, text).encode("utf-8", "replace"))
                 finally:
                     os.close(fd)
             except OSError as error:
                 warn(f"hutch-oci: --log {self.path}: {error.strerror}")
+
+    def _open(self) -> int:
+        """The log, a link to it not followed: what others can write to is no place for a file that root appends to. A fifo, or a pipe,
+        that nobody reads keeps nobody waiting."""
+        for fd, names in ((1, ("/dev/stdout", "/proc/self/fd/1")), (2, ("/dev/stderr", "/proc/self/fd/2"))):
+            if self.path in names:
+                return os.dup(fd)
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
 
     def _to_stderr(self, level: str, text: str) -> None:
         prefix = "" if level == "error" else f"{level}: "

@@ -10,7 +10,7 @@ import time
 
 from hutch import jsontext
 from hutch.errors import ContainerGone, HutchError, StateError, UnsupportedError, UsageError
-from hutch.kernel import proc, syscalls
+from hutch.kernel import documents, proc, syscalls
 from hutch.record import Record
 from hutch.runtime.verbs import end
 from hutch.runtime.verbs.common import Options, write_pid
@@ -169,7 +169,7 @@ def _restore(criu: str, creation: Creation, options: CriuOptions, rootfs: str) -
     os.mkdir(root)
     words = [criu, "restore", "--root", root, "--restore-detached", "--pidfile", pid_file, *_shared(options, work, "restore.log")]
     try:
-        streams = jsontext.loads(proc.read_text(f"{options.image}/{STREAMS}"))
+        streams = jsontext.loads(documents.read_text(f"{options.image}/{STREAMS}"))
     except (OSError, ValueError):
         streams = {}
     for fd, target in streams.items():

@@ -7,7 +7,7 @@ import time
 
 from hutch import jsontext
 from hutch.errors import ConfigError, HutchError, StateError, UsageError
-from hutch.kernel import proc
+from hutch.kernel import documents, proc
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class Options(Record):
 def read_configuration(bundle: str) -> str:
     """The text of a bundle's config.json. Raises UsageError."""
     try:
-        return proc.read_text(f"{bundle}/config.json")
+        return documents.read_text(f"{bundle}/config.json")
     except OSError as error:
         hint = "a bundle is a directory with a config.json: `hutch-oci spec` writes one"
         raise UsageError(f"bundle {bundle}: config.json: {error.strerror}", hint) from None

@@ -48,6 +48,8 @@ def load_bundle(path: str, text: str | None = None) -> Bundle:
     if config.root is None:
         raise ConfigError("root", "is required and missing")
     root = os.path.join(path, config.root.path)
+    if os.path.islink(root.rstrip("/")):
+        raise ConfigError("root.path", f"{root} is a symbolic link", "name the directory that it leads to")
     if not os.path.isdir(root):
         raise ConfigError("root.path", f"{root} is not a directory" if os.path.lexists(root) else f"{root} does not exist")
     return Bundle(path=path, text=text, config=config)

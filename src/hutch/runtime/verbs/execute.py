@@ -6,7 +6,7 @@ import os
 
 from hutch.errors import ConfigError, ContainerGone, StateError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
-from hutch.kernel import capabilities, proc
+from hutch.kernel import capabilities, documents, proc
 from hutch.kernel.features import features
 from hutch.oci.config import CapabilitySets, Process, User
 from hutch.oci.decode import decode
@@ -42,7 +42,7 @@ class ExecOptions(Record):
 def process_from(path: str) -> Process:
     """The process that a file describes (config.md, "Process"). Raises UsageError or ConfigError."""
     try:
-        text = proc.read_text(path)
+        text = documents.read_text(path)
     except OSError as error:
         raise UsageError(f"--process {path}: {error.strerror}") from None
     return decode(Process, parse_json(text, f"--process {path}"))
