@@ -51,6 +51,7 @@ def operations(
     scope: str = "",
     privileged: bool = True,
     shared: bool = False,
+    everywhere: bool = False,
 ) -> CgroupOperations:
     """The operations that make the cgroup `name` (``/hutch-ID``), set it and enter it, and their inverses.
 
@@ -58,7 +59,8 @@ def operations(
 
     Without `privileged`, v2's parent is one that was delegated, and has what was enabled for its children.
     Without `accounting`, v1 gets no more than the controllers of the limits. `shared`: the path is somebody else's choice,
-    who may have made it or parts of it, and counts in every hierarchy.
+    who may have made it or parts of it, and counts in every hierarchy. `everywhere`: the container may mount what hierarchies
+    it likes, so that it has a place of its own in each, the named ones and a hybrid host's v2 among them.
 
     Raises UnsupportedError when a limit needs a controller that this host
     has not, and ConfigError for a limit that cannot be meant.
@@ -72,14 +74,14 @@ def operations(
         return _systemd(scope, resources, layout)
     if layout.mode == "v2":
         return _v2(name, resources, layout, privileged, shared)
-    return _v1(name, resources, layout, own_pid_namespace, accounting, shared)
+    return _v1(name, resources, layout, own_pid_namespace, accounting, shared, everywhere)
 
 
 def _write(directory: str, setting: Setting) -> ops.HostWrite:
     return ops.HostWrite(path=f"{directory}/{setting.key}", data=setting.value, tolerated=setting.tolerated, origin=setting.origin)
 
 
-def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, accounting: bool, shared: bool) -> CgroupOperations:
+def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, accounting: bool, shared: bool, everywhere: bool) -> CgroupOperations:
     hybrid: list[Setting] = []
     if resources.unified and layout.v2_mount:
         hybrid += [s for s in v2_settings(Resources(unified=resources.unified)) if s.controller in layout.v2_controllers]
@@ -99,8 +101,10 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, a
     wanted += [s.controller for s in settings if s.controller not in wanted]
     if not own_pids and layout.controller("freezer"):
         wanted.append("freezer")
-    if shared:
+    if shared or everywhere:
         wanted += [c.name for c in layout.v1]
+    if everywhere:
+        wanted += [c.name for c in layout.named]
     wanted = list(dict.fromkeys(wanted))
     after: list[ops.Operation] = []
     enter: list[ops.Operation] = []
@@ -116,7 +120,7 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, a
             made[place.mount] = controller
             after += _ancestors(place.mount, name, controller)
             after.append(ops.HostDirectory(path=directory, undo="rmdir", exist_ok=shared, origin="linux.cgroupsPath"))
-            tasks = slot(f"{controller}.tasks")
+            tasks = slot(f"{controller.replace('=', '-')}.tasks")
             after.append(ops.Open(path=f"{directory}/tasks", flags=O_WRONLY, into=tasks, origin="linux.cgroupsPath"))
             enter.append(ops.EnterCgroup(tasks=tasks, origin="linux.cgroupsPath"))
         if controller == "cpuset":
@@ -126,7 +130,7 @@ def _v1(name: str, resources: Resources, layout: CgroupLayout, own_pids: bool, a
                     inherited = _inherited(place.mount, name.rpartition("/")[0], key)
                     own.append(Setting(controller="cpuset", key=key, value=inherited, origin="linux.resources.cpu"))
         after += [_write(directory, s) for s in own]
-    if hybrid:
+    if hybrid or (everywhere and layout.v2_mount):
         directory = f"{layout.v2_mount}{name}"
         paths[""] = directory
         for controller in dict.fromkeys(s.controller for s in hybrid):

@@ -64,6 +64,9 @@ def v1_settings(resources: Resources, path: str = "linux") -> list[Setting]:
             add("memory", "memory.soft_limit_in_bytes", memory.reservation, "memory.reservation")
         if memory.kernel_tcp:
             add("memory", "memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp, "memory.kernelTCP")
+        elif memory.limit and memory.limit > 0:
+            # what lies unread in sockets, UDP's too, is counted apart on v1, and not at all unless this is set (memory.rst, 2.7)
+            add("memory", "memory.kmem.tcp.limit_in_bytes", memory.limit, "memory.limit", tolerated=2)
         if memory.swappiness is not None:
             add("memory", "memory.swappiness", memory.swappiness, "memory.swappiness")
         if memory.disable_oom_killer:

@@ -14,6 +14,77 @@ static void pause_(i64 nanoseconds)
     sys(__NR_clock_nanosleep, 1, 0, &time, 0);
 }
 
+enum { MEMBERS = 256 };
+
+/* The first pids of a cgroup; how many, or an error. */
+static long members(long dir, const char *path, i32 *pids)
+{
+    static char text[4096];
+    long fd = openat_(dir, path, O_RDONLY | O_CLOEXEC, 0), count = 0, pid = 0, n;
+    if (fd < 0) return fd;
+    while (count < MEMBERS && (n = sys(__NR_read, fd, text, sizeof text)) > 0)
+        for (long i = 0; i < n && count < MEMBERS; i++) {
+            if (text[i] >= '0' && text[i] <= '9') {
+                pid = pid * 10 + (text[i] - '0');
+                continue;
+            }
+            if (pid > 1 && pid != self_pid) pids[count++] = (i32)pid;
+            pid = 0;
+        }
+    close_(fd);
+    return count;
+}
+
+/* SIGKILL for the processes of a cgroup, by pidfd: a number may be somebody else's by now. It is not if it is still listed
+ * after it was opened. Returns how many there were. */
+static long kill_members(long dir, const char *path)
+{
+    static i32 pids[MEMBERS], fds[MEMBERS], still[MEMBERS];
+    long count = members(dir, path, pids), listed;
+    for (long i = 0; i < count; i++) fds[i] = (i32)sys(__NR_pidfd_open, pids[i], 0);
+    listed = members(dir, path, still);
+    for (long i = 0; i < count; i++) {
+        for (long k = 0; k < listed; k++)
+            if (still[k] == pids[i]) sys(__NR_pidfd_send_signal, fds[i], SIGKILL, 0, 0);
+        close_(fds[i]);
+    }
+    return count;
+}
+
+/* Remove the cgroups below one, the deepest first, with what still lives in them. */
+static void remove_children(const char *path)
+{
+    static char buffer[4096] __attribute__((aligned(8)));
+    static char names[64][256]; /* of the way down: nothing nests cgroups deeper here */
+    long fd = openat_(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), depth = 0;
+    for (int steps = 0; fd >= 0 && steps < 100000; steps++) {
+        long child = -1, n;
+        sys(__NR_lseek, fd, 0, 0);
+        while (child < 0 && (n = sys(__NR_getdents64, fd, buffer, sizeof buffer)) > 0)
+            for (struct entry *e = (void *)buffer; child < 0 && (char *)e < buffer + n; e = (void *)((char *)e + e->size)) {
+                if (e->type != 4 /* DT_DIR */ || dots(e->name) || depth == 64) continue;
+                child = openat_(fd, e->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+                if (child >= 0) memcpy(names[depth], e->name, length(e->name) + 1);
+            }
+        if (child >= 0) {
+            kill_members(child, "cgroup.procs");
+            depth++;
+        } else if (depth) {
+            child = openat_(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+            depth--;
+            long r = -EBUSY;
+            for (int tries = 0; child >= 0 && r == -EBUSY && tries < 200; tries++) { /* until its last task is gone */
+                r = sys(__NR_unlinkat, child, names[depth], AT_REMOVEDIR);
+                if (r == -EBUSY) pause_(1000000);
+            }
+            if (r < 0) steps = 100000; /* it stays, and so does what it lies in */
+        }
+        close_(fd);
+        fd = child;
+    }
+    close_(fd);
+}
+
 static long host_directory(struct op *op, int undo)
 {
     const char *path = str(op, 0);
@@ -39,6 +110,7 @@ static long host_directory(struct op *op, int undo)
     for (int tries = 0; tries < 500; tries++) { /* a cgroup is busy until its last task is gone */
         r = sys(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
         if (r != -EBUSY) return r;
+        if (tries == 20) remove_children(path);
         pause_(tries < 20 ? 100000 : 2000000);
     }
     return r;
@@ -173,43 +245,6 @@ static long host_device_program(struct op *op)
     return r;
 }
 
-enum { MEMBERS = 256 };
-
-/* The first pids of a cgroup; how many, or an error. */
-static long members(const char *path, i32 *pids)
-{
-    static char text[4096];
-    long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), count = 0, pid = 0, n;
-    if (fd < 0) return fd;
-    while (count < MEMBERS && (n = sys(__NR_read, fd, text, sizeof text)) > 0)
-        for (long i = 0; i < n && count < MEMBERS; i++) {
-            if (text[i] >= '0' && text[i] <= '9') {
-                pid = pid * 10 + (text[i] - '0');
-                continue;
-            }
-            if (pid > 1 && pid != self_pid) pids[count++] = (i32)pid;
-            pid = 0;
-        }
-    close_(fd);
-    return count;
-}
-
-/* SIGKILL for the processes of a cgroup, by pidfd: a number may be somebody else's by now. It is not if it is still listed
- * after it was opened. Returns how many there were. */
-static long kill_members(const char *path)
-{
-    static i32 pids[MEMBERS], fds[MEMBERS], still[MEMBERS];
-    long count = members(path, pids), listed;
-    for (long i = 0; i < count; i++) fds[i] = (i32)sys(__NR_pidfd_open, pids[i], 0);
-    listed = members(path, still);
-    for (long i = 0; i < count; i++) {
-        for (long k = 0; k < listed; k++)
-            if (still[k] == pids[i]) sys(__NR_pidfd_send_signal, fds[i], SIGKILL, 0, 0);
-        close_(fds[i]);
-    }
-    return count;
-}
-
 /* Kill what lives in a cgroup: by cgroup.kill where there is one (5.14, v2), else pid by pid until none is left. A
  * container with a pid namespace of its own is dead already; one that shares the host's is not. */
 static long undo_kill(const char *path, const char *kill_file)
@@ -221,7 +256,7 @@ static long undo_kill(const char *path, const char *kill_file)
         if (r >= 0 || r == -ENOENT) return 0;
     }
     for (int round = 0; round < 200; round++) {
-        long found = kill_members(path);
+        long found = kill_members(AT_FDCWD, path);
         if (found <= 0) return 0;
         while (sys(__NR_wait4, -1L, 0, WNOHANG, 0) > 0) {}
         pause_(1000000);

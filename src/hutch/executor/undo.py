@@ -68,25 +68,49 @@ def kill_process(pidfd: int) -> None:
 
 
 def kill(procs: str) -> None:
-    """SIGKILL for every process of a cgroup, until none is left (2 s at most)."""
+    """SIGKILL for every process of a cgroup, until none is left (2 s at most). By pidfd: a number may be somebody else's by the
+    time that it is used, and is not if it is still listed after it was opened."""
     for _ in range(200):
-        try:
-            with open(procs, encoding="ascii") as file:
-                pids = [int(word) for word in file.read().split()]
-        except OSError:
-            return
+        pids = _members(procs)
         if not pids:
             return
+        held = {}
         for pid in pids:
             try:
-                os.kill(pid, SIGKILL)
-            except ProcessLookupError:
-                continue
+                held[pid] = os.pidfd_open(pid)
+            except OSError:
+                continue  # it has ended
+        for pid in _members(procs):
+            if pid in held:
+                _kill_one(held[pid])
+        for pidfd in held.values():
+            os.close(pidfd)
         time.sleep(0.01)
 
 
+def _members(procs: str) -> list[int]:
+    try:
+        with open(procs, encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _kill_one(pidfd: int) -> None:
+    import signal
+
+    try:
+        signal.pidfd_send_signal(pidfd, SIGKILL)
+    except OSError:
+        return
+
+
 def remove_cgroup(path: str) -> None:
-    """rmdir a cgroup; it is busy until its last process is gone, which is waited for (2 s at most)."""
+    """rmdir a cgroup with those below it; it is busy until its last process is gone, which is waited for (2 s at most)."""
+    for place, below, _ in os.walk(path, topdown=False):
+        for name in below:
+            kill(f"{place}/{name}/cgroup.procs")
+            remove_cgroup(f"{place}/{name}")
     for _ in range(200):
         try:
             os.rmdir(path)

@@ -19,14 +19,16 @@ class V1Controller(Record):
 class CgroupLayout(Record):
     """The host's control groups.
 
-    `mode` is "v2", "v1", "hybrid" (v1 controllers, and v2 beside them) or "none". `v2_mount` is where v2 is mounted;
-    `v2_controllers` are those it has at its root. `v2_path` is where this user may make cgroups: this process's own place, or
-    its parent, where that is the user's too and has controllers enabled for its children (a cgroup that holds processes
-    can enable none for children of its own); `v2_own_subtree` are those, and `v2_writable` tells whether it is so.
+    `mode` is "v2", "v1", "hybrid" (v1 controllers, and v2 beside them) or "none". `named` are v1 hierarchies without a controller, such
+    as systemd's (``name=systemd``). `v2_mount` is where v2 is mounted; `v2_controllers` are those it has at its root. `v2_path` is
+    where this user may make cgroups: this process's own place, or its parent, where that is the user's too and has controllers
+    enabled for its children (a cgroup that holds processes can enable none for children of its own); `v2_own_subtree` are those, and
+    `v2_writable` tells whether it is so.
     """
 
     mode: str
     v1: tuple[V1Controller, ...] = ()
+    named: tuple[V1Controller, ...] = ()
     v2_mount: str = ""
     v2_path: str = "/"
     v2_controllers: tuple[str, ...] = ()
@@ -35,8 +37,8 @@ class CgroupLayout(Record):
     v2_writable: bool = False
 
     def controller(self, name: str) -> V1Controller | None:
-        """A v1 controller by name."""
-        return next((c for c in self.v1 if c.name == name), None)
+        """A v1 controller, or a named hierarchy, by name."""
+        return next((c for c in (*self.v1, *self.named) if c.name == name), None)
 
 
 def _words(path: str) -> tuple[str, ...]:
@@ -55,16 +57,18 @@ def detect(mounts: tuple[MountInfo, ...], cgroups: str) -> CgroupLayout:
     """The layout from /proc/self/mountinfo and the text of /proc/self/cgroup."""
     own = parse_cgroups(cgroups)
     v1: list[V1Controller] = []
+    named: list[V1Controller] = []
     v2_mount = ""
     for mount in mounts:
         if mount.kind == "cgroup2":
             v2_mount = v2_mount or mount.mount_point
         elif mount.kind == "cgroup":
             for option in mount.super_options:
-                if option in own and not option.startswith("name=") and all(c.name != option for c in v1):
-                    v1.append(V1Controller(name=option, mount=mount.mount_point, path=own[option]))
+                found = named if option.startswith("name=") else v1
+                if option in own and all(c.name != option for c in found):
+                    found.append(V1Controller(name=option, mount=mount.mount_point, path=own[option]))
     if not v2_mount:
-        return CgroupLayout(mode="v1" if v1 else "none", v1=tuple(v1))
+        return CgroupLayout(mode="v1" if v1 else "none", v1=tuple(v1), named=tuple(named))
     path = own.get("", "/")
     place = v2_mount + path.rstrip("/")
     above = path.rpartition("/")[0] or "/"
@@ -73,6 +77,7 @@ def detect(mounts: tuple[MountInfo, ...], cgroups: str) -> CgroupLayout:
     return CgroupLayout(
         mode="hybrid" if v1 else "v2",
         v1=tuple(v1),
+        named=tuple(named),
         v2_mount=v2_mount,
         v2_path=path,
         v2_controllers=_words(f"{v2_mount}/cgroup.controllers"),

@@ -206,7 +206,8 @@ def cgroup_of(b: Builder) -> CgroupOperations:
     accounting = b.request.accounting
     if b.request.systemd_scope:
         return operations(name, resources, f.cgroups, scope=b.request.systemd_scope)
-    if not accounting and not needed(resources) and not resources.devices and "pid" in b.new:
+    everywhere = _mounts_cgroups(b)
+    if not accounting and not needed(resources) and not resources.devices and "pid" in b.new and not everywhere:
         return CgroupOperations()
     if f.cgroups.mode == "v2" and f.uid != 0 and not f.cgroups.v2_writable:
         return _no_cgroup(b, resources)
@@ -214,7 +215,17 @@ def cgroup_of(b: Builder) -> CgroupOperations:
         return _no_cgroup(b, resources)
     if not f.privileged and f.cgroups.v2_path != "/" and not b.config.linux.cgroups_path:
         name = f"{f.cgroups.v2_path.rstrip('/')}{name}"
-    return operations(name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting, privileged=f.privileged, shared=b.request.oci)
+    return operations(
+        name, resources, f.cgroups, own_pid_namespace="pid" in b.new, accounting=accounting, privileged=f.privileged, shared=b.request.oci,
+        everywhere=everywhere,
+    )  # fmt: skip
+
+
+def _mounts_cgroups(b: Builder) -> bool:
+    """Whether the container may mount v1's hierarchies: where it had no place of its own, it would see and change the host's."""
+    process = b.config.process
+    held = process.capabilities.bounding if process is not None and process.capabilities is not None else ()
+    return not b.in_userns and "CAP_SYS_ADMIN" in held and not b.request.oci
 
 
 def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:

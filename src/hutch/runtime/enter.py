@@ -59,7 +59,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         else:
             if controller == "pids":
                 host.append(ops.CheckRoom(current=f"{path}/pids.current", limit=f"{path}/pids.max", origin="exec"))
-            tasks = slot(f"{controller or 'unified'}.tasks")
+            tasks = slot(f"{controller.replace('=', '-') or 'unified'}.tasks")
             file = "tasks" if controller else "cgroup.procs"
             host.append(ops.Open(path=f"{place}/{file}", flags=1, into=tasks, origin="exec"))
             enter.append(ops.EnterCgroup(tasks=tasks, origin="exec"))

@@ -316,8 +316,25 @@ def late(b: Builder, cgroups: dict[str, str]) -> None:
             flags = tuple((n, None) for n in names)
             b.container.append(ops.MakeFilesystem(kind="cgroup", attributes=options.attributes, options=flags, into=into, origin=origin))
             b.container.append(_attach(into, f"{target}/{name}", origin, f"cgroup {name}"))
+        if not shared:
+            _further_hierarchies(b, origin, target, options, cgroups)
         if options.attributes & 1:
             b.container.append(ops.SetAttributes(root=ROOT, path=target, set_attributes=1, origin=origin))
+
+
+def _further_hierarchies(b: Builder, origin: str, target: str, options: MountOptions, cgroups: dict[str, str]) -> None:
+    """Named hierarchies and a hybrid host's v2, where the container has places of its own in them: systemd wants to find its own."""
+    layout = b.features.cgroups
+    for named in layout.named:
+        if named.name in cgroups:
+            name, into = named.name.removeprefix("name="), slot(f"cgroup-{named.name.replace('=', '-')}")
+            flags = (("none", None), ("name", name))
+            b.container.append(ops.MakeFilesystem(kind="cgroup", attributes=options.attributes, options=flags, into=into, origin=origin))
+            b.container.append(_attach(into, f"{target}/{name}", origin, f"cgroup {named.name}"))
+    if "" in cgroups and layout.v2_mount:
+        into = slot("cgroup-unified")
+        b.container.append(ops.MakeFilesystem(kind="cgroup2", attributes=options.attributes, into=into, origin=origin))
+        b.container.append(_attach(into, f"{target}/unified", origin, "cgroup2"))
 
 
 def _own_cgroup(b: Builder, origin: str, source: str, target: str, options: MountOptions) -> None:
