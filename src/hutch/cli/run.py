@@ -128,7 +128,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
             fresh, encoded = identity.personalise(found_plan[1])
             stored = kept.Stored(tuple(found_plan[0].split()), encoded, lambda: compiled().compiled.plan)
             return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded, replace=(identity.PLACEHOLDER, fresh))  # type: ignore[arg-type]
-    from hutch.engine import prepare
+    from hutch.engine import launching
 
     prepared = compiled()
     if prepared.idle and not detach:
@@ -138,7 +138,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         attach.say(f"warning: {warning}")
     if own and not warnings:
         kept.save(plancache.place(base), own, " ".join(prepared.compiled.plan.exports()), prepared.template)
-    return prepared.id, lambda i, o, e: prepare.launch(prepared, stdin=i, stdout=o, stderr=e)
+    return prepared.id, lambda i, o, e: launching.launch(prepared, stdin=i, stdout=o, stderr=e)
 
 
 def _write(path: str, text: str) -> None:

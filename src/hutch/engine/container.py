@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import options as api_options, prepare
+from hutch.engine import launching, options as api_options, prepare
 from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
@@ -55,7 +55,7 @@ def start(
         raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
 
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-        return prepare.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
+        return launching.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
     process = Process(launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
     if prepared.asks:
@@ -153,7 +153,7 @@ class Container:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             extra = tuple(tree for tree, _ in self._lowers)
-            self._execution = prepare.launch(prepared, stdin=null, stdout=null, stderr=null, extra=extra)
+            self._execution = launching.launch(prepared, stdin=null, stdout=null, stderr=null, extra=extra)
         except BaseException:
             self._let_go()
             raise

@@ -7,9 +7,9 @@ import os
 from hutch import jsontext
 from hutch.engine import settings as settings_module, signals, state
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
-from hutch.engine.settings import CONTAINER, ImageSource, Settings, VolumeMount
+from hutch.engine.settings import CONTAINER, ImageSource, Settings
 from hutch.errors import UsageError
-from hutch.executor.launcher import FIRST_EXTRA, Execution
+from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve, store
 from hutch.image.rootfs import ImageMount, Rootfs
 from hutch.kernel.features import Features, features
@@ -18,7 +18,6 @@ from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
 from hutch.record import Record
 from hutch.runtime.compile import compile_container
-from hutch.runtime.lifecycle import JOIN_NETWORKS, NET_DEVICES
 from hutch.runtime.request import Compiled, Request
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from hutch.engine.joining import Joining
     from hutch.engine.machine_snapshots import Saved
     from hutch.engine.volumes import Volume
-    from hutch.network.ports import Port, Sockets
+    from hutch.network.ports import Port
     from hutch.oci.config import Config
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
     from hutch.vm.compile import Parts
@@ -51,6 +50,7 @@ class Prepared(Record):
     ipv6: bool = False
     machine: Parts | None = None
     idle: bool = False
+    fresh: tuple[str, ...] = ()  # anonymous volumes that were made for it, whose executor removes them at its end
 
     @property
     def asks(self) -> bool:
@@ -79,9 +79,27 @@ def prepare(
     if saved is not None:
         s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
     rootfs = rootfs or _resolve(s, found)
-    if s.volumes or (detach and not remove and rootfs.config.volumes):
-        settings_module.check(s)
-        s = _with_volumes(s, rootfs, detach and not remove)
+    fresh: list[str] = []
+    try:
+        if s.volumes or (detach and not remove and rootfs.config.volumes):
+            from hutch.engine import volumes
+
+            settings_module.check(s)
+            s = volumes.of_container(s, rootfs, detach and not remove, fresh)
+        return _prepare(s, found, rootfs, tuple(fresh), saved, idle, detach, remove, accounting, reopen, inherited, machine)
+    except BaseException:
+        if fresh:
+            from hutch.engine import volumes
+
+            volumes.forget(fresh)
+        raise
+
+
+def _prepare(
+    s: Settings, found: Features, rootfs: Rootfs, fresh: tuple[str, ...], saved: Saved | None, idle: bool, detach: bool, remove: bool,
+    accounting: bool, reopen: str, inherited: tuple[str, ...], machine: Parts | None,
+) -> Prepared:  # fmt: skip
+    """The plan of a container whose image and volumes are there."""
     if s.network.startswith(CONTAINER):
         from hutch.engine import joining
 
@@ -104,12 +122,12 @@ def prepare(
             rootfs,
             found,
             base,
-            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine),
+            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine, fresh),
         )
         _templates[key] = cached
     template = cached[3]
     identity, encoded = personalise(template.template)
-    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity))
+    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity), fresh=fresh)
 
 
 def _resolve(s: Settings, found: Features) -> Rootfs:
@@ -136,27 +154,6 @@ def _image_mount(source: ImageSource, found: Features) -> ImageMount:
     return ImageMount(target=source.target, layers=other.layers, path=source.subpath)
 
 
-def _with_volumes(s: Settings, rootfs: Rootfs, keeps: bool) -> Settings:
-    """The volumes made and filled. What the image wants as volumes becomes some where the container is kept: in one that is
-    removed at its end they would go with it, as all of its changes do."""
-    from hutch.engine import volumes
-
-    taken = {mount.target.rstrip("/") for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
-    own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and path.rstrip("/") not in taken]
-    found = []
-    for mount in (*s.volumes, *own):
-        volume = volumes.create(mount.name)
-        if not mount.nocopy and not mount.subpath:
-            volumes.fill(volume, rootfs, mount.target)
-        source = f"{volume.path}/{mount.subpath.strip('/')}" if mount.subpath else volume.path
-        if mount.subpath and os.path.realpath(source) != source:
-            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
-        if not os.path.exists(source):
-            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
-        found.append(mount.replace(name=volume.name, source=source))
-    return s.replace(volumes=tuple(found))
-
-
 def _volumes(s: Settings) -> tuple[Volume, ...]:
     if not s.volumes:
         return ()
@@ -168,7 +165,7 @@ def _volumes(s: Settings) -> tuple[Volume, ...]:
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
     reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
-    lent: tuple[ReturnDevice, ...], machine: Parts | None,
+    lent: tuple[ReturnDevice, ...], machine: Parts | None, fresh: tuple[str, ...],
 ) -> Prepared:  # fmt: skip
     user, home = who
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
@@ -205,6 +202,7 @@ def _template(
         "ports": _published(ports, ipv6),
         **_machine_record(machine),
     }
+    used = _volumes(s)
     request = Request(
         id=PLACEHOLDER,
         rootfs=rootfs,
@@ -212,7 +210,8 @@ def _template(
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
-        held=tuple(dict.fromkeys((v.path, v.lock) for v in _volumes(s))),
+        held=tuple(dict.fromkeys((v.path, v.lock) for v in used if v.name not in fresh)),
+        own=tuple((os.path.dirname(v.path), v.lock) for v in used if v.name in fresh),
         networks=_holds(joinings, s),
         user_network=user_network,
         lent=lent,
@@ -381,109 +380,6 @@ def _scope(s: Settings) -> str:
     with systemd.Manager() as manager:
         place = systemd.slice_path(manager.control_group(), os.geteuid() != 0)
     return f"{place}/hutch-{PLACEHOLDER}.scope"
-
-
-def answer(prepared: Prepared, request: str, pid: int) -> None:
-    """Do what an executor asks its owner for: start the systemd scope of its container."""
-    from hutch.cgroup import systemd
-    from hutch.cgroup.settings import v2_settings
-
-    limits = settings_module.resources_of(prepared.settings, prepared.compiled.user_namespace)
-    if prepared.machine is not None:
-        from hutch.vm.compile import machine_resources
-
-        limits = machine_resources(limits, prepared.machine, features(), prepared.settings.vm_root == "shared" and prepared.settings.upper != "disk")
-    with systemd.Manager() as manager:
-        manager.start_scope(request.removeprefix("start ").replace(PLACEHOLDER, prepared.id), pid, v2_settings(limits))
-
-
-def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
-    """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
-    encoded, places, sockets, user_network = prepared.encoded, None, None, None
-    own: tuple[int, ...] = ()
-    if prepared.joinings:
-        from hutch.engine.joining import Places
-
-        encoded, sockets = _bind(prepared, encoded)
-        try:
-            if not features().privileged:
-                from hutch.engine import usernet
-
-                user_network = usernet.reach()
-                own = user_network.enter()
-            places = Places(prepared.joinings, prepared.id, prepared.settings)
-        except BaseException:
-            if sockets is not None:
-                sockets.close()
-            if user_network is not None:
-                user_network.close()
-            raise
-        # nobody takes the addresses over: the executor has them open to its end, and that is all
-        extra = (*extra, *own, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
-        encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
-        if prepared.machine is not None:
-            from hutch.engine import machines
-
-            encoded = machines.with_network(encoded, places.places, prepared.machine)
-
-    def on_call(request: str, pid: int, _: int) -> None:
-        if request == JOIN_NETWORKS and places is not None:
-            try:
-                places.attach(pid, found.descriptors["netlink"], user_network)
-                if prepared.machine is not None:
-                    from hutch.engine import machines
-
-                    machines.join_taps(found.descriptors["netlink"], places.places)
-            finally:
-                if user_network is not None:
-                    user_network.close()  # the container itself keeps it now
-        elif request == NET_DEVICES:
-            _lend(prepared, pid, found.descriptors["netlink"])
-        else:
-            answer(prepared, request, pid)
-
-    try:
-        found = Execution(
-            prepared.compiled.plan,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            extra=extra,
-            encoded=encoded,
-            replace=(PLACEHOLDER, prepared.id),
-            on_call=on_call,
-        )
-    finally:
-        if places is not None:
-            places.close()
-        if sockets is not None:
-            sockets.close()
-        for fd in own:
-            os.close(fd)
-    return found
-
-
-def _lend(prepared: Prepared, pid: int, netlink: int) -> None:
-    from hutch.oci.config import NetDevice
-    from hutch.runtime.verbs.netdevices import Moved
-
-    moved = Moved(pid, netlink)
-    try:
-        moved.move({outside: NetDevice(name=inside) for outside, inside in prepared.settings.net_devices})
-    finally:
-        moved.close()  # what was moved is taken back by the executor
-
-
-def _bind(prepared: Prepared, encoded: bytes) -> tuple[bytes, Sockets | None]:
-    """The host's sockets of the ports that are published. Raises HutchError for one that is in use, before anything is started."""
-    if not prepared.ports:
-        return encoded, None
-    from hutch.network.ports import Sockets
-
-    sockets = Sockets(prepared.ports, prepared.ipv6)
-    for i, one in enumerate(sockets.published):
-        encoded = encoded.replace(f"{PORT}{i:03d}".encode(), f"{one.port:<5}".encode())
-    return encoded, sockets
 
 
 def plan_of(prepared: Prepared) -> Plan:

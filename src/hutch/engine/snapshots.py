@@ -6,6 +6,7 @@ process; what it changed lies in its upper directory, on disk for those that out
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -304,8 +305,13 @@ def write_directory(box: Container, path: str, into: str) -> None:
     from hutch.kernel import syscalls
 
     with Target(box) as target:
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        fd = syscalls.openat2(target.root, path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
+        try:
+            fd = syscalls.openat2(target.root, path.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return  # /proc, /dev: nothing of the image
         try:
             uids, gids = target.ids()
             scope = changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True, top=b".")

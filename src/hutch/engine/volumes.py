@@ -20,9 +20,10 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from hutch.engine.settings import Settings
     from hutch.image.rootfs import Rootfs
 
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -155,6 +156,57 @@ def prune(*, named: bool = False) -> tuple[list[str], int]:
         if name.startswith(".going-") or (pid.isdigit() and not os.path.exists(f"/proc/{pid}")):
             mapped.remove_tree(f"{base}/{name}", features())
     return removed, size
+
+
+def of_container(s: Settings, rootfs: Rootfs, keeps: bool, fresh: list[str]) -> Settings:
+    """The volumes made and filled; the names of those that were made for this container go to `fresh`. What the image wants as
+    volumes becomes some where the container is kept: in one that is removed at its end they would go with it, as all of its
+    changes do. Raises UsageError for a place where no volume can be."""
+    from hutch.engine.settings import VolumeMount
+
+    taken = {mount.target.rstrip("/") for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
+    own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and path.rstrip("/") not in taken]
+    found = []
+    for mount in (*s.volumes, *own):
+        check_target(mount.target, rootfs)
+    for mount in (*s.volumes, *own):
+        volume = create(mount.name)
+        if not mount.name:
+            fresh.append(volume.name)
+        if not mount.nocopy and not mount.subpath:
+            fill(volume, rootfs, mount.target)
+        source = f"{volume.path}/{mount.subpath.strip('/')}" if mount.subpath else volume.path
+        if mount.subpath and os.path.realpath(source) != source:
+            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
+        if not os.path.exists(source):
+            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
+        found.append(mount.replace(name=volume.name, source=source))
+    return s.replace(volumes=tuple(found))
+
+
+def check_target(target: str, rootfs: Rootfs) -> None:
+    """Raise UsageError for what no volume can be mounted on."""
+    import posixpath
+    import stat
+
+    from hutch.image import lookup
+
+    path = "/" + posixpath.normpath(target).strip("/")
+    if path == "/.":
+        path = "/"
+    if path == "/" or path in ("/proc", "/sys", "/dev") or path.startswith("/proc/"):
+        what = "the container's root" if path == "/" else "where the kernel shows the container its own files"
+        raise UsageError(f"volume {target}: is {what}", "mount it on another directory")
+    found = None if rootfs.name == "host" else lookup.find(rootfs, path)
+    if found is not None and not stat.S_ISDIR(found.mode):
+        raise UsageError(f"volume {target}: is a file in {rootfs.name}, and no directory", "mount it on another path")
+
+
+def forget(names: Iterable[str]) -> None:
+    """Remove the volumes of a container that does not come to be. Raises StateError."""
+    for name in names:
+        if os.path.lexists(f"{root()}/{name}"):
+            remove(name)
 
 
 def fill(volume: Volume, rootfs: Rootfs, target: str) -> None:

@@ -117,6 +117,7 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     memcpy(said, lane == HOST ? detail_ : report->detail, DETAIL);
     if (lane == CONTAINER && index >= plan.count[CONTAINER]) index = plan.count[CONTAINER] - 1; /* not what the lane was at */
     if (error < 0 || error > 4095) error = EPROTO;
+    never_started = 1;
     undo(0, 0);
     undo(0, 1);
     memcpy(words, said, DETAIL);
@@ -133,6 +134,7 @@ _Noreturn static void failed_inside(void)
     u32 index = report->position < plan.count[CONTAINER] ? report->position : plan.count[CONTAINER] - 1;
     i64 none[4];
     usage[0] = reap(none);
+    never_started = 1;
     undo(0, 0);
     undo(0, 1);
     memcpy(words, ended->detail, DETAIL);

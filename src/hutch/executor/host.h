@@ -4,7 +4,7 @@
 #define HUTCH_HOST_H
 #include "files.h"
 
-enum { UNDO_NOTHING = 0, UNDO_REMOVE_DIRECTORY = 1, UNDO_REMOVE_TREE = 2 };
+enum { UNDO_NOTHING = 0, UNDO_REMOVE_DIRECTORY = 1, UNDO_REMOVE_TREE = 2, UNDO_IF_FAILED = 3 };
 
 static void pause_(i64 nanoseconds)
 {
@@ -85,6 +85,16 @@ static void remove_children(const char *path)
     close_(fd);
 }
 
+static int never_started; /* what is kept of a container that ran is not kept of one that failed before */
+
+/* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
+static long remove_tree_as(const char *path, i64 userns)
+{
+    long r = remove_tree(path);
+    if (r < 0 && userns >= 0 && sys(__NR_setns, slot_at(userns), CLONE_NEWUSER) == 0) r = remove_tree(path);
+    return r;
+}
+
 static long host_directory(struct op *op, int undo)
 {
     const char *path = str(op, 0);
@@ -100,12 +110,7 @@ static long host_directory(struct op *op, int undo)
         return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
     }
     if (begun[op->index].was_there) return 0; /* somebody else's */
-    if (inverse == UNDO_REMOVE_TREE) {
-        r = remove_tree(path);
-        /* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
-        if (r < 0 && userns >= 0 && sys(__NR_setns, slot_at(userns), CLONE_NEWUSER) == 0) r = remove_tree(path);
-        return r;
-    }
+    if (inverse == UNDO_REMOVE_TREE || (inverse == UNDO_IF_FAILED && never_started)) return remove_tree_as(path, userns);
     if (inverse != UNDO_REMOVE_DIRECTORY) return 0;
     for (int tries = 0; tries < 500; tries++) { /* a cgroup is busy until its last task is gone */
         r = sys(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
@@ -336,15 +341,19 @@ static long mount_index(const char *index, const char *tar, const char *place)
 static long host_hold_layer(struct op *op, int undo)
 {
     const char *lock = str(op, 0), *index = str(op, 0), *tar = str(op, 0), *place = str(op, 0);
+    i64 inverse = num(op), userns = num(op); /* 0: nothing, 1: remove the tree, 2: if the container never started */
     long fd, r = 0, serial;
     if (undo) {
+        int removes = inverse == 1 || (inverse == 2 && never_started);
         if ((fd = begun[op->index].held - 1) < 0) return 0;
-        if (*index && sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0 && is_mount_point(place))
-            r = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
+        int alone = (*index || removes) && sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0;
+        if (alone && *index && is_mount_point(place)) r = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
+        if (alone && removes) r = remove_tree_as(place, userns);
         begun[op->index].held = 0;
         close_(fd);
         return r;
     }
+    keep(userns);
     fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return fd;
     while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}

@@ -32,8 +32,8 @@ def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
             remove_cgroup(path)
         elif isinstance(operation, ops.KillAtExit):
             kill(path)
-        elif isinstance(operation, ops.HoldLayer) and operation.index:
-            release(operation.lock, path)
+        elif isinstance(operation, ops.HoldLayer) and (operation.index or operation.undo == "tree"):
+            release(operation.lock, path, remove=operation.undo == "tree")
         elif isinstance(operation, ops.HoldShared):
             let_go(operation, replace)
 
@@ -121,8 +121,8 @@ def remove_cgroup(path: str) -> None:
             time.sleep(0.01)
 
 
-def release(lock: str, place: str) -> bool:
-    """Unmount a layer that nobody holds; whether it is free now."""
+def release(lock: str, place: str, remove: bool = False) -> bool:
+    """Unmount a layer that nobody holds, or remove the tree; whether it is free now."""
     import fcntl
 
     try:
@@ -132,6 +132,8 @@ def release(lock: str, place: str) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unmount(place)
+        if remove:
+            remove_tree(place)
         return True
     except OSError:
         return False

@@ -239,20 +239,24 @@ def _no_cgroup(b: Builder, resources: Resources) -> CgroupOperations:
 def record(b: Builder) -> None:
     """The directory of record, the upper directory, and what a detached container's monitor keeps."""
     r = b.request
+    userns = rootfs.USERNS if b.userns and not b.features.privileged else None
+    stays = r.detach and not r.remove  # a container that has ended still has its changes, until its record is removed
     b.prepare += [ops.HoldLayer(path=path, lock=lock, origin="mounts") for path, lock in r.held]
+    undo = "failed" if stays else "tree"
+    b.prepare += [ops.HoldLayer(path=path, lock=lock, undo=undo, userns=userns, origin="mounts") for path, lock in r.own]
     if not r.state:
         return
     origin = "state"
-    userns = rootfs.USERNS if b.userns and not b.features.privileged else None
-    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o700, undo="tree" if r.remove or not (r.detach or r.oci) else "", userns=userns, origin=origin))
+    undo = "failed" if stays else "" if r.oci and not r.remove else "tree"
+    b.prepare.append(ops.HostDirectory(path=r.state, mode=0o700, undo=undo, userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
     if r.upper and not r.reopen:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
-        keep = r.detach and not r.remove  # a container that has ended still has its changes, until its record is removed
-        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo="" if keep else "tree", userns=userns, origin=origin))
+        undo = "failed" if stays else "tree"
+        b.prepare.append(ops.HostDirectory(path=r.upper, mode=0o700, uid=uid, gid=gid, undo=undo, userns=userns, origin=origin))
     (b.after if b.goes_inside else b.late).append(ops.WritePid(record=record, origin=origin))
-    if r.detach and not r.remove:
+    if stays:
         b.prepare.append(ops.ExitFile(path=f"{r.state}/exit", origin=origin))
     if r.detach:
         terminal = bool(b.config.process and b.config.process.terminal)

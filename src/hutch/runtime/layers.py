@@ -43,7 +43,8 @@ def build(b: Builder, rootfs: Rootfs) -> None:
     if whole:
         _overlay(b, rootfs.views[0], 0, ROOT)
     else:
-        _skeleton(b, rootfs, home)
+        if not request.reopen:
+            _skeleton(b, rootfs, home)
         c.append(ops.OpenTree(base=home, path="root", into=ROOT, origin="root"))
     c.append(ops.Attach(mount=ROOT, root=HOST_ROOT, path="", make="", summary="the root", origin="root"))
     if not whole:

@@ -17,7 +17,7 @@ class Request(Record):
     `rootfs` None: the configuration's ``root.path`` is used as it is, as an OCI runtime must. `upper` is a host directory
     for what the container writes; "" keeps it in memory (`upper_size` bytes at most; 0: half of the machine's memory); with `reopen` it is one that another
     container has left, and stays. `held` are further directories that nobody may remove meanwhile, each with the file that its users
-    lock. `inherited` are lower directories above the image's, the topmost first, each in a
+    lock; those of `own` go with the container, or when it never starts. `inherited` are lower directories above the image's, the topmost first, each in a
     detached mount whose descriptor the owner hands over, numbered from `first_extra`.
     `images` are other images' files in it. `beneath` names bind mounts' sources that others write in: (directory, source)
     pairs, each source resolved inside its directory when it is mounted. `networks` is what the container holds of networks that
@@ -45,6 +45,7 @@ class Request(Record):
     upper_size: int = 0
     reopen: bool = False
     held: tuple[tuple[str, str], ...] = ()
+    own: tuple[tuple[str, str], ...] = ()
     inherited: tuple[str, ...] = ()
     images: tuple[ImageMount, ...] = ()
     beneath: tuple[tuple[str, str], ...] = ()

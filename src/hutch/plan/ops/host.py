@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class HostDirectory(Operation):
-    """mkdir(2) on the host. Its inverse removes the directory: `undo` is "", "rmdir" (a cgroup) or "tree"."""
+    """mkdir(2) on the host. Its inverse removes the directory: `undo` is "", "rmdir" (a cgroup), "tree", or "failed": the tree,
+    when the container never started."""
 
     code = 20
     lanes = "host"
@@ -25,14 +26,14 @@ class HostDirectory(Operation):
     userns: Slot | None = None
 
     def arguments(self) -> Iterable[Argument]:
-        undo = ("", "rmdir", "tree").index(self.undo)
+        undo = ("", "rmdir", "tree", "failed").index(self.undo)
         return (self.path, self.mode, self.uid, self.gid, undo, self.exist_ok, self.userns)
 
     def uses(self) -> tuple[Slot, ...]:
         return ()  # the user namespace serves the inverse alone
 
     def describe(self) -> str:
-        inverse = {"": "kept", "rmdir": "undo: rmdir", "tree": "undo: remove the tree"}[self.undo]
+        inverse = {"": "kept", "rmdir": "undo: rmdir", "tree": "undo: remove the tree", "failed": "kept once it runs"}[self.undo]
         return f"make host directory {self.path} ({inverse})"
 
 
@@ -464,7 +465,8 @@ class HostWritePid(Operation):
 
 class HoldLayer(Operation):
     """Hold a layer for as long as the container lives: lock its file, shared. With an `index`, mount the EROFS image whose
-    content lies in `tar` on `path`, unless somebody else has; the inverse unmounts it when nobody else holds it."""
+    content lies in `tar` on `path`, unless somebody else has; the inverse unmounts it when nobody else holds it. `undo` "tree":
+    the inverse removes the tree at `path`, if nobody else holds it; "failed": only when the container never started."""
 
     code = 39
     lanes = "host"
@@ -472,11 +474,17 @@ class HoldLayer(Operation):
     lock: str
     index: str = ""
     tar: str = ""
+    undo: str = ""
+    userns: Slot | None = None
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.lock, self.index, self.tar, self.path)
+        return (self.lock, self.index, self.tar, self.path, ("", "tree", "failed").index(self.undo), self.userns)
+
+    def uses(self) -> tuple[Slot, ...]:
+        return ()  # the user namespace serves the inverse alone
 
     def describe(self) -> str:
         if not self.index:
-            return f"hold {self.path}, so that nobody removes it"
+            inverse = {"": "", "tree": " (undo: remove it)", "failed": " (undo, if the container never starts: remove it)"}[self.undo]
+            return f"hold {self.path}, so that nobody removes it{inverse}"
         return f"hold the layer {self.path}: mount erofs {self.index} with the content of {self.tar} (shared; undo: unmount when the last one leaves)"
