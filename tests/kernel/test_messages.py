@@ -53,7 +53,7 @@ MOUNTS = {
     "a workdir that is a file": (["-w", "/etc/passwd"], ["workdir", "/etc/passwd", "directory"]),
     "a workdir in procfs": (["-w", "/proc/none"], ["workdir", "/proc/none"]),
     "a read-only workdir": (["--read-only", "-w", "/etc/none/x"], ["workdir", "/etc/none/x", "read-only"]),
-    "a user that cannot be": (["-u", "99999999"], ["99999999", "user"]),
+    "a user that cannot be": (["-u", "999999999"], ["999999999", "user"]),
     "no cpu": (["--cpuset-cpus", "999"], ["cpuset-cpus", "999"]),
     "no node": (["--cpuset-mems", "999"], ["cpuset-mems", "999"]),
     "a quota": (["--cpu-quota", "5"], ["cpu-quota", "5"]),
@@ -147,7 +147,7 @@ def test_a_command_that_docker_has(hutch_cli, command):
 
 OTHERS = """
 cp -L x:/a b;cp -q x:/a b;ps --filter a=b;ps -n 3;logs --since 1m x;logs -t x;exec -d x true;rm -v x
-stop -s TERM x;stats --no-stream;volume create -o a=b xx;network create --attachable xx;pull -a x
+stats --no-stream;volume create -o a=b xx;network create --attachable xx;pull -a x
 """.strip().replace("\n", ";").split(";")  # fmt: skip
 
 

@@ -60,6 +60,10 @@ def find(name: str) -> Command:
     for command in image_flags.COMMANDS:
         if command.name == name:
             return command
+    from hutch.cli import docker
+
+    if docker.command(name):
+        raise UsageError(f"hutch has no {name} yet", "`hutch --help` lists the commands")
     if name in GROUPS:
         words = sorted(key.partition(" ")[2] for key in (*PLACES, *ALIASES) if key.startswith(f"{name} "))
         raise UsageError(f"{name}: expected one of {', '.join(words)}", f"`hutch {name} {words[0]} --help`")
@@ -85,14 +89,19 @@ def overview() -> str:
         "     hutch run -m 64m --pids-limit 32 --timeout 5 host python3 -c 'print(6 * 7)'",
         "     hutch plan host true             every kernel object of a container, before it is made",
         "",
+        "`hutch --debug COMMAND` also tells which operation of the plan failed.",
         "environment: HUTCH_STATE (records of what runs), HUTCH_DATA (what is kept on disk)",
     ]
     return "\n".join(lines)
 
 
-def complain(error: HutchError) -> int:
-    """Print an error as the command line does, and give its exit code."""
-    warn(f"hutch: {error.message}", *([f"hint: {error.hint}"] if error.hint else []))
+def complain(error: HutchError, debug: bool = False) -> int:
+    """Print an error as the command line does, with `debug` the plan's operation that failed as well, and give its exit code."""
+    lines = [f"hutch: {error.message}"]
+    if debug and getattr(error, "operation", ""):
+        lines.append(f"operation: {error.origin or '-'}: {error.operation}")  # type: ignore[attr-defined]
+        lines.append(f"errno: {error.errno}")  # type: ignore[attr-defined]
+    warn(*lines, *([f"hint: {error.hint}"] if error.hint else []))
     return error.exit_code
 
 
@@ -106,6 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     gc.set_threshold(100_000, 20, 20)  # a layer's tree is many objects and no garbage: looking through them costs a sixth of reading it
     open_missing()
+    debug = bool(words) and words[0] == "--debug"
+    words = words[1:] if debug else words
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             if len(words) > 1 and words[0] == "help":
@@ -134,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except HutchError as error:
-        return complain(error)
+        return complain(error, debug)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -121,6 +121,10 @@ def truth(name: str, text: str) -> bool:
 def _unknown(command: Command, name: str, table: dict[str, Flag], program: str) -> UsageError:
     import difflib
 
+    from hutch.cli import docker
+
+    if docker.flag(command.name, plain := name.partition(" ")[0]):
+        return UsageError(f"{command.name}: hutch has no {plain} yet", f"`{program} {command.name} --help` shows the flags that it has")
     close = difflib.get_close_matches(name, [n for n in table if n.startswith("--")], 1)
     hint = f"did you mean {close[0]}?" if close else f"`{program} {command.name} --help` shows the flags"
     return UsageError(f"{command.name}: unknown flag {name}".removeprefix(": "), hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from hutch.cli.parse import truth
 from hutch.engine import options, units
@@ -182,9 +183,12 @@ def rates(values: dict[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
             if not colon:
                 raise UsageError(f"{what}: expected DEVICE:RATE, got {item!r}")
             try:
-                number = os.stat(path).st_rdev
+                info = os.stat(path)
             except OSError as error:
                 raise UsageError(f"{what}: {path}: {error.strerror}") from None
+            if not stat.S_ISBLK(info.st_mode):
+                raise UsageError(f"{what}: {path}: is no block device")
+            number = info.st_rdev
             amount = units.size(rate, what)
             if amount < 0:
                 raise UsageError(f"{what}: expected a rate, got {rate!r}")
@@ -237,9 +241,10 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
     quota = integer(values.get("cpu_quota"), "cpu-quota")
     period = integer(values.get("cpu_period"), "cpu-period")
     if "cpus" in values:
-        if quota is not None or period is not None:
+        cpus = units.cpus(values["cpus"])
+        if cpus and (quota is not None or period is not None):
             raise UsageError("cpus: stands for --cpu-quota and --cpu-period: give one or the other")
-        quota = units.cpus(values["cpus"])
+        quota = cpus or quota
     manager = values.get("cgroup_manager", "cgroupfs")
     if manager not in ("cgroupfs", "systemd"):
         raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")

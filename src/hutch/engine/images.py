@@ -193,7 +193,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
         raise ImageError(f"image {name}: has {len(same)} names", "name one of them, or -f for all")
     going = same if by_id else [record]
     if len(going) == len(same) and not force:
-        for running in state.containers():
+        for running in state.everywhere():
             if running.data.get("manifest") == record.manifest:
                 raise ImageError(f"image {name}: container {running.name or running.id} uses it ({running.status})", "remove the container first, or -f")
     for other in going:
@@ -212,7 +212,7 @@ def _is_name(text: str, reference: str) -> bool:
 def prune(*, unused: bool = False) -> Collected:
     """Remove what no name and no container needs; with `unused`, images that no container uses, too."""
     content = Content()
-    used = {str(running.data.get("manifest")) for running in state.containers() if running.data.get("manifest")}
+    used = {str(running.data.get("manifest")) for running in state.everywhere() if running.data.get("manifest")}
     for name in names.every(content):
         if name.manifest not in used and (unused or name.reference.startswith(names.NONE)):
             names.remove(content, name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from hutch import jsontext
-from hutch.engine import settings as settings_module, signals, state
+from hutch.engine import settings as settings_module, signals, state, wording
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
 from hutch.engine.settings import CONTAINER, ImageSource, Settings
-from hutch.errors import UsageError
+from hutch.errors import HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve, store
 from hutch.image.rootfs import ImageMount, Rootfs
@@ -172,6 +172,7 @@ def _template(
     images = tuple(_image_mount(source, found) for source in s.images)
     shared = tuple(layer for image in images for layer in image.layers)
     config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home, shared=shared)
+    names = wording.typed(s, config)
     process = config.process
     assert process is not None
     if not idle and not process.args:
@@ -203,6 +204,8 @@ def _template(
         **_machine_record(machine),
     }
     used = _volumes(s)
+    if rootfs.manifest or used or images:
+        state.remember()
     request = Request(
         id=PLACEHOLDER,
         rootfs=rootfs,
@@ -230,10 +233,14 @@ def _template(
         files=idle,
         systemd_scope=_scope(s),
     )
-    compiled = _compile(config, request.replace(record=PLACEHOLDER), found, machine)
+    try:
+        compiled = _compile(config, request.replace(record=PLACEHOLDER), found, machine)
+    except HutchError as error:
+        wording.reword(error, names)
+        raise
     record["cgroup"] = compiled.cgroup_paths
     compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
-    compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings)))
+    compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings), typed=names))
     return Prepared(
         id=PLACEHOLDER,
         compiled=compiled,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 ZERO_IS_NONE = ("memory", "memory_swap", "memory_reservation", "cpu_quota", "cpu_period", "cpu_shares", "pids", "blkio_weight")  # as with Docker
+MINUS_IS_NONE = ("pids", "memory_swappiness")
 USERNS = ("auto", "host", "private", "single")
 CONTAINER = "container:"  # in front of another's name: its network namespace
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
@@ -224,8 +225,8 @@ def check(s: Settings) -> None:
         if "\0" in item:
             raise UsageError("command: an argument contains a NUL")
     targets = [mount.target for mounts in (s.binds, s.tmpfs, s.volumes, s.images) for mount in mounts]
-    places = [_place(target) for target in targets]
-    twice = next((target for target, place in zip(targets, places, strict=True) if places.count(place) > 1), None)
+    places = [place(target) for target in targets]
+    twice = next((target for target, where in zip(targets, places, strict=True) if places.count(where) > 1), None)
     if twice is not None:
         raise UsageError(f"mount: duplicate mount point {twice}")
     for image in s.images:
@@ -234,14 +235,18 @@ def check(s: Settings) -> None:
     for volume in s.volumes:
         if ".." in volume.subpath.split("/") or "\0" in volume.name + volume.target + volume.subpath:
             raise UsageError(f"mount: subpath {volume.subpath!r} leads out of the volume")
+    if (target := next((target for target, where in zip(targets, places, strict=True) if where == "/proc"), None)) is not None:
+        raise UsageError(f"mount {target}: is the container's own, which shows its processes")
     for target in targets:
-        if not target.startswith("/") or target.strip("/") == "":
+        if not target.startswith("/") or place(target) == "/":
             raise UsageError(f"mount: expected an absolute path below the root as target, got {target!r}")
     for bind in s.binds:
         if not bind.source.startswith("/"):
             raise UsageError(f"mount: expected an absolute path as source, got {bind.source!r}")
     if s.memory is not None and s.memory not in (-1, 0) and s.memory < 4096:
         raise UsageError(f"memory: the least is one page of 4096 bytes, got {s.memory}")
+    if s.memory_swappiness is not None and not -1 <= s.memory_swappiness <= 100:
+        raise UsageError(f"memory-swappiness: expected 0 to 100, or -1 for the host's own, got {s.memory_swappiness}")
     if s.memory_swap and s.memory_swap > 0 and not s.memory:
         raise UsageError("memory-swap: is memory and swap together, and needs a memory limit")
     if s.memory_swap is not None and s.memory is not None and 0 < s.memory_swap < s.memory:
@@ -251,9 +256,15 @@ def check(s: Settings) -> None:
             capabilities.canonical(cap)
 
 
-def _place(target: str) -> str:
-    """A mount point in the one form that stands for all of its spellings."""
-    return "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
+def place(target: str) -> str:
+    """A mount point in the one form that stands for all of its spellings, as Docker cleans it: ``..`` is taken from the words alone."""
+    parts: list[str] = []
+    for part in target.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
 
 
 def capability_set(s: Settings) -> tuple[str, ...]:
@@ -415,7 +426,9 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
     asked = []
     for tmpfs in s.tmpfs:
         options = tmpfs.options or ("rw", "noexec", "nosuid", "nodev")
-        asked.append(oci.Mount(destination=tmpfs.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options))
+        asked.append(
+            oci.Mount(destination=place(tmpfs.target), type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *options) if tmpfs.options else options)
+        )
     for bind in (*s.binds, *(Bind(source=v.source, target=v.target, readonly=v.readonly, options=("nosuid", "nodev")) for v in s.volumes)):
         words = ["rbind", *bind.options]
         if bind.readonly and "ro" not in words:
@@ -425,9 +438,12 @@ def _mounts(s: Settings, userns: bool, features: Features) -> tuple[oci.Mount, .
         if userns and features.privileged and features.can_idmap(bind.source) and "noidmap" not in words:
             words.append("idmap")
         words = [word for word in words if word not in ("noidmap", "z", "Z", "nocopy", "consistent", "cached", "delegated")]
-        asked.append(oci.Mount(destination=bind.target, type="bind", source=bind.source, options=tuple(words)))
-    # a mount covers what was mounted below its place before
-    out += sorted(asked, key=lambda mount: _place(mount.destination).count("/"))
+        asked.append(oci.Mount(destination=place(bind.target), type="bind", source=bind.source, options=tuple(words)))
+    # what the user mounts in the place of one of these is mounted instead; and a mount covers what was mounted below its place before
+    instead = {mount.destination: mount for mount in asked}
+    asked = [mount for mount in asked if mount.destination not in {m.destination for m in out}]
+    out = [instead.get(mount.destination, mount) for mount in out]
+    out += sorted(asked, key=lambda mount: mount.destination.count("/"))
     # where no node can be made, the host's own is bound
     out += [oci.Mount(destination=target, type="bind", source=source, options=("bind",)) for source, target, _ in s.devices if _bound(target, userns, features)]
     return tuple(out)
@@ -459,7 +475,7 @@ def _devices(s: Settings) -> tuple[oci.Device, ...]:
 def resources_of(s: Settings, userns: bool) -> oci.Resources:
     """The limits, in the specification's terms."""
     memory = cpu = pids = block = None
-    s = s.replace(**{name: None for name in ZERO_IS_NONE if getattr(s, name) == 0}, **({"pids": None} if s.pids == -1 else {}))
+    s = s.replace(**{name: None for name in ZERO_IS_NONE if getattr(s, name) == 0}, **{name: None for name in MINUS_IS_NONE if getattr(s, name) == -1})
     if s.memory is not None or s.memory_reservation is not None or s.memory_swappiness is not None:
         swap = s.memory_swap
         if swap is None and s.memory is not None and s.memory > 0:

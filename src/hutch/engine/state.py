@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from hutch.errors import StateError
-from hutch.image.store import data_root, uppers
+from hutch.image.store import data_root, private as private_data, uppers
 from hutch.kernel import private
 from hutch.kernel.locks import locked as locked
 from hutch.record import Record
@@ -89,9 +89,46 @@ def _read(directory: str) -> dict[str, Any] | None:
     return data if isinstance(data.get("id"), str) else None
 
 
-def containers(*, reclaim: bool = True) -> Iterator[Running]:
-    """Every container of this user's, the oldest first. With `reclaim`, what dead executors left is removed on the way."""
+def remember() -> None:
+    """Leave word in the data directory that containers of this state directory use what it holds: a link, named by where it leads."""
+    import zlib
+
     base = root()
+    link = f"{private_data('states')}/{zlib.crc32(os.fsencode(base)):08x}"
+    try:
+        if os.readlink(link) == base:
+            return
+        os.unlink(link)
+    except FileNotFoundError:
+        pass
+    try:
+        os.symlink(base, link)
+    except FileExistsError:
+        pass  # at the same time
+
+
+def everywhere() -> Iterator[Running]:
+    """Every container that may use what the data directory holds: of this state directory, and of every other ($HUTCH_STATE) whose
+    containers have used it. Of those nothing is reclaimed."""
+    own = root()
+    yield from containers()
+    place = private_data("states")
+    for name in os.listdir(place):
+        try:
+            other = os.readlink(f"{place}/{name}")
+            if other != own:
+                private.check(other)
+                yield from containers(reclaim=False, base=other)
+        except FileNotFoundError:
+            os.unlink(f"{place}/{name}")  # gone, as after a boot
+        except OSError:
+            continue
+
+
+def containers(*, reclaim: bool = True, base: str = "") -> Iterator[Running]:
+    """Every container of this user's, the oldest first. With `reclaim`, what dead executors left is removed on the way. `base`: of
+    this state directory."""
+    base = base or root()
     found = []
     for name in sorted(os.listdir(base)):
         directory = f"{base}/{name}"

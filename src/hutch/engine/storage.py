@@ -33,7 +33,7 @@ class Usage(Record):
 def usage() -> list[Usage]:
     """Images (with all that belongs to them), containers' changes, volumes, and what is left over."""
     content = Content()
-    found = list(state.containers())
+    found = list(state.everywhere())
     used = {str(running.data.get("manifest")) for running in found if running.data.get("manifest")}
     known = list(names.every(content))
     sizes = {digest: info.st_blocks * 512 for digest, info in content.blobs()}
@@ -103,7 +103,7 @@ def _booted(found: list[state.Running]) -> set[str]:
 
 def prune_kernels() -> int:
     """Remove what machines were booted from, and none is now: it is made again when it is wanted. The bytes that are free now."""
-    used = _booted(list(state.containers()))
+    used = _booted(list(state.everywhere()))
     freed = 0
     for path in _kernels():
         try:

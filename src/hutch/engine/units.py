@@ -34,11 +34,11 @@ def size(text: str | int, what: str = "size") -> int:
 
 
 def cpus(value: float | str, what: str = "cpus") -> int:
-    """A number of CPUs to a quota in microseconds of each 100 ms. Raises UsageError."""
+    """A number of CPUs to a quota in microseconds of each 100 ms; 0, for no limit, is 0. Raises UsageError."""
     try:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0.01 <= number <= 65536:
+    if number != 0 and not 0.01 <= number <= 65536:
         raise UsageError(f"{what}: expected a number of CPUs such as 0.5, at least 0.01, got {value!r}")
     return round(number * 100_000)

@@ -113,8 +113,8 @@ def every() -> list[Volume]:
 
 
 def users(name: str) -> Iterator[str]:
-    """The containers that use a volume, running or not."""
-    for running in state.containers():
+    """The containers that use a volume, running or not, whatever state directory they are recorded in."""
+    for running in state.everywhere():
         settings = running.data.get("settings")
         mounts = settings.get("volumes") if isinstance(settings, dict) else None
         if any(isinstance(item, dict) and item.get("name") == name for item in mounts or ()):

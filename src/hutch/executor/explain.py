@@ -8,7 +8,7 @@ from hutch.errors import MachineLost, NotExecutable, NotFoundInContainer, StartE
 from hutch.executor.messages import EREMOTEIO, Message
 from hutch.plan import ops
 from hutch.plan.ops.base import printable
-from hutch.plan.plan import Plan
+from hutch.plan.plan import Plan, called
 
 ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED, EAGAIN = (
     2, 13, 20, 21, 22, 1, 28, 7, 8, 79, 40, 24, 16, 74, 125, 11,
@@ -28,7 +28,7 @@ def failure(plan: Plan, message: Message, detail: str, replace: tuple[str, str] 
 def _failure(plan: Plan, message: Message, detail: str) -> StartError:
     operation = plan.operation(message.lane, message.index)
     if isinstance(operation, ops.Machine | ops.Remote) and message.values[1] and message.error:
-        return _inside(operation.guest, message, detail)
+        return _inside(operation.guest.replace(typed=plan.typed), message, detail)
     if isinstance(operation, ops.Machine | ops.Remote) and message.error == EREMOTEIO:
         return StartError(lost(detail).message, operation=operation.describe(), origin="machine")
     detail = printable(detail)  # it may come out of an image's file, and goes to a terminal
@@ -38,9 +38,25 @@ def _failure(plan: Plan, message: Message, detail: str) -> StartError:
     if isinstance(operation, ops.FindProgram | ops.Execute) and errno:
         return _program(plan, message.index, errno, detail)
     origin = operation.origin or "the plan"
-    cause = _cause(errno, message, detail)
+    cause, hint = _cause(errno, message, detail), _hint(operation, errno, detail)
     text = f"{origin}: {operation.describe()}: {cause}"
-    return StartError(text, _hint(operation, errno, detail), operation=operation.describe(), origin=operation.origin, errno=errno)
+    if plan.typed:
+        text, hint = _plainly(plan, operation, message, cause, hint)
+    return StartError(text, hint, operation=operation.describe(), origin=operation.origin, errno=errno)
+
+
+def _plainly(plan: Plan, operation: ops.Operation, message: Message, cause: str, hint: str | None) -> tuple[str, str | None]:
+    """The message for a user of flags, who has seen neither the configuration nor the plan: (what he typed and the cause, a hint)."""
+    words = called(plan.typed, operation.origin) or operation.origin or "the container"
+    if message.error == 0 and message.values[0] & 0x7F == 9 and (limit := called(plan.typed, "linux.resources.memory.limit")) and "memory" in limit:
+        return f"{limit}: too small to start in", "a larger --memory"
+    if message.error == ENOSPC and (size := called(plan.typed, "upper-size")):
+        return f"{size}: the container's own files do not fit ({cause})", "a larger --upper-size"
+    if isinstance(operation, ops.OpenTree) and operation.base is None and message.error == ENOENT:
+        if os.path.islink(operation.path):
+            return f"{words}: {operation.path} is a link to {os.readlink(operation.path)}, which does not exist", None
+        return f"{words}: {operation.path} does not exist", f"mkdir -p {operation.path}"
+    return f"{words}: {cause}", hint
 
 
 def lost(detail: str) -> MachineLost:
@@ -129,6 +145,6 @@ def _hint(operation: ops.Operation, errno: int, detail: str) -> str | None:
         return "the disk, or the container's tmpfs, is full"
     if errno == EMFILE:
         return "too many open files: raise `ulimit -n`"
-    if isinstance(operation, ops.Attach) and errno == ELOOP:
-        return "the image has a symbolic link at a place that Hutch mounts a system directory on: it could lead anywhere"
+    if isinstance(operation, ops.Attach) and errno == ELOOP and operation.no_symlinks:
+        return f"/{operation.path.strip('/')}, where the container's own directory is to be, is a symbolic link in the image: it could lead anywhere"
     return None

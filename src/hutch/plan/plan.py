@@ -20,7 +20,9 @@ class Plan(Record):
     """A container as plain data. `detach`: its executor becomes a monitor that outlives the owner. `leave`: the executor goes
     when the container is ready, and nothing is undone: an OCI runtime's container, whose end its caller sees to.
 
-    `warnings` are what the compiler left out because the kernel or the user's rights lack it, in words.
+    `warnings` are what the compiler left out because the kernel or the user's rights lack it, in words. `typed` are (a field of
+    the configuration, what its user typed) pairs for messages, the more exact ones first; of a configuration that somebody wrote
+    himself there are none.
     """
 
     host: tuple[Operation, ...]
@@ -28,6 +30,7 @@ class Plan(Record):
     detach: bool = False
     leave: bool = False
     warnings: tuple[str, ...] = ()
+    typed: tuple[tuple[str, str], ...] = ()
 
     def lanes(self) -> Iterator[tuple[str, int, Operation]]:
         """Every operation, with its lane and its place in it."""
@@ -78,6 +81,11 @@ class Plan(Record):
             fields = {name: _plain(value) for name, value in op.as_dict().items() if name != "origin"}
             rows[lane].append({"op": type(op).__name__, "origin": op.origin, "text": op.describe(), **fields})
         return {"version": VERSION, "detach": self.detach, "warnings": list(self.warnings), **rows}
+
+
+def called(typed: tuple[tuple[str, str], ...], field: str) -> str:
+    """What its user typed for a field of the configuration, or for the nearest above it; "" when nothing is known."""
+    return next((words for known, words in typed if field.startswith(known) and field[len(known) : len(known) + 1] in ("", ".", "[")), "")
 
 
 def encode_operation(operation: Operation) -> bytes:

@@ -174,7 +174,12 @@ def _own_layer(b: Builder, view: View, number: int) -> Slot | None:
         path = path if view.path == "/etc" else f"etc/{path}"
         parents(path, ())
         c.append(ops.MakeFile(base=BASE, path=f"{prefix}/{path}", data=content, origin="hostname"))
-    for hidden in view.hidden:
+    gone: set[str] = set()
+    for hidden in sorted(view.hidden, key=lambda hidden: hidden.path.count("/")):
+        parts = hidden.path.split("/")
+        if any("/".join(parts[:n]) in gone for n in range(1, len(parts) + 1)):
+            continue  # with what is above it
+        gone.add(hidden.path)
         parents(hidden.path, hidden.parents)
         c.append(ops.MakeNode(base=BASE, path=f"{prefix}/{hidden.path}", kind="c", mode=0, origin="root"))
     own = slot(f"own-{number}")
