@@ -357,12 +357,16 @@ def mounted(containers, top, secret) -> Iterator[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", BASES)
 def test_mounts(containers, mounted, secret, base, kind):
-    """File systems mounted below /etc and /usr: one below the other, in a private directory, over a file."""
+    """File systems mounted below /etc and /usr: one below the other, in a private directory, over a file. Without a user namespace,
+    where the container's root is the host's, they are not shown at all."""
     place = mounted(base)
     known = [f"{place}/hidden/mount/{INNER}", f"{place}/root/{INNER}", f"{place}/shown/closed/{INNER}"]
     assert containers.probe(kind, secret, [place], known).answer() == []
     look = f"stat -c %a {place}/hidden 2>/dev/null || echo none"
     assert containers.run(kind, look) in ("700\n", "none\n")
+    if kind == "unmapped":
+        assert containers.run(kind, f"cat {place}/shown/open 2>/dev/null || echo none") == "none\n"
+        return
     assert containers.run(kind, f"cat {place}/shown/open {place}/shown/nested/open") == "open\nopen\n"
 
 

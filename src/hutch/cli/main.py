@@ -7,7 +7,7 @@ import os
 import sys
 
 from hutch.cli.output import tell, warn
-from hutch.errors import HutchError, UsageError
+from hutch.errors import HutchError, StartError, UsageError
 from hutch.kernel.terminals import open_missing
 
 TYPE_CHECKING = False
@@ -98,9 +98,9 @@ def overview() -> str:
 def complain(error: HutchError, debug: bool = False) -> int:
     """Print an error as the command line does, with `debug` the plan's operation that failed as well, and give its exit code."""
     lines = [f"hutch: {error.message}"]
-    if debug and getattr(error, "operation", ""):
-        lines.append(f"operation: {error.origin or '-'}: {error.operation}")  # type: ignore[attr-defined]
-        lines.append(f"errno: {error.errno}")  # type: ignore[attr-defined]
+    if debug and isinstance(error, StartError) and error.operation:
+        lines.append(f"operation: {error.origin or '-'}: {error.operation}")
+        lines.append(f"errno: {error.errno}")
     warn(*lines, *([f"hint: {error.hint}"] if error.hint else []))
     return error.exit_code
 

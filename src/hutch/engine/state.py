@@ -135,11 +135,11 @@ def containers(*, reclaim: bool = True, base: str = "") -> Iterator[Running]:
         if not _is_id(name) or os.path.islink(directory) or not os.path.isdir(directory):
             continue
         record = f"{directory}/{RECORD}"
+        data = _read(directory)  # what is written is locked already: who can be read and has no lock is dead
         alive = locked(record)
-        data = _read(directory)
         exit_code, problem = _exit(directory)
         if not alive and exit_code is None:
-            if reclaim and _settled(directory):
+            if reclaim and (data is not None or _settled(directory)):
                 remove(directory, data)
             continue
         if data is None:
