@@ -97,6 +97,18 @@ def _guarded(place: Place, verb: str, paths: tuple[str, ...], stream: BinaryIO |
         raise HutchError(f"cp {place.name}: {error.filename or ''}: {error.strerror}") from None
 
 
+def _plain(path: str) -> str:
+    """A path without the slashes and single dots at its end: ``a/.`` is ``a``, and ``a.`` is ``a.``."""
+    while path.endswith("/.") or (path.endswith("/") and path != "/"):
+        path = path[:-2] + "/" * (path == "/.") if path.endswith("/.") else path[:-1]
+    return path
+
+
+def _name(path: str) -> str:
+    """What a copy of a container's file is called: the last name of its path, by the words alone; "" for the root."""
+    return os.path.basename(os.path.normpath("/" + path))
+
+
 def _put(place: Place, source: str, target: str) -> None:
     try:
         mode = os.stat(source).st_mode
@@ -116,17 +128,17 @@ def _put(place: Place, source: str, target: str) -> None:
         parent = target.rstrip("/").rpartition("/")[0] or "/"
         if not stat.S_ISDIR(place.files.inside.kind(parent)):
             raise UsageError(f"cp {source}: there is no directory {parent} in the container")
-    place.files.put(os.path.realpath(source) if not stat.S_ISDIR(mode) else source.rstrip("/.") or source, target)
+    place.files.put(os.path.realpath(source) if not stat.S_ISDIR(mode) else _plain(source), target)
 
 
 def _get(place: Place, source: str, target: str) -> None:
     kind = place.files.inside.kind(source)
     if not kind:
         raise HutchError(f"cp {place.name}:{source}: does not exist in the container")
-    content = source.endswith("/.") or source in (".", "/")
+    content = source.endswith("/.") or source == "." or not _name(source)
     if os.path.isdir(target):
         if not content:
-            place.files.get(source, target, os.path.basename(source.rstrip("/")))
+            place.files.get(source, target, _name(source))
             return
     elif os.path.lexists(target) and stat.S_ISDIR(kind):
         raise UsageError(f"cp {place.name}:{source}: is a directory, and {target} is none")
@@ -142,7 +154,7 @@ def _pack(place: Place, source: str, out: Callable[[bytes], object]) -> None:
         raise HutchError(f"cp {place.name}:{error.message}") from None
     try:
         info = os.fstat(fd)
-        name = os.fsencode(os.path.basename(source.rstrip("/.")))
+        name = os.fsencode(_name(source))
         if stat.S_ISDIR(info.st_mode):
             changes.write(fd, changes.Scope(uids=place.uids, gids=place.gids, whiteouts=False, top=name), out)
         else:

@@ -7,13 +7,13 @@ import os
 from hutch.engine import settings as settings_module
 from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.prepare import Prepared
-from hutch.errors import UsageError
+from hutch.errors import ConfigError, UsageError
 from hutch.executor import undo
 from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve
 from hutch.kernel import proc
 from hutch.kernel.features import features
-from hutch.oci.config import CapabilitySets, ConsoleSize, Process
+from hutch.oci.config import CapabilitySets, ConsoleSize, Process, User
 from hutch.plan.ops import Execute, FindProgram
 from hutch.plan.plan import Plan, encode_operation
 from hutch.runtime.enter import EnterRequest, compile_enter
@@ -29,6 +29,8 @@ def process_of(
     ids, home = prepared.user, prepared.home
     if user is not None:
         ids, home = resolve.user(user, (), prepared.rootfs)
+        if prepared.compiled.user_namespace and prepared.machine is None:
+            _check_ids(user, ids, prepared.settings)
     if workdir is not None and not workdir.startswith("/"):
         raise UsageError(f"workdir: expected an absolute path, got {workdir!r}")
     for name, value in env.items():
@@ -48,6 +50,15 @@ def process_of(
         no_new_privileges=s.no_new_privileges and not s.privileged,
     )
     return process if terminal is None else process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
+
+
+def _check_ids(typed: str, ids: User, s: settings_module.Settings) -> None:
+    from hutch.runtime.identity import check_user
+
+    try:
+        check_user(ids, *settings_module.id_mappings(s, features()))
+    except ConfigError as error:
+        raise UsageError(f"user {typed}: {error.message.partition(': ')[2]}") from None
 
 
 class Template:
@@ -101,7 +112,13 @@ def template(
         child_cgroup=child_cgroup if "" in paths or "pids" in paths else "",
         set_groups=not _denied(prepared),
     )
-    return Template(compile_enter(process, settings_module.seccomp_of(s), request, found))
+    typed = (
+        ("process.cwd", f"workdir {process.cwd}"),
+        ("process.user", f"user {process.user.uid}:{process.user.gid}"),
+        ("process", "the command"),
+        ("linux", "the container's isolation"),
+    )
+    return Template(compile_enter(process, settings_module.seccomp_of(s), request, found).replace(typed=typed))
 
 
 def _denied(prepared: Prepared) -> bool:
@@ -116,14 +133,25 @@ def kill_command(paths: dict[str, str], group: str, pid: int, init: int) -> None
         undo.kill(f"{place}/{group}/cgroup.procs")
         return
     for _ in range(20):
-        victims = descendants(pid) - {init}
-        if not victims:
+        held = _held(descendants(pid) - {init})
+        if not held:
             return
-        for victim in victims:
-            try:
-                os.kill(victim, 9)
-            except (ProcessLookupError, PermissionError):
-                continue
+        still = descendants(pid)
+        for victim, pidfd in held.items():
+            if victim in still:  # a number may have become another's since it was read; this is the process that has it now
+                undo.kill_one(pidfd)
+            os.close(pidfd)
+
+
+def _held(pids: set[int]) -> dict[int, int]:
+    """Descriptors of the processes that there still are."""
+    found = {}
+    for pid in pids:
+        try:
+            found[pid] = os.pidfd_open(pid)
+        except OSError:
+            continue
+    return found
 
 
 def descendants(pid: int) -> set[int]:

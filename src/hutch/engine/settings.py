@@ -311,6 +311,14 @@ def namespaces(s: Settings, userns: bool) -> tuple[oci.Namespace, ...]:
     return (*(oci.Namespace(type=kind) for kind in wanted), *joined)
 
 
+def id_mappings(s: Settings, features: Features) -> tuple[tuple[oci.IdMapping, ...], tuple[oci.IdMapping, ...]]:
+    """The users and the groups of the container's user namespace."""
+    mapper = bool(features.newuidmap and features.newgidmap) and s.userns != "single"
+    subuid = (features.subuid.start, features.subuid.count) if features.subuid and mapper else None
+    subgid = (features.subgid.start, features.subgid.count) if features.subgid and mapper else None
+    return default_mappings(features.uid, features.gid, subuid if subgid else None, subgid if subuid else None)
+
+
 def to_config(
     s: Settings, rootfs: Rootfs, features: Features, *, hostname: str, user: oci.User, home: str, shared: tuple[Layer, ...] = ()
 ) -> oci.Config:  # fmt: skip
@@ -319,12 +327,7 @@ def to_config(
     image = rootfs.config
     args = (s.entrypoint if s.entrypoint is not None else image.entrypoint) + (s.command or (image.cmd if s.entrypoint is None else ()))
     own_uts = s.uts == "private"
-    mappings: tuple[tuple[oci.IdMapping, ...], tuple[oci.IdMapping, ...]] = ((), ())
-    if userns:
-        mapper = bool(features.newuidmap and features.newgidmap) and s.userns != "single"
-        subuid = (features.subuid.start, features.subuid.count) if features.subuid and mapper else None
-        subgid = (features.subgid.start, features.subgid.count) if features.subgid and mapper else None
-        mappings = default_mappings(features.uid, features.gid, subuid if subgid else None, subgid if subuid else None)
+    mappings = id_mappings(s, features) if userns else ((), ())
     caps = capability_set(s)
     ambient: tuple[str, ...] = ()
     held = caps if user.uid == 0 else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 
 from hutch import jsontext
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from hutch.network.attach import Connection
 
 LINGER = 1000  # milliseconds: who runs one container after another finds it there
-SIGKILL, PR_SET_DUMPABLE = 9, 4
+PR_SET_DUMPABLE = 4
 # as in QEMU and slirp4netns; not the host's own, which could not be reached if it were the namespace's as well
 UPLINK, ADDRESS, LENGTH, GATEWAY = "uplink", "10.0.2.100", 24, "10.0.2.2"
 PATIENCE = 10  # seconds for a program
@@ -290,13 +291,18 @@ def _pasta_pid() -> int:
 
 
 def _stop_pasta() -> None:
-    pid = _pasta_pid()
+    pid, pidfd = _pasta_pid(), -1
     try:
         if pid:
-            os.kill(pid, SIGKILL)
+            pidfd = os.pidfd_open(pid)
+            if _pasta_pid() == pid:  # still, and so this descriptor is pasta's
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.unlink(_pid_file())
     except OSError:
         pass  # it has just ended
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
 
 
 def _interfaces() -> list[str]:

@@ -82,7 +82,7 @@ def kill(procs: str) -> None:
                 continue  # it has ended
         for pid in _members(procs):
             if pid in held:
-                _kill_one(held[pid])
+                kill_one(held[pid])
         for pidfd in held.values():
             os.close(pidfd)
         time.sleep(0.01)
@@ -96,7 +96,8 @@ def _members(procs: str) -> list[int]:
         return []
 
 
-def _kill_one(pidfd: int) -> None:
+def kill_one(pidfd: int) -> None:
+    """SIGKILL by pidfd; nothing for a process that has ended, or is not this user's."""
     import signal
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hutch.errors import ConfigError, UnsupportedError
 from hutch.kernel import capabilities
 from hutch.kernel.features import Features, SubordinateIds
-from hutch.oci.config import IdMapping, Process
+from hutch.oci.config import IdMapping, Process, User
 from hutch.plan import ops
 from hutch.plan.ops import slot
 from hutch.runtime.builder import Builder
@@ -32,12 +32,33 @@ def default_mappings(uid: int, gid: int, subuid: tuple[int, int] | None, subgid:
     return one(uid, subuid), one(gid, subgid)
 
 
+def check_user(user: User, uids: tuple[IdMapping, ...], gids: tuple[IdMapping, ...]) -> None:
+    """Raise ConfigError for ids of a process that its user namespace does not have (user_namespaces(7): setuid(2) would say EINVAL)."""
+    for field, number, mappings in (("uid", user.uid, uids), ("gid", user.gid, gids)):
+        if mappings and not any(m.container_id <= number < m.container_id + m.size for m in mappings):
+            raise ConfigError(f"process.user.{field}", f"this user namespace has {ranges(mappings)}, and not {number}")
+
+
+def ranges(mappings: tuple[IdMapping, ...]) -> str:
+    """The ids of a user namespace in words: "ids 0 to 65535"."""
+    parts: list[list[int]] = []
+    for first, end in sorted((m.container_id, m.container_id + m.size) for m in mappings):
+        if parts and parts[-1][1] == first:
+            parts[-1][1] = end
+        else:
+            parts.append([first, end])
+    words = [f"{first} to {end - 1}" if end - first > 1 else str(first) for first, end in parts]
+    return ("ids " if len(parts) > 1 or parts[0][1] - parts[0][0] > 1 else "id ") + ", ".join(words)
+
+
 def build(b: Builder) -> None:
     """The mappings, from outside, and the container lane's first steps as its own root."""
     f = b.features
     if b.userns:
         if not b.uid_mappings or not b.gid_mappings:
             raise ConfigError("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
+        if b.config.process is not None:
+            check_user(b.config.process.user, b.uid_mappings, b.gid_mappings)
         _write_maps(b)
         b.mapped.append(ops.OpenNamespace(name="ns/user", into=USERNS, origin="linux.uidMappings"))
     if b.config.process is not None:

@@ -12,6 +12,7 @@ from hutch.oci.config import CapabilitySets, Process, User
 from hutch.oci.decode import decode
 from hutch.record import Record
 from hutch.runtime.enter import EnterRequest, compile_enter
+from hutch.runtime.identity import check_user
 from hutch.runtime.verbs import end, handover
 from hutch.runtime.verbs.common import hand_over, parse_json, report_times
 from hutch.runtime.verbs.grants import known_capabilities
@@ -150,6 +151,8 @@ class Command:
         self.seccomp = config.linux.seccomp
         found = features()
         joined = namespaces(self.entry)
+        if "user" in joined:
+            check_user(process.user, config.linux.uid_mappings, config.linux.gid_mappings)
         process = known_capabilities(process, -1 if "user" in joined else found.capabilities, notice)
         self.console = self._console(process)
         self.pidfd = end.open_process(self.entry)
