@@ -13,5 +13,5 @@ test-vm: ; @scripts/setup vm; scripts/test-vm
 test-v2: setup ; @scripts/test-v2
 demo: setup ; @scripts/demo
 bench: setup ; @scripts/setup peers; $(PYTHON) benchmarks/bench.py
-fuzz: setup ; @for t in tar unpack erofs inflate documents; do echo "== $$t"; $(PYTHON) -m tests.fuzz $$t -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
+fuzz: setup ; @scripts/fuzz
 clean: ; rm -rf build dist .cache src/hutch/executor/executor

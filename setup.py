@@ -22,6 +22,8 @@ FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie",
     "-fno-asynchronous-unwind-tables", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-s",
 ]  # fmt: skip
+# for tests: what C leaves undefined is an illegal instruction, and so the end of the process that does it
+SANITIZER = ["-g", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"] if os.environ.get("HUTCH_SANITIZE") else []
 
 
 def compiler() -> list[str]:
@@ -52,7 +54,7 @@ class BuildExecutor(Command):
         command = compiler()
         zig = "ziglang" in command
         link = ["-no-pie", "-Wl,--build-id=none"] + ([] if zig else ["-Wl,-z,noseparate-code"])
-        subprocess.run([*command, *FLAGS, *link, "-o", str(SOURCE / "executor.new"), str(SOURCE / "executor.c")], check=True)
+        subprocess.run([*command, *FLAGS, *SANITIZER, *link, "-o", str(SOURCE / "executor.new"), str(SOURCE / "executor.c")], check=True)
         os.replace(SOURCE / "executor.new", SOURCE / "executor")  # one that runs is not written to
         if not self.editable_mode and self.build_lib:
             target = Path(self.build_lib) / "hutch/executor"
