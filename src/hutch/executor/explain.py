@@ -55,7 +55,7 @@ def _plainly(plan: Plan, operation: ops.Operation, message: Message, cause: str,
     if isinstance(operation, ops.OpenTree) and operation.base is None and message.error == ENOENT:
         if os.path.islink(operation.path):
             return f"{words}: {operation.path} is a link to {os.readlink(operation.path)}, which does not exist", None
-        return f"{words}: {operation.path} does not exist", f"mkdir -p {operation.path}"
+        return f"{words}: {operation.path} does not exist (mkdir -p {operation.path})", None
     return f"{words}: {cause}", hint
 
 
