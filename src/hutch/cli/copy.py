@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from hutch.cli.output import binary
 from hutch.engine import copying, state
 from hutch.engine.snapshots import Target
 from hutch.errors import UsageError
@@ -32,7 +33,7 @@ def cp(_: dict[str, Any], rest: list[str]) -> int:
     with Target(state.find(source_name or target_name)) as container:
         if source_name:
             if target == "-":
-                copying.archive_out(container, source or "/", sys.stdout.buffer.write)
+                copying.archive_out(container, source or "/", binary().write)
             else:
                 copying.copy_out(container, source or "/", target)
         elif source == "-":

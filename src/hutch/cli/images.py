@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.cli.manage import ago, scaled
-from hutch.cli.output import exact, table, tell
+from hutch.cli.output import binary, exact, table, tell
 from hutch.cli.progress import show
 from hutch.cli.template import Template
 from hutch.engine import images as nouns
@@ -184,9 +184,10 @@ def _out(values: dict[str, Any], command: str) -> tuple[BinaryIO, str]:
     if path:
         fresh = f"{path}.{os.getpid()}.part"
         return open(fresh, "xb"), path
-    if sys.stdout.isatty():
+    out = binary()
+    if out.isatty():
         raise UsageError(f"{command}: standard output is a terminal", "give a file with -o, or a pipe")
-    return sys.stdout.buffer, ""
+    return out, ""
 
 
 def _write(values: dict[str, Any], command: str, write) -> int:  # type: ignore[no-untyped-def]

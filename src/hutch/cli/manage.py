@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import time
 
-from hutch.cli.output import exact, table, tell, warn
+from hutch.cli.output import binary, exact, table, tell, warn
 from hutch.cli.request import patience
 from hutch.engine import recorded, signals, state
 from hutch.errors import ContainerGone, HutchError, StateError, UsageError
@@ -107,14 +106,23 @@ def logs(values: dict[str, Any], rest: list[str]) -> int:
     except FileNotFoundError:
         raise StateError(f"container {running.name or running.id}: keeps no log", "only detached containers do") from None
     with open(fd, "rb") as file:
+        out = binary()
         while True:
             alive = state.locked(f"{running.directory}/{state.RECORD}")
             while data := file.read(65536):
-                sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+                out.write(data)
+            out.flush()
             if not values.get("follow") or not alive:
                 return 0
-            time.sleep(0.1)
+            if reader_gone(100):
+                raise BrokenPipeError
+
+
+def reader_gone(milliseconds: int) -> bool:
+    """Wait, and say whether what this process prints has lost its reader meanwhile."""
+    poll = select.poll()
+    poll.register(1, 0)  # an error, or the end of a pipe, is told in any case
+    return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(milliseconds))
 
 
 def kill(values: dict[str, Any], rest: list[str]) -> int:

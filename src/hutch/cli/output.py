@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 
+from hutch.errors import UsageError
 from hutch.words import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import BinaryIO
 
 
 def tell(*lines: str) -> None:
@@ -27,10 +29,21 @@ def exact(text: str) -> None:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
+def binary() -> BinaryIO:
+    """Standard output for bytes. Raises UsageError when the caller has closed it."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed")
+    return sys.stdout.buffer
+
+
 def warn(*lines: str) -> None:
-    """Print lines for people on standard error."""
+    """Print lines for people on standard error. Where nobody reads that any more, the exit code is all that is left to tell."""
     if sys.stderr is not None:
-        sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
+        try:
+            sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
+            sys.stderr.flush()
+        except OSError:
+            sys.stderr = None
 
 
 def draw(control: str, *lines: str) -> None:
