@@ -41,7 +41,7 @@ def test_the_first_container(hutch_cli):
         (["rnu", "host"], 125, "did you mean run?"),
         (["run", "--security-opt", "apparmor=x", "host", "true"], 125, "is not supported"),
         (["exec", "nobody", "true"], 125, "no container is called 'nobody'"),
-        (["run", "-v", "/no/where:/x", "host", "true"], 125, "clone mount tree /no/where"),
+        (["run", "-v", "/no/where:/x", "host", "true"], 125, "hutch: -v /no/where:/x: /no/where does not exist (mkdir -p /no/where)"),
     ],
 )
 def test_exit_codes_and_messages(hutch_cli, words, code, message):
@@ -176,7 +176,7 @@ def test_plan_of_a_bundle(hutch_cli, tmp_path):
         "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert f"clone mount tree {tmp_path}/rootfs as <root>" in hutch_cli("plan", "--bundle", str(tmp_path)).stdout
+    assert f"open {tmp_path}/rootfs as <root-source>" in hutch_cli("plan", "--bundle", str(tmp_path)).stdout
     config["linux"]["resources"] = {"memory": {"limit": "10m"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     r = hutch_cli("plan", "--bundle", str(tmp_path))

@@ -109,6 +109,7 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     b.container.append(ops.Signal(barrier=9))
     b.container += session if not b.goes_inside else ()
     own = config.process or Process(cwd="/")
+    b.container += identity.limits(own, features)[1]
     b.container += process.scheduling(own)
     lifecycle.memory_policy(b)
     if request.oci:

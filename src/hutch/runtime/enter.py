@@ -65,7 +65,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
             enter.append(ops.EnterCgroup(tasks=tasks, origin="exec"))
     host.append(ops.Protect(origin="exec"))
     host.append(ops.Clone(flags=0, into=PIDFD, cgroup=clone_into, origin="exec"))
-    limits = identity.limits(process, features)
+    limits, own_limits = identity.limits(process, features)
     host += [*limits, ops.Signal(barrier=1)] if limits else []
     container += enter
     container += steps.affinity(pins.final if pins else None, "final")
@@ -95,6 +95,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         # whichever process installs the filter has its listener
         after.insert(len(after) if process.no_new_privileges else 0, ops.TakeDescriptor(into=steps.AGENT, origin="linux.seccomp.listenerPath"))
     host += after
+    container += own_limits
     container += steps.scheduling(process)
     if request.oci:
         container += steps.comforts(process)

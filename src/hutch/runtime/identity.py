@@ -62,7 +62,7 @@ def build(b: Builder) -> None:
         _write_maps(b)
         b.mapped.append(ops.OpenNamespace(name="ns/user", into=USERNS, origin="linux.uidMappings"))
     if b.config.process is not None:
-        b.ready += limits(b.config.process, f)
+        b.ready += limits(b.config.process, f)[0]
 
 
 def enter_user_network(b: Builder) -> None:
@@ -94,27 +94,32 @@ def _nested(origin: str, mappings: tuple[IdMapping, ...], own: int, sub: Subordi
     return "\n".join(lines)
 
 
-def limits(process: Process, f: Features) -> list[ops.Operation]:
-    """Resource limits and the OOM score, set by the host lane: raising them needs the host's privileges. Raises UnsupportedError
-    for what this process cannot grant."""
+def limits(process: Process, f: Features) -> tuple[list[ops.Operation], list[ops.Operation]]:
+    """Resource limits and the OOM score: what the host lane sets, and what the container lane sets itself.
+
+    Raising needs the host's privileges. Without CAP_SYS_RESOURCE nothing can be raised, nor anything set for a process of other ids
+    (prlimit(2)); lowering its own is everybody's right. Raises UnsupportedError for what this process cannot grant.
+    """
     out: list[ops.Operation] = []
+    own: list[ops.Operation] = []
+    mighty = bool(f.capabilities & capabilities.SYS_RESOURCE)
     for i, limit in enumerate(process.rlimits):
         origin = f"process.rlimits[{i}]"
         name = limit.type if limit.type.startswith("RLIMIT_") else f"RLIMIT_{limit.type.upper()}"
         if name not in ops.RLIMITS:
             raise ConfigError(f"{origin}.type", f"unknown limit {limit.type}")
         hard = f.hard_limits.get(name)
-        if hard is not None and limit.hard > hard and not f.capabilities & capabilities.SYS_RESOURCE:
+        if hard is not None and limit.hard > hard and not mighty:
             raise UnsupportedError(
                 f"{origin}: {name}={limit.hard} is above this host's hard limit of {hard}, and raising it needs CAP_SYS_RESOURCE",
                 f"ask for at most {hard}, or raise the limit of the shell or service that starts Hutch",
             )
-        out.append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
+        (out if mighty else own).append(ops.ResourceLimit(resource=name, soft=limit.soft, hard=limit.hard, origin=origin))
     score = process.oom_score_adj
     if score is not None:
         # how far it may be lowered without CAP_SYS_RESOURCE is told nowhere (oom_score_adj_min): the kernel answers
         out.append(ops.ProcWrite(name="oom_score_adj", data=str(score), origin="process.oomScoreAdj"))
-    return out
+    return out, own
 
 
 def _write_maps(b: Builder) -> None:
