@@ -258,7 +258,7 @@ def test_all_that_was_written_arrives(seat):
 def test_typed_input_ends(seat, web, command):
     """With -i on a terminal: lines go in, the end of input ends it, and the echo stays the terminal's own."""
     words = ["run", "-i", "host"] if command == "run" else ["exec", "-i", web]
-    one = seat(*HUTCH, *words, "sh", "-c", "echo ready; tr a-z A-Z; echo over; exit 4")
+    one = seat(*HUTCH, *words, "sh", "-c", "echo ready; while read line; do echo $line | tr a-z A-Z; done; echo over; exit 4")
     one.read("ready")
     one.type("some words\n")
     one.read("SOME WORDS")

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.cli.manage import ago, scaled
-from hutch.cli.output import binary, exact, table, tell
+from hutch.cli.output import ask, binary, exact, table, tell
 from hutch.cli.progress import show
 from hutch.cli.template import Template
 from hutch.engine import images as nouns
@@ -313,7 +313,7 @@ def login(values: dict[str, Any], rest: list[str]) -> int:
             raise UsageError("login: no password was given", "--username and --password-stdin, or a terminal to ask on")
         import getpass
 
-        user = user or input("Username: ")
+        user = user or ask("Username: ")
         password = password or getpass.getpass("Password: ")
     path = registries.login(host, user, password)
     tell(f"logged in to {host}; remembered in {path}")

@@ -46,6 +46,11 @@ def warn(*lines: str) -> None:
             sys.stderr = None
 
 
+def ask(prompt: str) -> str:
+    """Ask for a line on the terminal."""
+    return input(prompt)
+
+
 def draw(control: str, *lines: str) -> None:
     """Print lines for people over others on standard error, a terminal, behind a control sequence of our own."""
     if sys.stderr is not None:

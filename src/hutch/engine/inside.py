@@ -79,6 +79,8 @@ class Inside:
                 way.append(fd)
                 if files.of_kernel(fd):
                     raise HutchError(f"{path}: lies in a file system of the kernel's, which is not read or written from outside")
+                if links and len(way) == 2 and part == "dev" and os.fstat(fd).st_dev != os.fstat(self.root).st_dev:
+                    raise HutchError(f"{path}: a link leads into /dev, which is not read or written that way")
                 continue
             target = os.readlink("", dir_fd=fd)
             os.close(fd)

@@ -68,7 +68,7 @@ def typed(s: Settings, config: Config) -> tuple[tuple[str, str], ...]:
 def _mounts(s: Settings, config: Config) -> Iterator[tuple[str, str]]:
     """`-v`, `--tmpfs`, `--device`; Hutch's own are at the front."""
     asked = {place(bind.target): f"-v {bind.source}:{bind.target}" for bind in s.binds}
-    asked |= {place(volume.target): f"-v {volume.name}:{volume.target}" for volume in s.volumes}
+    asked |= {place(volume.target): f"-v {volume.name}:{volume.target}" + (f" (subpath {volume.subpath})" if volume.subpath else "") for volume in s.volumes}
     asked |= {place(tmpfs.target): f"tmpfs {tmpfs.target}" + (f":{','.join(tmpfs.options)}" if tmpfs.options else "") for tmpfs in s.tmpfs}
     asked |= {target: f"device {source}:{target}" for source, target, _ in s.devices}
     for i, mount in enumerate(config.mounts):

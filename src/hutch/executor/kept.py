@@ -47,6 +47,11 @@ class Stored:
         """The plan's container lane."""
         return self.plan.container
 
+    @property
+    def typed(self) -> tuple[tuple[str, str], ...]:
+        """The plan's words for messages."""
+        return self.plan.typed
+
     def exports(self) -> tuple[str, ...]:
         """As `Plan.exports`."""
         return self._exports

@@ -59,11 +59,11 @@ class Unpacker:
             os.close(self.root)
 
     def _set_modes(self) -> None:
-        flags, beneath = os.O_RDONLY | os.O_DIRECTORY, syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+        flags = os.O_RDONLY | os.O_DIRECTORY
         # the deepest first: a directory that nobody may enter hides those in it
         for identity, (path, mode, mtime) in sorted(self._modes.items(), key=lambda item: -item[1][0].count("/")):
             try:
-                fd = syscalls.openat2(self.root, path or ".", flags, 0, beneath)
+                fd = syscalls.openat2(self.root, path or ".", flags, 0, IN_ROOT)
             except OSError:
                 continue  # a later member replaced it
             if _identity(fd) == identity:
@@ -73,7 +73,11 @@ class Unpacker:
 
     def _remember(self, fd: int, member: Member) -> None:
         """A directory's mode and time are this member's: of several the last one's, whatever links they came by."""
-        self._modes[_identity(fd)] = (self._path(fd), member.mode, member.mtime)
+        try:
+            path = self._path(fd)
+        except OSError:  # longer than any path (PATH_MAX): links led there, and lead there at the end if nothing replaces them
+            path = os.fsdecode(b"/".join(path_of(member.name)))
+        self._modes[_identity(fd)] = (path, member.mode, member.mtime)
 
     def _forget_parent(self) -> None:
         if self._parent[1] >= 0:

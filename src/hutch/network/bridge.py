@@ -46,15 +46,17 @@ def ensure(socket: Route, network: Network) -> int:
 
 
 def _check_overlap(socket: Route, network: Network) -> None:
-    """Raises HutchError for a subnet that something else on this host has by now: it was free when the network was created."""
+    """Raises HutchError for a subnet that another network of Hutch's has by now, of another installation: it was free when the network
+    was created. A tunnel of the host's may come and go: its neighbours are reached by their own routes."""
     links = {link.index: link.name for link in socket.links()}
     taken = [(f"{item.address}/{item.prefix}", item.index) for item in socket.addresses()]
     taken += [(f"{item.destination}/{item.prefix}", item.index) for item in socket.routes() if item.destination]
     for subnet in network.subnets:
         for other, index in taken:
-            if links.get(index) != network.bridge and spec.overlapping(subnet.subnet, [other]):
+            name = links.get(index, "")
+            if name.startswith("hutch-") and name != network.bridge and spec.overlapping(subnet.subnet, [other]):
                 raise HutchError(
-                    f"network {network.name}: its subnet {subnet.subnet} overlaps with {other} on {links.get(index, 'this host')}",
+                    f"network {network.name}: its subnet {subnet.subnet} overlaps with {other} on {name}",
                     "another network, or another installation, has it: create one with another --subnet",
                 )
 
