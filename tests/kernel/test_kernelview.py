@@ -28,10 +28,11 @@ def test_a_container_and_its_network(host):
         assert os.readlink(f"/proc/{record['pid']}/ns/{kind}") in shown
     lines = [line.lstrip("│├└─ ") for line in shown.splitlines()]
     (eth0,) = [line for line in lines if ": eth0 (veth) up" in line]
-    assert f" {address}/16" in eth0
+    gateway, prefix = entry["IPAM"]["Config"][0]["Gateway"], entry["IPAM"]["Config"][0]["Subnet"].partition("/")[2]
+    assert f" {address}/{prefix}" in eth0
     (other,) = [line for line in lines if line.startswith("other end ")]
     assert "(veth) up" in other and f": {bridge} (bridge) up" in other
-    assert "route default via 172.18.0.1 by eth0" in lines
+    assert f"route default via {gateway} by eth0" in lines
     assert any(line.startswith("nftables table inet hutch-egress-") for line in lines)
     assert any(line.startswith("chain ") and "ingress" in line for line in lines)
     assert any(line.startswith("published 0.0.0.0:8080") for line in lines)
