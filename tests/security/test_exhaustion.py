@@ -222,6 +222,7 @@ def refused(code: int, error: str) -> bool:
     return code == 125
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["/var/tmp"], indirect=True, ids=["disk"])
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_members_without_end_do_not_fill_the_memory(store, kind):
@@ -233,11 +234,11 @@ def test_members_without_end_do_not_fill_the_memory(store, kind):
 
 @pytest.mark.parametrize("store", ["/var/tmp"], indirect=True, ids=["disk"])
 def test_many_members_take_little_memory(store):
-    """Two hundred thousand files: some 300 bytes each, or a refusal."""
+    """Two hundred thousand files: less than a thousand bytes each (and of more the tree is not kept in memory), or a refusal."""
     count = 200_000
     least = imported(FILE, 1)[0]
     peak, code, error = imported(FILE, count)
-    assert refused(code, error) or peak - least < 400 * count, f"{(peak - least) // count} bytes each"
+    assert refused(code, error) or peak - least < 1000 * count, f"{(peak - least) // count} bytes each"
 
 
 @pytest.mark.parametrize("store", ["/var/tmp"], indirect=True, ids=["disk"])
@@ -257,7 +258,7 @@ def test_directories_with_long_paths_take_little_memory_to_unpack(store):
 
     least, count = imported(make, 1, unpacks=True)[0], 15_000
     peak, code, error = imported(make, count, unpacks=True)
-    assert refused(code, error) or peak - least < 1000 * count, f"{(peak - least) // count} bytes each"
+    assert refused(code, error) or peak - least < 1500 * count, f"{(peak - least) // count} bytes each"
 
 
 # plans that are kept

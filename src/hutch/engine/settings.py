@@ -344,7 +344,7 @@ def to_config(
             terminal=s.terminal,
             console_size=oci.ConsoleSize(height=s.console[0], width=s.console[1]) if s.terminal and all(s.console) else None,
             capabilities=oci.CapabilitySets(bounding=caps, effective=held, permitted=held, inheritable=(), ambient=ambient),
-            rlimits=tuple(oci.Rlimit(type=f"RLIMIT_{u.name.upper()}", soft=_limit(u.soft), hard=_limit(u.hard)) for u in s.ulimits),
+            rlimits=_rlimits(s, features),
             no_new_privileges=s.no_new_privileges and not s.privileged,
             oom_score_adj=s.oom_score_adj,
         ),
@@ -355,7 +355,7 @@ def to_config(
             gid_mappings=mappings[1],
             resources=resources_of(s, userns),
             seccomp=seccomp_of(s),
-            sysctl={**_own_network(s, mappings[1], userns), **s.sysctls},
+            sysctl={**_own_network(s, mappings[1], userns), **_own_share(s, features), **s.sysctls},
             devices=tuple(d for d in _devices(s) if not _bound(d.path, userns, features)),
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
@@ -373,6 +373,31 @@ def _own_network(s: Settings, groups: tuple[oci.IdMapping, ...], userns: bool) -
         return {}
     last = max((m.container_id + m.size for m in groups), default=1 << 31) - 1
     return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
+
+
+def _own_share(s: Settings, features: Features) -> dict[str, str]:
+    """Half of what an ordinary user may have of inotify's instances and watches: his container is to leave him the rest. They are
+    counted in the container's user namespace, and in all above it (namespaces(7)). As root each namespace has an owner of its own."""
+    if features.privileged or s.isolation == "vm" or s.pid != "private":
+        return {}
+    found = {}
+    for name in ("max_inotify_instances", "max_inotify_watches"):
+        try:
+            with open(f"/proc/sys/user/{name}", encoding="ascii") as file:
+                found[f"user.{name}"] = str(max(1, int(file.read()) // 2))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _rlimits(s: Settings, features: Features) -> tuple[oci.Rlimit, ...]:
+    """What was asked for; and of what an ordinary user has of pending signals and message queues, half (setrlimit(2))."""
+    wanted = {f"RLIMIT_{u.name.upper()}": (_limit(u.soft), _limit(u.hard)) for u in s.ulimits}
+    if not features.privileged and s.isolation != "vm":
+        for name in ("RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE"):
+            if (most := features.hard_limits.get(name, 1 << 63)) < 1 << 40:
+                wanted.setdefault(name, (most // 2, most // 2))
+    return tuple(oci.Rlimit(type=name, soft=soft, hard=hard) for name, (soft, hard) in wanted.items())
 
 
 def _limit(value: int) -> int:

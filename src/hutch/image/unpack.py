@@ -14,7 +14,7 @@ import stat
 from hutch.errors import ImageError
 from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import AUFS, MAX_LINKS, WHITEOUT, whiteout_of, xattrs_of
+from hutch.image.tree import AUFS, MAX_LINKS, MAX_MEMORY, WHITEOUT, whiteout_of, xattrs_of
 from hutch.kernel import syscalls, trees
 
 TYPE_CHECKING = False
@@ -37,7 +37,9 @@ class Unpacker:
         self.root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.owners = owners
         # Directories get their modes and times last: 0555 takes no children. By (device, inode): path without links, mode, mtime.
-        self._modes: dict[tuple[int, int], tuple[str, int, int]] = {}
+        self._modes: dict[tuple[int, int], tuple[str, str, int, int]] = {}  # (the parent's path, name, mode, mtime)
+        self._above = ""  # the last parent's path: many have the same, which is kept once
+        self._memory = 0  # bytes of all this, as near as can be told
         self._links = 0  # that were followed to places that are not there yet, for one member
         self._top = os.readlink(f"/proc/self/fd/{self.root}").rstrip("/")
         self._file = -1
@@ -61,7 +63,8 @@ class Unpacker:
     def _set_modes(self) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY
         # the deepest first: a directory that nobody may enter hides those in it
-        for identity, (path, mode, mtime) in sorted(self._modes.items(), key=lambda item: -item[1][0].count("/")):
+        for identity, (above, name, mode, mtime) in sorted(self._modes.items(), key=lambda item: -item[1][0].count("/") - bool(item[1][0])):
+            path = f"{above}/{name}" if above else name
             try:
                 fd = syscalls.openat2(self.root, path or ".", flags, 0, IN_ROOT)
             except OSError:
@@ -77,7 +80,20 @@ class Unpacker:
             path = self._path(fd)
         except OSError:  # longer than any path (PATH_MAX): links led there, and lead there at the end if nothing replaces them
             path = os.fsdecode(b"/".join(path_of(member.name)))
-        self._modes[_identity(fd)] = (path, member.mode, member.mtime)
+        above, _, name = path.rpartition("/")
+        if above == self._above:
+            above = self._above
+        else:
+            self._above = above
+            self._remembered(len(above))
+        self._remembered(400 + len(name))
+        self._modes[_identity(fd)] = (above, name, member.mode, member.mtime)
+
+    def _remembered(self, size: int) -> None:
+        """Raise ImageError when what is kept until the end takes too much memory."""
+        self._memory += size
+        if self._memory > MAX_MEMORY:
+            raise ImageError(f"layer: its directories and whiteouts would take more than {MAX_MEMORY >> 20} MiB of memory")
 
     def _forget_parent(self) -> None:
         if self._parent[1] >= 0:
@@ -203,6 +219,7 @@ class Unpacker:
             return
         own = os.fsdecode(name[len(WHITEOUT) :])
         self._hidden.add((*_identity(directory), own))
+        self._remembered(300 + len(own))
         try:
             info = os.stat(own, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:

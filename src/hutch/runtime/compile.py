@@ -23,7 +23,7 @@ O_PATH_DIRECTORY = 0o10200000
 JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")
 SYSCTL_NAMESPACES = (
     ("net/", "network"), ("kernel/shm", "ipc"), ("kernel/msg", "ipc"), ("kernel/sem", "ipc"), ("fs/mqueue/", "ipc"),
-    ("kernel/hostname", "uts"), ("kernel/domainname", "uts"),
+    ("kernel/hostname", "uts"), ("kernel/domainname", "uts"), ("user/max_inotify_", "user"),
 )  # fmt: skip
 
 
