@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
 import uuid
 
@@ -60,14 +61,12 @@ def test_the_apis_diff_of_a_deep_tree(upper):
 
 
 @pytest.mark.parametrize("command", ["export", "cp-out", "cp-in", "cp-tar"])
-def test_archives_and_copies_of_a_deep_tree(hutch_cli, named, command, tmp_path):
+def test_archives_and_copies_of_a_deep_tree(hutch_cli, named, command, tmp_path, busybox_root):
     """What cannot be so deep says so in one line; no traceback, and no name of Python's."""
-    hutch_cli("run", "-d", "--name", named, "host", "sh", "-c", f"{DEEP}; touch /tmp/done; exec sleep 1000")
+    hutch_cli("run", "-d", "--name", named, str(busybox_root), "sh", "-c", f"{DEEP}; touch /tmp/done; exec sleep 1000")
     until(lambda: hutch_cli("exec", named, "ls", "/tmp/done").returncode == 0)
     words = {"export": ["export", "-o", "/dev/null", named], "cp-out": ["cp", f"{named}:/srv", str(tmp_path / "out")],
              "cp-in": ["cp", str(tmp_path / "out"), f"{named}:/home/"], "cp-tar": ["cp", f"{named}:/srv", "-"]}[command]  # fmt: skip
-    import subprocess
-
     if command == "cp-in":
         subprocess.run(["sh", "-c", f"mkdir {tmp_path}/out; {DEEP.replace('/srv', str(tmp_path / 'out'))}"], check=True)
     if command == "export":
@@ -107,10 +106,20 @@ def test_copies_of_an_ended_container(hutch_cli, named, tmp_path, busybox_root, 
         assert (tmp_path / f"d{number}/file").read_text() == "content\n" and (tmp_path / f"back{number}").read_text() == "put"
         diff = hutch_cli("diff", named)
         assert "A /srv/d/file" in diff.stdout.splitlines() and f"A /srv/d/new{number}" in diff.stdout.splitlines(), diff
-    if image == "busybox" or userns == "auto":
-        import subprocess
+    if image == "busybox":
+        exported(named)
 
-        done = subprocess.run([*HUTCH, "export", named], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=170)
-        assert done.returncode == 0, done.stderr
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            assert archive.extractfile("srv/d/file").read() == b"content\n"
+
+@pytest.mark.long
+def test_the_whole_host_of_an_ended_container(hutch_cli, named):
+    """`export` of a container of `host`, with all of /usr."""
+    assert hutch_cli("run", "-d", "--name", named, "host", "sh", "-c", "mkdir -p /srv/d; echo content >/srv/d/file").returncode == 0
+    over(hutch_cli, named)
+    exported(named)
+
+
+def exported(name: str) -> None:
+    done = subprocess.run([*HUTCH, "export", name], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert archive.extractfile("srv/d/file").read() == b"content\n"
