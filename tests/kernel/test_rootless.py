@@ -22,7 +22,7 @@ def test_subordinate_ids_and_a_single_one(as_user, ordinary_user):
     r = as_user("-m", "hutch.cli", "run", "-u", "1000:1000", "host", "id", "-u")
     assert r.stdout == "1000\n"
     r = as_user("-m", "hutch.cli", "run", "--userns", "single", "-u", "1000", "host", "id", "-u")
-    assert r.returncode == 125 and "Invalid argument" in r.stderr
+    assert r.returncode == 125 and "this user namespace has id 0, and not 1000" in r.stderr
 
 
 def test_copy_on_write_and_the_api(as_user):

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import HUTCH
 
 pytestmark = pytest.mark.root
-LIMIT, TIMES = 128 << 20, 6  # TCP is never refused the first segments of each socket: 20,000 of them hold some 550 MiB
+LIMIT, TIMES = 128 << 20, 10  # TCP is never refused the first segments of each socket: 20,000 of them hold some 800 MiB
 
 # Fills sockets that nobody reads until it is refused, in four processes with all their descriptors.
 FILL = """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hutch.engine.settings import Settings, to_config
+from hutch.engine.configuration import to_config
+from hutch.engine.settings import Settings
 from hutch.image.rootfs import Hidden, Rootfs, View
 from hutch.kernel import capabilities
 from hutch.kernel.cgroupfs import CgroupLayout, V1Controller

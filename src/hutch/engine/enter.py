@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import settings as settings_module
+from hutch.engine import configuration
 from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.prepare import Prepared
+from hutch.engine.settings import Settings
 from hutch.errors import ConfigError, UsageError
 from hutch.executor import undo
 from hutch.executor.launcher import FIRST_EXTRA
@@ -39,12 +40,12 @@ def process_of(
     image = prepared.rootfs.config
     changed = s.replace(env=(*s.env, *(f"{name}={value}" for name, value in env.items())))
     hostname = s.hostname or (prepared.id if s.uts == "private" else "")
-    caps = settings_module.capability_set(s)
+    caps = configuration.capability_set(s)
     held = caps if ids.uid == 0 else ()
     process = Process(
         cwd=workdir or s.workdir or image.workdir or "/",
         args=argv,
-        env=settings_module.environment(changed, image.env, hostname, home),
+        env=configuration.environment(changed, image.env, hostname, home),
         user=ids,
         capabilities=CapabilitySets(bounding=caps, effective=held, permitted=held),
         no_new_privileges=s.no_new_privileges and not s.privileged,
@@ -52,11 +53,11 @@ def process_of(
     return process if terminal is None else process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
 
 
-def _check_ids(typed: str, ids: User, s: settings_module.Settings) -> None:
+def _check_ids(typed: str, ids: User, s: Settings) -> None:
     from hutch.runtime.identity import check_user
 
     try:
-        check_user(ids, *settings_module.id_mappings(s, features()))
+        check_user(ids, *configuration.id_mappings(s, features()))
     except ConfigError as error:
         raise UsageError(f"user {typed}: {error.message.partition(': ')[2]}") from None
 
@@ -103,7 +104,7 @@ def template(
     s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
     process = process_of(prepared, ("true",), env, workdir, user, terminal=terminal, privileged=privileged)
     userns = prepared.compiled.user_namespace
-    namespaces = tuple(n.type for n in settings_module.namespaces(prepared.settings, userns))
+    namespaces = tuple(n.type for n in configuration.namespaces(prepared.settings, userns))
     paths = {key: path.replace(PLACEHOLDER, prepared.id) for key, path in prepared.compiled.cgroup_paths.items()}
     request = EnterRequest(
         namespaces=namespaces,
@@ -118,7 +119,7 @@ def template(
         ("process", "the command"),
         ("linux", "the container's isolation"),
     )
-    return Template(compile_enter(process, settings_module.seccomp_of(s), request, found).replace(typed=typed))
+    return Template(compile_enter(process, configuration.seccomp_of(s), request, found).replace(typed=typed))
 
 
 def _denied(prepared: Prepared) -> bool:

@@ -19,9 +19,9 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
     """Do what an executor asks its owner for: start the systemd scope of its container."""
     from hutch.cgroup import systemd
     from hutch.cgroup.settings import v2_settings
-    from hutch.engine import settings
+    from hutch.engine import configuration
 
-    limits = settings.resources_of(prepared.settings, prepared.compiled.user_namespace)
+    limits = configuration.resources_of(prepared.settings, prepared.compiled.user_namespace)
     if prepared.machine is not None:
         from hutch.vm.compile import machine_resources
 

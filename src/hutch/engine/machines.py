@@ -253,12 +253,12 @@ def join_taps(netlink: int, places: Sequence[Place]) -> None:
 
 def remote_plan(prepared: Prepared, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
     """The plan of a command in the machine that `prepared` made: a process outside that stands for it, and the plan that the guest carries out."""
-    from hutch.engine import settings as settings_module
+    from hutch.engine import configuration
 
     s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
     assert prepared.machine is not None
     request = RemoteRequest(user_namespace=prepared.compiled.user_namespace and prepared.machine.user_namespace, child_cgroup=group)
-    return compile_remote(process, settings_module.seccomp_of(s), request, prepared.machine, features())
+    return compile_remote(process, configuration.seccomp_of(s), request, prepared.machine, features())
 
 
 def shared_root(machine: Parts, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch import jsontext
-from hutch.engine import settings as settings_module, signals, state, wording
+from hutch.engine import configuration, settings as settings_module, signals, state, wording
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
 from hutch.engine.settings import CONTAINER, ImageSource, Settings
 from hutch.errors import HutchError, UsageError
@@ -171,7 +171,7 @@ def _template(
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
     images = tuple(_image_mount(source, found) for source in s.images)
     shared = tuple(layer for image in images for layer in image.layers)
-    config = settings_module.to_config(s, rootfs, found, hostname=hostname, user=user, home=home, shared=shared)
+    config = configuration.to_config(s, rootfs, found, hostname=hostname, user=user, home=home, shared=shared)
     names = wording.typed(s, config)
     process = config.process
     assert process is not None

@@ -52,6 +52,7 @@ class Features(Record):
     selinux: bool = False
     cpus: int = 1
     hard_limits: dict[str, int] = {}
+    inotify_limits: dict[str, int] = {}  # of /proc/sys/user, by name (inotify(7)); an ordinary user's alone
 
     @property
     def privileged(self) -> bool:
@@ -193,8 +194,18 @@ def probe() -> Features:
         selinux=os.path.isdir("/sys/fs/selinux/class"),
         cpus=os.cpu_count() or 1,
         hard_limits=_hard_limits(),
+        inotify_limits=_inotify_limits() if os.geteuid() else {},
         **sub,
     )
+
+
+def _inotify_limits() -> dict[str, int]:
+    found = {}
+    for name in ("max_inotify_instances", "max_inotify_watches"):
+        text = proc.read_text(f"/proc/sys/user/{name}").strip()
+        if text.isdigit():
+            found[name] = int(text)
+    return found
 
 
 def _hard_limits() -> dict[str, int]:
