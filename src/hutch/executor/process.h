@@ -107,7 +107,8 @@ static long op_change_directory(struct op *op)
     i64 make = num(op), first = num(op);
     static char where[PATH_SIZE];
     static int entered;
-    long r = entered ? 0 : sys(__NR_chdir, path);
+    if (entered) return 0;
+    long r = sys(__NR_chdir, path);
     if (r == -ENOENT && make) {
         long root = openat_(AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         long made = make_path(root, path, 0, 0);
@@ -282,7 +283,8 @@ static long op_find_program(struct op *op)
         if (r == 0) r = sys(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */, 0);
         if (r == 0) {
             program = path;
-            diagnose(path); /* now, and not at the execve: a container that is created should be one that can start */
+            /* Of a container that waits for its start, now: it should be one that can start. Others say it when execve fails. */
+            if (plan.flags & FLAG_LEAVE) diagnose(path);
             return detail.used ? -ELIBACC : 0;
         }
         if (r != -ENOENT && r != -ENOTDIR) worst = r;

@@ -231,9 +231,10 @@ def _guard(b: Builder, layers: list[Slot], number: int, into: Slot) -> None:
     that is an id that owns nothing, without the capabilities that pass over permissions: what the host closes to others is
     closed, while the container runs, too, although its root is the owner of everything that it sees.
     """
-    b.container.append(ops.MakeDirectory(base=BASE, path=f"layer/nothing-{number}", origin="root"))
-    nothing = slot(f"nothing-{number}")
-    b.container.append(ops.OpenAt(base=BASE, path=f"layer/nothing-{number}", flags=O_PATH | O_DIRECTORY, into=nothing, origin="root"))
+    nothing = slot("nothing")
+    if not any(isinstance(op, ops.OpenAt) and op.into == nothing for op in b.container):
+        b.container.append(ops.MakeDirectory(base=BASE, path="layer/nothing", origin="root"))
+        b.container.append(ops.OpenAt(base=BASE, path="layer/nothing", flags=O_PATH | O_DIRECTORY, into=nothing, origin="root"))
     # two lower directories are the least that overlayfs takes without an upper one
     options = _overlay_options(b, [*layers, nothing], ())
     stranger = STRANGER if b.host_uid(STRANGER) >= 0 and b.host_gid(STRANGER) >= 0 else None
@@ -247,6 +248,8 @@ def _guarded(b: Builder, layers: list[Slot], number: int) -> Slot:
         return layers[0]
     guard, layer, path = slot(f"guard-{number}"), slot(f"guarded-{number}"), f"layer/guarded-{number}"
     _guard(b, layers, number, guard)
+    if b.features.detached_layers and b.features.overlay_append and b.features.overlay_by_descriptor:
+        return guard  # a mount that was never attached is a layer as it is
     b.container.append(ops.MakeDirectory(base=BASE, path=path, origin="root"))
     b.container.append(ops.Attach(mount=guard, root=BASE, path=path, make="", summary="what strangers may read", origin="root"))
     b.container.append(ops.OpenAt(base=BASE, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
