@@ -8,13 +8,14 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from hutch.executor.launcher import FIRST_EXTRA, Execution
 from hutch.plan import ops
 from hutch.plan.plan import Plan
-from tests.hosts import Host, host, joined, refused, until
+from tests.hosts import Host, host, joined, processes, refused, until
 from tests.namespaces import namespaces
 
 __all__ = ["host"]
@@ -198,15 +199,9 @@ def test_a_resolvers_file_that_is_somebody_elses(host, tmp_path):
         assert host("exec", name, "cat", "/etc/empty") == ""
 
 
-def holders() -> set[int]:
-    found = set()
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and open(f"/proc/{name}/comm").read().strip() == "hutch-executor" and os.readlink(f"/proc/{name}/exe"):
-                found.add(int(name))
-        except OSError:
-            continue
-    return found
+def holders(host) -> set[int]:
+    """The executors that hold something of a host's networks."""
+    return set(processes(Path(host.environment["HUTCH_DATA"]), "hutch-executor"))
 
 
 def test_the_holder_is_killed(host):
@@ -215,22 +210,22 @@ def test_the_holder_is_killed(host):
     host("network", "create", "more")
     host("run", "-d", "--name", "other", "--network", "more", "host", "sleep", "1000")
     host("run", "-d", "--name", "box", "--network", "web", "host", "sleep", "1000")
-    before = holders()
+    before = holders(host)
     host("network", "connect", "more", "box")
-    (holder,) = holders() - before
+    (holder,) = holders(host) - before
     os.kill(holder, signal.SIGKILL)
-    until(lambda: holder not in holders())
+    until(lambda: holder not in holders(host))
     host("network", "prune")
     assert interfaces(host, "box") == ["eth0"] and len(on(host, "more")) == 1
     host("network", "connect", "more", "box")
     assert reaches(host, "other", "box")
     # of a network that it alone was on
     host("network", "create", "last")
-    before = holders()
+    before = holders(host)
     host("network", "connect", "last", "box")
-    (holder,) = holders() - before
+    (holder,) = holders(host) - before
     os.kill(holder, signal.SIGKILL)
-    until(lambda: holder not in holders())
+    until(lambda: holder not in holders(host))
     host("network", "prune")
     assert interfaces(host, "box") == ["eth0", "eth1"]
 

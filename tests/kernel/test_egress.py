@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hutch.kernel.netlink import route
-from tests.hosts import Host, host, joined, refused, until
+from tests.hosts import Host, host, joined, processes, refused, until
 from tests.kernel.test_names import resolver
 from tests.kernel.test_ports import fetch, serve
 from tests.namespaces import namespaces
@@ -136,8 +136,8 @@ def test_killed(world):
     def from_box(*places: str) -> list[str]:
         return [line.partition(" ")[2] for line in world("exec", "box", "python3", "-c", ASK, *places).splitlines()]
 
-    until(lambda: len(fillers()) == 1)
-    (filler,) = fillers()
+    until(lambda: len(fillers(world)) == 1)
+    (filler,) = fillers(world)
     status = Path(f"/proc/{filler}/status").read_text()
     assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapEff:\t0000000000001000" in status and "NoNewPrivs:\t1" in status
     os.kill(filler, 9)
@@ -151,11 +151,14 @@ def test_killed(world):
     until(lambda: world("network", "prune") is not None and "hutch-egress" not in world.tables())
 
 
-def fillers() -> list[int]:
+def fillers(world) -> list[int]:
+    """The processes that open what a host's names stand for: its name server's children."""
+    servers = processes(Path(world.environment["HUTCH_DATA"]), "hutch-names")
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if Path(f"/proc/{name}/comm").read_text() == "hutch-egress\n" and os.listdir(f"/proc/{name}/task/{name}/fd"):
+            parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+            if parent in servers and Path(f"/proc/{name}/comm").read_text() == "hutch-egress\n" and os.listdir(f"/proc/{name}/task/{name}/fd"):
                 found.append(int(name))
         except OSError:
             continue  # it has gone, or is a zombie

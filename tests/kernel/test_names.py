@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hutch.network import dns
-from tests.hosts import Host, host, joined, refused, until
+from tests.hosts import Host, host, joined, processes, refused, until
 from tests.namespaces import Namespace, namespaces
 
 __all__ = ["host"]
@@ -25,27 +25,20 @@ pytestmark = pytest.mark.root
 LOOK = "getent ahostsv4 {} | head -1 | cut -d' ' -f1"
 
 
-def servers() -> set[int]:
-    """The name servers that run, by pid."""
-    return {int(name) for name in os.listdir("/proc") if name.isdigit() and _comm(name) == "hutch-names"}
+def servers(host) -> set[int]:
+    """The name servers that run for a host, by pid."""
+    return set(processes(Path(host.environment["HUTCH_DATA"]), "hutch-names"))
 
 
-def started(before: set[int]) -> int:
+def started(host, before: set[int]) -> int:
     found: list[int] = []
 
     def one() -> bool:
-        found[:] = servers() - before  # once: what it starts has its name for a moment
+        found[:] = servers(host) - before  # once: what it starts has its name for a moment
         return len(found) == 1
 
     until(one)
     return found[0]
-
-
-def _comm(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() if Path(f"/proc/{pid}/cmdline").read_bytes() else ""
-    except OSError:
-        return ""
 
 
 def test_names_and_aliases_of_ones_own_network_alone(host):
@@ -86,36 +79,36 @@ def test_several_containers_share_an_alias(host):
 
 
 def test_the_server_comes_and_goes_with_the_containers(host):
-    before = servers()
+    before = servers(host)
     host("network", "create", "short")
     host("run", "--network", "short", "host", "true")
-    until(lambda: servers() == before)
+    until(lambda: servers(host) == before)
     host("run", "-d", "--name", "long", "--network", "short", "host", "sleep", "1000")
-    pid = started(before)
+    pid = started(host, before)
     confined = ("Uid:\t65534\t65534\t65534\t65534", "CapEff:\t0000000000000000", "NoNewPrivs:\t1")
     until(lambda: all(line in Path(f"/proc/{pid}/status").read_text() for line in confined))
     host("network", "create", "second")
     host("run", "-d", "--name", "other", "--network", "second", "host", "sleep", "1000")
-    assert servers() - before == {pid}, "one for all networks"
+    assert servers(host) - before == {pid}, "one for all networks"
     host("rm", "-f", "long")
     assert host("exec", "other", "getent", "hosts", "other").split()[-1] == "other"
     host("rm", "-f", "other")
-    until(lambda: servers() == before)
+    until(lambda: servers(host) == before)
 
 
 def test_a_killed_server_comes_back(host):
-    before = servers()
+    before = servers(host)
     host("network", "create", "lost")
     host("run", "-d", "--name", "one", "--network", "lost", "--network-alias", "first", "host", "sleep", "1000")
-    pid = started(before)
+    pid = started(host, before)
     time.sleep(2)  # who has just been started is told of by who starts him
     os.kill(pid, signal.SIGKILL)
-    until(lambda: pid not in servers())
+    until(lambda: pid not in servers(host))
     assert host("run", "--network", "lost", "host", "sh", "-c", "getent hosts first | tr -s ' ' | cut -d' ' -f2") == "first\n"
     assert host("exec", "one", "sh", "-c", "getent hosts one | tr -s ' ' | cut -d' ' -f2") == "one\n"
-    pid = started(before)
+    pid = started(host, before)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: pid not in servers())
+    until(lambda: pid not in servers(host))
     assert host("network", "prune") == ""
     assert host("exec", "one", "sh", "-c", "getent hosts first | tr -s ' ' | cut -d' ' -f2") == "first\n"
 
@@ -193,7 +186,7 @@ def test_other_names_are_asked_for_elsewhere(host):
 
 def test_a_flood_of_questions_disturbs_nobody(host):
     """One container asks as fast as it can, for what nobody answers; the other's questions are answered, and memory is bounded."""
-    before = servers()
+    before = servers(host)
     host("network", "create", "flood")
     flood = (
         "import socket, os\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('127.0.0.11', 53))\n"
@@ -202,7 +195,7 @@ def test_a_flood_of_questions_disturbs_nobody(host):
     )
     host("run", "-d", "--name", "loud", "--network", "flood", "--dns", "127.0.0.9", "host", "python3", "-c", flood)
     host("run", "-d", "--name", "quiet", "--network", "flood", "host", "sleep", "1000")
-    pid = started(before)
+    pid = started(host, before)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         assert host("exec", "quiet", "sh", "-c", "getent hosts loud | tr -s ' ' | cut -d' ' -f2") == "loud\n"

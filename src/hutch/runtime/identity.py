@@ -105,7 +105,7 @@ def limits(process: Process, f: Features) -> tuple[list[ops.Operation], list[ops
     mighty = bool(f.capabilities & capabilities.SYS_RESOURCE)
     for i, limit in enumerate(process.rlimits):
         origin = f"process.rlimits[{i}]"
-        name = limit.type if limit.type.startswith("RLIMIT_") else f"RLIMIT_{limit.type.upper()}"
+        name = limit.type
         if name not in ops.RLIMITS:
             raise ConfigError(f"{origin}.type", f"unknown limit {limit.type}")
         hard = f.hard_limits.get(name)
