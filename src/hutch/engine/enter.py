@@ -134,25 +134,8 @@ def kill_command(paths: dict[str, str], group: str, pid: int, init: int) -> None
         undo.kill(f"{place}/{group}/cgroup.procs")
         return
     for _ in range(20):
-        held = _held(descendants(pid) - {init})
-        if not held:
+        if not undo.kill_listed(lambda: descendants(pid) - {init}):
             return
-        still = descendants(pid)
-        for victim, pidfd in held.items():
-            if victim in still:  # a number may have become another's since it was read; this is the process that has it now
-                undo.kill_one(pidfd)
-            os.close(pidfd)
-
-
-def _held(pids: set[int]) -> dict[int, int]:
-    """Descriptors of the processes that there still are."""
-    found = {}
-    for pid in pids:
-        try:
-            found[pid] = os.pidfd_open(pid)
-        except OSError:
-            continue
-    return found
 
 
 def descendants(pid: int) -> set[int]:

@@ -162,10 +162,10 @@ def of_container(s: Settings, rootfs: Rootfs, keeps: bool, fresh: list[str]) -> 
     """The volumes made and filled; the names of those that were made for this container go to `fresh`. What the image wants as
     volumes becomes some where the container is kept: in one that is removed at its end they would go with it, as all of its
     changes do. Raises UsageError for a place where no volume can be."""
-    from hutch.engine.settings import VolumeMount
+    from hutch.engine.settings import VolumeMount, place
 
-    taken = {mount.target.rstrip("/") for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
-    own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and path.rstrip("/") not in taken]
+    taken = {place(mount.target) for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
+    own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and place(path) not in taken]
     found = []
     for mount in (*s.volumes, *own):
         check_target(mount.target, rootfs)
@@ -186,14 +186,12 @@ def of_container(s: Settings, rootfs: Rootfs, keeps: bool, fresh: list[str]) -> 
 
 def check_target(target: str, rootfs: Rootfs) -> None:
     """Raise UsageError for what no volume can be mounted on."""
-    import posixpath
     import stat
 
+    from hutch.engine.settings import place
     from hutch.image import lookup
 
-    path = "/" + posixpath.normpath(target).strip("/")
-    if path == "/.":
-        path = "/"
+    path = place(target)
     if path == "/" or path in ("/proc", "/sys", "/dev") or path.startswith("/proc/"):
         what = "the container's root" if path == "/" else "where the kernel shows the container its own files"
         raise UsageError(f"volume {target}: is {what}", "mount it on another directory")

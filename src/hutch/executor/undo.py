@@ -14,6 +14,10 @@ from hutch.plan.plan import Plan
 
 SIGKILL, ENOENT = 9, 2
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
 
 def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
     """Run the inverses, last first; `replace` is (placeholder, id) of a plan that was kept as a template. What cannot be
@@ -71,21 +75,26 @@ def kill(procs: str) -> None:
     """SIGKILL for every process of a cgroup, until none is left (2 s at most). By pidfd: a number may be somebody else's by the
     time that it is used, and is not if it is still listed after it was opened."""
     for _ in range(200):
-        pids = _members(procs)
-        if not pids:
+        if not kill_listed(lambda: _members(procs)):
             return
-        held = {}
-        for pid in pids:
-            try:
-                held[pid] = os.pidfd_open(pid)
-            except OSError:
-                continue  # it has ended
-        for pid in _members(procs):
-            if pid in held:
-                kill_one(held[pid])
-        for pidfd in held.values():
-            os.close(pidfd)
         time.sleep(0.01)
+
+
+def kill_listed(listed: Callable[[], Collection[int]]) -> bool:
+    """SIGKILL, by pidfd, for the processes that are listed before and after their descriptors were opened; whether any was listed."""
+    pids = listed()
+    held = {}
+    for pid in pids:
+        try:
+            held[pid] = os.pidfd_open(pid)
+        except OSError:
+            continue  # it has ended
+    for pid in listed() if held else ():
+        if pid in held:
+            _kill_one(held[pid])
+    for pidfd in held.values():
+        os.close(pidfd)
+    return bool(pids)
 
 
 def _members(procs: str) -> list[int]:
@@ -96,7 +105,7 @@ def _members(procs: str) -> list[int]:
         return []
 
 
-def kill_one(pidfd: int) -> None:
+def _kill_one(pidfd: int) -> None:
     """SIGKILL by pidfd; nothing for a process that has ended, or is not this user's."""
     import signal
 
@@ -108,10 +117,14 @@ def kill_one(pidfd: int) -> None:
 
 def remove_cgroup(path: str) -> None:
     """rmdir a cgroup with those below it; it is busy until its last process is gone, which is waited for (2 s at most)."""
-    for place, below, _ in os.walk(path, topdown=False):
-        for name in below:
-            kill(f"{place}/{name}/cgroup.procs")
-            remove_cgroup(f"{place}/{name}")
+    for place, _, _ in os.walk(path, topdown=False):
+        if place != path:
+            kill(f"{place}/cgroup.procs")
+            _remove_empty(place)
+    _remove_empty(path)
+
+
+def _remove_empty(path: str) -> None:
     for _ in range(200):
         try:
             os.rmdir(path)
