@@ -121,6 +121,18 @@ class Lab:
         else:
             self._sockets[name].do(request)
 
+    def settle(self, name: str, *interfaces: str) -> None:
+        """Wait until the kernel says that interfaces carry packets: it notices a cable behind the step that plugs it in, up to
+        a second later (Documentation/networking/operstates.rst). Raises HutchError when one does not come up in three."""
+        deadline = time.monotonic() + 3
+        waiting = list(interfaces)
+        while waiting:
+            if time.monotonic() > deadline:
+                raise HutchError(f"{name}: {', '.join(waiting)} did not come up")
+            time.sleep(0.01)
+            links = {link.name: link for link in self._sockets[name].links()}
+            waiting = [one for one in waiting if one not in links or links[one].state != "up"]
+
     def rules(self, name: str, commands: list[str], rules: list[nft.Rule]) -> None:
         """One step of nftables: all of the rules in one transaction, by Hutch; one by one, by nft(8)."""
         for command, rule in zip(commands, rules, strict=True):
@@ -213,6 +225,8 @@ def pair(lab: Lab) -> Account:
     for name, address in (("red", "10.0.0.1"), ("blue", "10.0.0.2")):
         lab.link(name, f"ip address add {address}/24 dev eth0", route.new_address(lab.index(name, "eth0"), address, 24))
         lab.link(name, "ip link set eth0 up", route.set_link(lab.index(name, "eth0"), up=True))
+    lab.settle("red", "eth0")
+    lab.settle("blue", "eth0")
     return {"before": before, "after": lab.ping("red", "10.0.0.2"), "the other way": lab.ping("blue", "10.0.0.1")}
 
 
@@ -229,6 +243,7 @@ def bridge(lab: Lab) -> Account:
         lab.link("host", f"ip link set {name} up", route.set_link(lab.index("host", name), up=True))
         lab.link(name, f"ip address add {address}/24 dev eth0", route.new_address(lab.index(name, "eth0"), address, 24))
         lab.link(name, "ip link set eth0 up", route.set_link(lab.index(name, "eth0"), up=True))
+    lab.settle("host", *guests)
     together = {f"one to {name}": lab.ping("one", guests[name]) for name in ("two", "three")}
     host = lab.ping("one", "10.0.0.1")
     lab.link("host", "ip link set two nomaster", route.set_link(lab.index("host", "two"), master=0))
@@ -243,6 +258,7 @@ def nat(lab: Lab) -> Account:
         for where, interface, mine in ((name, "eth0", own), ("host", address, other)):
             lab.link(where, f"ip address add {mine}/24 dev {interface}", route.new_address(lab.index(where, interface), mine, 24))
             lab.link(where, f"ip link set {interface} up", route.set_link(lab.index(where, interface), up=True))
+    lab.settle("host", "in", "out")
     found = {"at first": lab.ping("guest", "192.0.2.2")}
     lab.link("guest", "ip route add default via 10.0.0.1", route.new_route(gateway="10.0.0.1"))
     found["with a route"] = lab.ping("guest", "192.0.2.2")

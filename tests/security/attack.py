@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from hutch.plan import ops
 from hutch.plan.plan import Plan
 
 SHELL = ("sh", "-c")
+NS_GET_ID = 0x8008B70D  # _IOR(0xb7, 13, __u64)
 
 
 def compiled(image: str, command: tuple[str, ...], **wanted: object) -> Plan:
@@ -126,13 +129,27 @@ def identity(plan: Plan) -> str:
     return next(op.path.rpartition("/")[2] for op in plan.host if isinstance(op, ops.HostDirectory))
 
 
+def namespace(path: str) -> str:
+    """A namespace by name. Its inode number is free for the next one when it is gone, and other tests make many at the same
+    time: since Linux 6.18 each has a number of its own beside (NS_GET_ID, linux/nsfs.h)."""
+    name, number = os.readlink(path), bytearray(8)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, NS_GET_ID, number)
+    except OSError:
+        return name
+    finally:
+        os.close(fd)
+    return f"{name} {int.from_bytes(number, sys.byteorder)}"
+
+
 def namespaces_of(pid: int) -> set[str]:
     """The namespaces of a process that are not the tests' own."""
     found = set()
     for kind in ("mnt", "pid", "ipc", "uts", "net", "cgroup", "user", "pid_for_children"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
-            found.discard(os.readlink(f"/proc/self/ns/{kind}"))
+            found.add(namespace(f"/proc/{pid}/ns/{kind}"))
+            found.discard(namespace(f"/proc/self/ns/{kind}"))
     return found
 
 

@@ -94,6 +94,28 @@ def test_commands_of_hutch_oci_that_join_show_nothing_of_the_host(boxes, secret,
     assert watcher.seen(lambda path: hostile.read(path.lstrip("/"))) == []
 
 
+@pytest.mark.parametrize("way", ["api", "oci", "tty"])
+def test_a_command_whose_pipes_are_held_open_has_begun(boxes, busybox_root, way):
+    """That its program runs is seen by the end of a pipe, which a debugger can keep from ending: the end of the command,
+    then, says it."""
+    if way == "api":
+        watcher.install(busybox_root, "hold")
+        with hutch.Container(str(busybox_root), userns="host", cap_add=["SYS_PTRACE"]) as box, box.start(["/hold"]):
+            assert attack.until(lambda: box.run(["cat", "/tmp/ready"]).ok)
+            for _ in range(TIMES):
+                assert box.run(["echo", "there"], timeout=20).stdout == "there\n"
+            assert int(box.read("/tmp/held")) > 0
+        return
+    process = {"capabilities": dict.fromkeys(("bounding", "effective", "permitted"), DEBUGGER)}
+    box = boxes(rt.config("/hold", process=process))
+    watcher.install(box.rootfs, "hold")
+    box.up()
+    rt.until(lambda: (box.rootfs / "tmp/ready").exists(), "the debugger")
+    for _ in range(TIMES):
+        assert "there" in box.exec("echo", "there", options=["--tty"] if way == "tty" else []).ok().out
+    assert int(box.read("tmp/held")) > 0
+
+
 @USERNS
 @pytest.mark.parametrize(
     "more",

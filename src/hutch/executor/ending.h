@@ -148,9 +148,11 @@ _Noreturn static void supervise(void)
     int started = 0;
     for (;;) {
         int news = wait_for_news(-1);
-        if (!started && (news & GOT_EXEC)) {
-            close_(exec_pipe[0]), exec_pipe[0] = -1;
-            if (!(news & GOT_END)) news |= wait_for_news(0); /* the pipe also ends when the child dies before its exec */
+        if (!started && (news & (GOT_EXEC | GOT_END))) {
+            /* The pipe ends at the exec, or when the child dies before it. A debugger in the container can hold its end open:
+             * then the end of the child is all that is seen. */
+            if (news & GOT_EXEC) close_(exec_pipe[0]), exec_pipe[0] = -1;
+            if (!(news & GOT_END)) news |= wait_for_news(0);
             /* A short program may have ended by now: it began all the same. Where we leave, its end is somebody else's to
              * see, and it is not reaped. */
             int began = !(news & GOT_END) || report->position + 1 == plan.count[CONTAINER];

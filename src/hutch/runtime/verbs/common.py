@@ -6,7 +6,7 @@ import os
 import time
 
 from hutch import jsontext
-from hutch.errors import ConfigError, HutchError, StateError, UsageError
+from hutch.errors import ConfigError, HutchError, StartError, StateError, UsageError
 from hutch.kernel import documents, proc
 from hutch.record import Record
 
@@ -98,6 +98,8 @@ def write_pid(path: str, pid: int) -> None:
 def hand_over(execution: Execution, console: socket | None, seccomp: Seccomp | None, pid_file: str, state: Callable[[], str]) -> None:
     """Once the program is ready: the terminal, the filter's listener and the pid go to whom they were promised. `state` is the
     container's, as text. Raises HutchError."""
+    if not execution.ready:
+        raise StartError("the container was killed before its program ran")
     found = execution.descriptors
     if console is not None:
         from hutch.runtime.verbs import handover
