@@ -49,7 +49,10 @@ def test_exec_stays_below_the_limit_of_processes(busybox_root, way):
     with hutch.Container(str(busybox_root), pids=LIMIT) as box:
         paths = box.cgroup.paths
         current = Path(paths.get("pids") or paths[""]) / "pids.current"
-        with box.start(["sh", "-c", FILL.replace("-lt 10", "-lt 9")]):
+        with box.start(["sh", "-c", f"while [ ! -e /tmp/go ]; do :; done; {FILL.replace('-lt 10', '-lt 9')}"]):
+            # the process that brought the shell in is counted until it is reaped
+            assert attack.until(lambda: int(current.read_text()) == 2)
+            box.write("/tmp/go", "")
             assert attack.until(lambda: int(current.read_text()) >= LIMIT)
             commands = []
             for _ in range(5):

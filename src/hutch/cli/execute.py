@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hutch.executor.kept import Stored
+    from hutch.plan.plan import Plan
+
 
 def healthcheck(_: dict[str, Any], rest: list[str]) -> int:
     """Run the check that the image defines, once, in a container that runs: 0 for healthy, 1 for not."""
@@ -42,20 +45,20 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     size = ConsoleSize(height=rows, width=columns) if terminal else None
     privileged = values.get("privileged", False)
     argv = tuple(rest[1:])
+    plan: Plan | Stored
     if prepared.machine is not None:
         from hutch.engine import machines
 
         process = enter.process_of(prepared, argv, env, values.get("workdir"), values.get("user"), terminal=size, privileged=privileged)
         plan = machines.remote_plan(prepared, process, privileged=privileged)
-        encoded = None
         pidfd = machines.connect(running.directory, running.name or running.id)
     else:
         template = enter.template(prepared, env=env, workdir=values.get("workdir"), user=values.get("user"), terminal=size, privileged=privileged)
-        plan, encoded = template.command(argv)
+        plan = template.command(argv)
         pidfd = recorded.open_pidfd(running)
     streams = attach.Streams(interactive=interactive and not terminal, output=not terminal)
     try:
-        execution = Execution(plan, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr, extra=(pidfd,), encoded=encoded)
+        execution = Execution(plan, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr, extra=(pidfd,))
     finally:
         os.close(pidfd)
         streams.release()

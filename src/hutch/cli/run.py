@@ -127,7 +127,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         if found_plan is not None:
             fresh, encoded = identity.personalise(found_plan[1])
             stored = kept.Stored(tuple(found_plan[0].split()), encoded, lambda: compiled().compiled.plan)
-            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, encoded=encoded, replace=(identity.PLACEHOLDER, fresh))  # type: ignore[arg-type]
+            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, replace=(identity.PLACEHOLDER, fresh))
     from hutch.engine import launching
 
     prepared = compiled()

@@ -254,11 +254,11 @@ class Container:
         if self._prepared.machine is not None:
             launch = self._remote(argv, env or {}, workdir, user, group)
         else:
-            plan, encoded = self._template(env or {}, workdir, user, group).command(argv)
+            plan = self._template(env or {}, workdir, user, group).command(argv)
             pidfd = self._pidfd
 
             def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,), encoded=encoded)
+                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,))
 
         process = Process(
             launch,

@@ -10,6 +10,7 @@ from hutch.engine.prepare import Prepared
 from hutch.engine.settings import Settings
 from hutch.errors import ConfigError, UsageError
 from hutch.executor import undo
+from hutch.executor.kept import Stored
 from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve
 from hutch.kernel import proc
@@ -72,21 +73,25 @@ class Template:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._segments = plan.segments()
+        self._exports = plan.exports()
+        last = plan.container[-1]
+        assert isinstance(last, Execute)
+        self._environment = last.environment
         offset = 1 + len(plan.host)
         self._find = offset + next(i for i, op in enumerate(plan.container) if isinstance(op, FindProgram))
         self._execute = offset + len(plan.container) - 1
 
-    def command(self, argv: tuple[str, ...]) -> tuple[Plan, bytes]:
-        """The plan for these arguments, and its encoding."""
-        last = self.plan.container[-1]
-        assert isinstance(last, Execute)
-        find = FindProgram(candidates=candidates(argv, last.environment), origin="process.args[0]")
-        execute = Execute(argv=argv, environment=last.environment, origin="process.args")
+    def command(self, argv: tuple[str, ...]) -> Stored:
+        """The plan for these arguments, encoded."""
+        find = FindProgram(candidates=candidates(argv, self._environment), origin="process.args[0]")
+        execute = Execute(argv=argv, environment=self._environment, origin="process.args")
         segments = self._segments.copy()
         segments[self._find], segments[self._execute] = encode_operation(find), encode_operation(execute)
+        return Stored(self._exports, b"".join(segments), lambda: self._with(find, execute))
+
+    def _with(self, find: FindProgram, execute: Execute) -> Plan:
         index = self._find - 1 - len(self.plan.host)
-        container = (*self.plan.container[:index], find, *self.plan.container[index + 1 : -1], execute)
-        return self.plan.replace(container=container), b"".join(segments)
+        return self.plan.replace(container=(*self.plan.container[:index], find, *self.plan.container[index + 1 : -1], execute))
 
 
 def template(

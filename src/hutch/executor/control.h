@@ -63,7 +63,7 @@ static u32 hear(i32 *error)
 
 static void save_log(void)
 {
-    static char buffer[16384];
+    LARGE static char buffer[16384];
     for (long i = 0; i < log_count; i++) {
         if (log_from[i] < 0) continue;
         long n = sys(__NR_read, log_from[i], buffer, sizeof buffer);

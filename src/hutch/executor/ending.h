@@ -6,7 +6,7 @@
 /* How a machine ended (EXITED, FAILED); 0 for one that runs, and for what is no machine: others may write to the page. */
 static u32 machine_end(void) { return plan_inside ? ended->kind : 0; }
 
-static char packed[DETAIL]; /* the files read at the end: tag, length, content */
+LARGE static char packed[DETAIL]; /* the files read at the end: tag, length, content */
 static long packed_size;
 
 /* Go back over the host lane and undo it: all but what is shared with others, or that alone. */
@@ -113,7 +113,7 @@ _Noreturn static void failed(u32 lane, u32 index, long error)
     i64 usage[4] = {0, 0, 0, 0};
     kill_child();
     i32 status = reap(usage);
-    static char said[DETAIL];
+    LARGE static char said[DETAIL];
     memcpy(said, lane == HOST ? detail_ : report->detail, DETAIL);
     if (lane == CONTAINER && index >= plan.count[CONTAINER]) index = plan.count[CONTAINER] - 1; /* not what the lane was at */
     if (error < 0 || error > 4095) error = EPROTO;

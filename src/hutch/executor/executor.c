@@ -370,18 +370,12 @@ static long start(void)
         if (op.code == MACHINE || op.code == REMOTE || op.code == INIT) plan_stays = 1;
     }
     close_(PLAN_FD);
-    r = sys(__NR_mmap, 0, (sizeof *shared + 4095) & ~4095UL, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
+    r = sys(__NR_mmap, 0, SHARED_PAGES + 4096 + 4096, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
-    shared = (void *)r;
-    for (int i = 0; i < MAX_SLOTS; i++) shared->slot[i] = -1;
+    shared = (void *)r, ended = (void *)(r + SHARED_PAGES), report = (void *)(r + SHARED_PAGES + 4096);
+    for (u32 i = 0; i < plan.slots; i++) shared->slot[i] = -1;
     slots = shared->slot;
-    r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
-    if (r < 0) return r;
-    report = (void *)r;
     report->listener = -1;
-    r = sys(__NR_mmap, 0, 4096, 3, 1 | 32, -1L, 0);
-    if (r < 0) return r;
-    ended = (void *)r;
     r = sys(__NR_mmap, 0, ((word)plan.count[HOST] + 1) * sizeof *begun, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
     begun = (void *)r;

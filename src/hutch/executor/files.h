@@ -31,7 +31,7 @@ static long op_listen(struct op *op)
     i32 length_ = 2;
     long fd = sys(__NR_socket, 1, type | SOCK_CLOEXEC_, 0), r = fd, other;
     if (r >= 0 && size) { /* by its directory: a name has room for 108 bytes, a path may have more */
-        static char directory[PATH_SIZE];
+        LARGE static char directory[PATH_SIZE];
         struct text place = {name.path, 0, sizeof name.path, 0};
         word at = size;
         while (at && path[at] != '/') at--;
@@ -114,8 +114,10 @@ static long op_make_symlink(struct op *op)
 {
     long dir = slot(op);
     const char *target = str(op, 0), *path = str(op, 0);
+    i64 uid = num(op), gid = num(op);
     long r = sys(__NR_symlinkat, target, dir, path);
-    return r == -EEXIST ? 0 : r;
+    if (r == -EEXIST) return 0;
+    return r < 0 ? r : owned(dir, path, uid, gid);
 }
 
 static long op_make_file(struct op *op)
@@ -138,7 +140,7 @@ static long op_make_node(struct op *op)
     const char *path = str(op, 0);
     i64 mode = num(op), device = num(op), uid = num(op), gid = num(op), parents = num(op);
     if (parents) {
-        static char parent[PATH_SIZE];
+        LARGE static char parent[PATH_SIZE];
         word n = length(path);
         if (n >= PATH_SIZE) return -ENAMETOOLONG;
         memcpy(parent, path, n + 1);

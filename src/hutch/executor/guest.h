@@ -5,7 +5,7 @@
 #include "guest_commands.h"
 #include "guest_network.h"
 
-static struct partial guest_in;
+LARGE static struct partial guest_in;
 
 /* In a copy of a machine: the container's host name and its files of /etc become its own. Done by a child, in its namespaces. */
 static void rename_container(char *at, char *end)
@@ -47,7 +47,7 @@ static void guest_resume(struct framed *frame)
 /* Say nothing more, and hear nothing but RESUME: this kernel may be stopped now, and go on elsewhere, more than once. */
 static void guest_quiesce(void)
 {
-    static struct partial in;
+    LARGE static struct partial in;
     sys(__NR_sync);
     in.done = 0;
     guest_send(QUIET, 0, "", 0);
@@ -130,7 +130,7 @@ static void hang_up(u32 number)
 
 static void read_file(u32 number, struct framed *frame)
 {
-    static char content[FRAME_MOST];
+    LARGE static char content[FRAME_MOST];
     if (!guest_sessions[number].used) new_command(number); /* its end is the client's */
     frame->data[frame->head.size < FRAME_MOST ? frame->head.size : FRAME_MOST - 1] = 0;
     long fd = openat_(AT_FDCWD, frame->data, O_RDONLY | O_CLOEXEC, 0), n = fd < 0 ? fd : sys(__NR_read, fd, content, sizeof content);
@@ -185,7 +185,7 @@ static void from_host(void)
 
 _Noreturn static void guest(void)
 {
-    static struct pollfd fds[1 + 4 * SESSIONS_MOST];
+    LARGE static struct pollfd fds[1 + 4 * SESSIONS_MOST];
     struct sigaction_ ignore = {(void *)1, 0, 0, 0};
     sys(__NR_rt_sigaction, SIGPIPE, &ignore, 0, 8);
     sys(__NR_umask, 0);

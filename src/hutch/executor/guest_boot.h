@@ -60,7 +60,7 @@ static void guest_mount(const char *type, const char *place, word flags, const c
 /* A line each: the modules' files, in the order of their dependencies. */
 static void load_modules(void)
 {
-    static char names[16384];
+    LARGE static char names[16384];
     long fd = openat_(AT_FDCWD, "/modules/order", O_RDONLY | O_CLOEXEC, 0), n = fd < 0 ? 0 : sys(__NR_read, fd, names, sizeof names - 1);
     close_(fd);
     for (long at = 0; at < n;) {

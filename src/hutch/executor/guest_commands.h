@@ -10,7 +10,7 @@ static struct guest_session {
     u32 open[2], in_size, in_from, in_costs;
     char group[256], in[WINDOW];
     struct message last;
-} guest_sessions[SESSIONS_MOST];
+} guest_sessions[SESSIONS_MOST] LARGE;
 
 static void forget_command(struct guest_session *s)
 {
@@ -126,7 +126,7 @@ static void write_input(u32 number)
 /* Bytes of the command's, as far as its window goes. 0: nothing more for now; 1: some; 2: it has ended. */
 static int read_output(u32 number, u32 stream)
 {
-    static char data[FRAME_MOST];
+    LARGE static char data[FRAME_MOST];
     struct guest_session *s = guest_sessions + number;
     if (s->open[stream] + cost(1) > WINDOW) return 0;
     u32 room = WINDOW - s->open[stream] - FRAME_COST;

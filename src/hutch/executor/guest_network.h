@@ -3,7 +3,7 @@
 #define HUTCH_GUEST_NETWORK_H
 #include "guest_boot.h"
 
-static char network[FRAME_MOST]; /* what the container's interfaces are given: netlink messages for its namespace */
+LARGE static char network[FRAME_MOST]; /* what the container's interfaces are given: netlink messages for its namespace */
 static u32 network_size;
 static long container_netlink = -1; /* a socket in the container's network namespace */
 
@@ -12,7 +12,7 @@ static long netlink_open(void) { return sys(__NR_socket, 16 /* AF_NETLINK */, 3 
 /* Send messages that each ask for an acknowledgement; 0, or the first error. */
 static long netlink_send(long fd, char *data, u32 size)
 {
-    static char answer[8192];
+    LARGE static char answer[8192];
     for (u32 at = 0; at + 16 <= size;) {
         u32 one;
         memcpy(&one, data + at, 4);

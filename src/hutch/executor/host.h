@@ -19,7 +19,7 @@ enum { MEMBERS = 256 };
 /* The first pids of a cgroup; how many, or an error. */
 static long members(long dir, const char *path, i32 *pids)
 {
-    static char text[4096];
+    LARGE static char text[4096];
     long fd = openat_(dir, path, O_RDONLY | O_CLOEXEC, 0), count = 0, pid = 0, n;
     if (fd < 0) return fd;
     while (count < MEMBERS && (n = sys(__NR_read, fd, text, sizeof text)) > 0)
@@ -39,7 +39,7 @@ static long members(long dir, const char *path, i32 *pids)
  * after it was opened. Returns how many there were. */
 static long kill_members(long dir, const char *path)
 {
-    static i32 pids[MEMBERS], fds[MEMBERS], still[MEMBERS];
+    LARGE static i32 pids[MEMBERS], fds[MEMBERS], still[MEMBERS];
     long count = members(dir, path, pids), listed;
     for (long i = 0; i < count; i++) fds[i] = (i32)sys(__NR_pidfd_open, pids[i], 0);
     listed = members(dir, path, still);
@@ -54,8 +54,8 @@ static long kill_members(long dir, const char *path)
 /* Remove the cgroups below one, the deepest first, with what still lives in them. */
 static void remove_children(const char *path)
 {
-    static char buffer[4096] __attribute__((aligned(8)));
-    static char names[64][256]; /* of the way down: nothing nests cgroups deeper here */
+    LARGE static char buffer[4096] __attribute__((aligned(8)));
+    LARGE static char names[64][256]; /* of the way down: nothing nests cgroups deeper here */
     long fd = openat_(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), depth = 0;
     for (int steps = 0; fd >= 0 && steps < 100000; steps++) {
         long child = -1, n;
@@ -159,8 +159,9 @@ static i64 number_in(const char *path)
 /* Who moves into a cgroup of v1's is not held by its limit: who forks there is (pids.rst). So a full one is not entered. */
 static long host_check_room(struct op *op)
 {
-    i64 now = number_in(str(op, 0)), most = number_in(str(op, 0));
-    return most >= 0 && now >= most ? -EAGAIN : 0;
+    const char *current = str(op, 0);
+    i64 most = number_in(str(op, 0));
+    return most >= 0 && number_in(current) >= most ? -EAGAIN : 0;
 }
 
 static long proc_open(const char *name, word flags)
@@ -205,7 +206,8 @@ static long host_write_pid(struct op *op)
 /* newuidmap(1) and newgidmap(1): the only other program that a plan may run on the host. */
 static long host_map_helper(struct op *op)
 {
-    static const char *argv[1024], *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", 0};
+    LARGE static const char *argv[1024];
+    static const char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", 0};
     TEXT(pid, 24);
     i64 count = num(op), n = 0;
     int status = 0;
@@ -368,7 +370,7 @@ static long host_hold_layer(struct op *op, int undo)
     return r;
 }
 
-static u8 netlink_answer[8192];
+LARGE static u8 netlink_answer[8192];
 
 /* A datagram to the kernel, which takes it before send returns; its answer is there by then. */
 static long exchange(long fd, const void *data, word size)
@@ -393,7 +395,7 @@ static long netlink(i64 protocol, const char *data, word size)
 /* Lines of a value and a path: what settings were before they were changed. */
 static void restore_settings(long notes, const char *unless)
 {
-    static char text[65536];
+    LARGE static char text[65536];
     char now = '0';
     long file = *unless ? openat_(AT_FDCWD, unless, O_RDONLY | O_CLOEXEC, 0) : -1;
     if (file >= 0) sys(__NR_read, file, &now, 1), close_(file);

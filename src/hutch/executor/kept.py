@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hutch.plan.ops import Operation
     from hutch.plan.plan import Plan
 
 SEPARATOR = b"\0\0hutch\0\0"
@@ -22,43 +21,28 @@ PARTS = ("cgroup", "executor", "image", "oci", "plan", "plan/ops", "runtime", "r
 
 
 class Stored:
-    """A kept plan: ready to run; compiled after all when somebody wants to look into it, as an error does."""
+    """An encoded plan, ready to run. It is compiled after all when somebody wants to look into it, as an error does."""
 
     detach = leave = False
 
     def __init__(self, exports: tuple[str, ...], encoded: bytes, compile_: Callable[[], Plan]) -> None:
-        self._exports, self.encoded, self._compile = exports, encoded, compile_
-        self._plan: Plan | None = None
+        self._exports, self._encoded, self._compile = exports, encoded, compile_
+        self._whole: Plan | None = None
 
     @property
-    def plan(self) -> Plan:
-        """The whole plan."""
-        if self._plan is None:
-            self._plan = self._compile()
-        return self._plan
+    def whole(self) -> Plan:
+        """The plan with its operations."""
+        if self._whole is None:
+            self._whole = self._compile()
+        return self._whole
 
-    @property
-    def host(self) -> tuple[Operation, ...]:
-        """The plan's host lane."""
-        return self.plan.host
-
-    @property
-    def container(self) -> tuple[Operation, ...]:
-        """The plan's container lane."""
-        return self.plan.container
-
-    @property
-    def typed(self) -> tuple[tuple[str, str], ...]:
-        """The plan's words for messages."""
-        return self.plan.typed
+    def encode(self, owner: int) -> bytes:
+        """As `Plan.encode`; the owner is written by who starts it."""
+        return self._encoded
 
     def exports(self) -> tuple[str, ...]:
         """As `Plan.exports`."""
         return self._exports
-
-    def operation(self, lane: int, index: int) -> Operation:
-        """As `Plan.operation`."""
-        return self.plan.operation(lane, index)
 
 
 def versions() -> str:

@@ -20,13 +20,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hutch.executor.kept import Stored
     from hutch.plan.plan import Plan
 
 BINARY = os.path.join(os.path.dirname(__file__), "executor")
 FIRST_EXTRA = 5  # the executor's number of the first of `extra`: behind the standard streams, the plan and the socket
 _F_DUPFD_CLOEXEC = 1030
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F
-_LOW = 64  # descriptors below this could collide with the numbers that the executor expects
+_LOW = 64  # the executor's image stays above the numbers that it expects its descriptors at
 
 NOTHING = Message(type=0)
 _image: list[int] = []  # the pid that opened it, the descriptor
@@ -55,13 +56,13 @@ def _executor_image() -> int:
     return fd
 
 
-def _high(fd: int) -> int:
+def _above(fd: int, low: int) -> int:
     """The descriptor, or a duplicate, out of the range that dup2 will overwrite."""
-    if fd >= _LOW:
+    if fd >= low:
         return fd
     import fcntl
 
-    return int(fcntl.fcntl(fd, _F_DUPFD_CLOEXEC, _LOW))
+    return int(fcntl.fcntl(fd, _F_DUPFD_CLOEXEC, low))
 
 
 class Execution:
@@ -73,7 +74,7 @@ class Execution:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | Stored,
         *,
         stdin: int,
         stdout: int,
@@ -103,7 +104,7 @@ class Execution:
             text = text[:8] + os.getpid().to_bytes(4, "little") + text[12:]
             if trace:
                 self._trace = os.memfd_create("hutch-trace", os.MFD_CLOEXEC)
-                os.ftruncate(self._trace, 8 * (1 + len(plan.host) + len(plan.container)))
+                os.ftruncate(self._trace, 8 * (1 + len(plan.whole.host) + len(plan.whole.container)))
                 extra = [*extra, self._trace]
                 text = text[:28] + (FIRST_EXTRA + len(extra) - 1).to_bytes(4, "little") + text[32:]
             plan_fd = os.memfd_create("hutch-plan", os.MFD_CLOEXEC)
@@ -113,7 +114,7 @@ class Execution:
             actions: list[tuple[int, int, int]] = []
             wanted = [stdin, stdout, stderr, plan_fd, theirs.fileno(), *extra]
             for target, fd in enumerate(wanted):
-                source = _high(fd)
+                source = _above(fd, len(wanted))
                 if source != fd:
                     temporary.append(source)
                 actions.append((os.POSIX_SPAWN_DUP2, source, target))
@@ -190,7 +191,7 @@ class Execution:
             from hutch.executor import explain
 
             self._reap()
-            raise explain.failure(self.plan, message, detail, self._replace)
+            raise explain.failure(self.plan.whole, message, detail, self._replace)
         return message
 
     def _take(self, message: Message, ancillary: list[tuple[int, int, bytes]]) -> None:
@@ -207,13 +208,14 @@ class Execution:
         """With `trace`: (lane, index, nanoseconds since the start) of every operation that was done, in the order of their ends."""
         if self._trace < 0:
             return []
-        words = os.pread(self._trace, 8 * (1 + len(self.plan.host) + len(self.plan.container)), 0)
+        plan = self.plan.whole
+        words = os.pread(self._trace, 8 * (1 + len(plan.host) + len(plan.container)), 0)
         stamps = [int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8)]
-        found = [(end - stamps[0], lane, index) for end, (lane, index, _) in zip(stamps[1:], self.plan.lanes(), strict=True) if end]
+        found = [(end - stamps[0], lane, index) for end, (lane, index, _) in zip(stamps[1:], plan.lanes(), strict=True) if end]
         return [(lane, index, end) for end, lane, index in sorted(found)]
 
     def _answer(self, message: Message) -> None:
-        operation = self.plan.operation(message.lane, message.index)
+        operation = self.plan.whole.operation(message.lane, message.index)
         try:
             if self._on_call is None:
                 raise HutchError("nobody answers")
@@ -258,7 +260,7 @@ class Execution:
         self._reap()
         if "pidfd" in self.descriptors:
             undo.kill_process(self.descriptors["pidfd"])  # it may have cleared its death signal
-        undo.undo(self.plan, self._replace)
+        undo.undo(self.plan.whole, self._replace)
         if self.exited is None:
             self.exited = Message(type=messages.EXITED, values=(9, 0, 0, 0))
         if not self.ready:

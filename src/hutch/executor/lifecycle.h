@@ -50,8 +50,7 @@ static long op_clone_inside(void)
     close_(event[CONTAINER]);
     event[HOST] = event[CONTAINER] = -1;
     go_on_alone();
-    sys(__NR_madvise, shared, (sizeof *shared + 4095) & ~4095UL, 10 /* MADV_DONTFORK */);
-    if (!plan_stays) sys(__NR_madvise, ended, 4096, 10);
+    sys(__NR_madvise, shared, SHARED_PAGES + (plan_stays ? 0 : 4096), 10 /* MADV_DONTFORK */);
     long pid = sys(__NR_clone, CLONE_PARENT, 0, 0, 0, 0); /* not clone3: a filter may be on already, and most refuse that */
     if (pid == -EPERM || pid == -ENOSYS) explain("its filter forbids clone(2), by which a command enters a pid namespace");
     if (pid <= 0) return pid;
@@ -64,7 +63,7 @@ static long memory_file(const char *name) { return sys(__NR_memfd_create, name, 
 /* A hook's program, as a child: the container's state on its standard input, what it says kept for the error. */
 static long op_run_hook(struct op *op)
 {
-    static const char *pointers[4096];
+    LARGE static const char *pointers[4096];
     const char *path = str(op, 0);
     i64 seconds = num(op), argc = num(op), envc = num(op), n = 0;
     if (argc + envc + 2 > 4096) return -E2BIG;

@@ -11,7 +11,7 @@ static struct {
     char data[WINDOW];
     u32 from, size, costs; /* costs: confirmed when all of it is written */
     u8 closed;
-} client_out[2];
+} client_out[2] LARGE;
 
 static void client_failed(i32 error, u32 lane, i32 index, const char *what)
 {
@@ -71,7 +71,7 @@ static void write_out(u32 stream, long relay)
 /* Stand for a command: until it has ended. `children`: this is PID 1, and the end of any child is the machine's. */
 _Noreturn static void client(long relay, const char *encoded, word encoded_size, struct start *how, const char *group, i64 patience, int children)
 {
-    static struct framed frame;
+    LARGE static struct framed frame;
     struct message last = {0};
     u64 all = ~0UL, began = clock(), dying = 0;
     u32 sent = 0;
@@ -181,7 +181,7 @@ static long op_machine(struct op *op)
     sys(__NR_setsockopt, pair[0], 1 /* SOL_SOCKET */, 7 /* SO_SNDBUF */, &most, sizeof most);
     r = sys(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* not clone3, which the default filter refuses */
     if (r < 0) return r;
-    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
+    sys(__NR_munmap, shared, SHARED_PAGES);
     if (r == 0) {
         close_(exec_pipe[1]), close_(pair[1]);
         for (int fd = 0; fd < 3; fd++) close_(fd); /* the caller's streams are the client's alone */
@@ -201,7 +201,7 @@ static long op_remote(struct op *op)
     struct start how = {(u32)num(op), (i32)num(op)};
     const char *group = str(op, 0), *encoded = str(op, &plan_size);
     if (op->broken || length(group) > 4096) return -EBADMSG;
-    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
+    sys(__NR_munmap, shared, SHARED_PAGES);
     client(relay, encoded, plan_size, &how, group, 0, 0);
 }
 #endif

@@ -23,15 +23,12 @@ class Message(Record):
     detail: bytes = b""
 
 
-def _signed(raw: bytes) -> int:
-    return int.from_bytes(raw, "little", signed=True)
-
-
 def decode(raw: bytes) -> Message:
-    """A message from its bytes."""
-    words = [_signed(raw[i : i + 4]) for i in range(0, 16, 4)]
-    values = (_signed(raw[16:24]), _signed(raw[24:32]), _signed(raw[32:40]), _signed(raw[40:48]))
-    return Message(type=words[0], lane=words[1], index=words[2], error=words[3], values=values, detail=raw[48:SIZE])
+    """A message from its bytes, which are in the machine's byte order."""
+    view = memoryview(raw)
+    kind, lane, index, error = view[:16].cast("i")
+    first, second, third, fourth = view[16:48].cast("q")
+    return Message(type=kind, lane=lane, index=index, error=error, values=(first, second, third, fourth), detail=raw[48:SIZE])
 
 
 def encode(kind: int, error: int = 0, detail: str = "") -> bytes:

@@ -20,7 +20,7 @@ static long create(long context) { return sys(__NR_fsconfig, context, FSCONFIG_C
  * CAP_DAC_OVERRIDE and its kin, and comes back with them (capabilities(7), "Effect of user ID changes"). */
 static long create_as(long context, i64 id)
 {
-    static u32 groups[65536];
+    LARGE static u32 groups[65536];
     long count = sys(__NR_getgroups, 65536, groups), open = sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0), r;
     if (count > 0 && sys(__NR_setgroups, 0, 0) < 0) count = 0; /* denied in this user namespace: they are its user's own */
     u32 gid = (u32)sys(__NR_setfsgid, id), uid = (u32)sys(__NR_setfsuid, id);

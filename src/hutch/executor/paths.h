@@ -17,7 +17,7 @@ static long in_root(long root, const char *path, u64 flags, u64 resolve)
  * the root, to what it names. Returns an O_PATH descriptor of the end. */
 static long make_path(long root, const char *path, int file, u64 resolve)
 {
-    static char target[PATH_SIZE], prefix[PATH_SIZE];
+    LARGE static char target[PATH_SIZE], prefix[PATH_SIZE];
     word n = length(path);
     if (n >= PATH_SIZE) return -ENAMETOOLONG;
     memcpy(target, path, n + 1);
@@ -46,7 +46,7 @@ static long make_path(long root, const char *path, int file, u64 resolve)
                 long made = last && file ? sys(__NR_mknodat, parent, name, S_IFREG | 0644, 0)
                                          : sys(__NR_mkdirat, parent, name, 0755);
                 if (made == -EEXIST) { /* a link to nothing yet: go on with what it names */
-                    static char rest[PATH_SIZE], link[PATH_SIZE];
+                    LARGE static char rest[PATH_SIZE], link[PATH_SIZE];
                     long got = sys(__NR_readlinkat, parent, name, link, PATH_SIZE - 1);
                     close_(parent);
                     if (got < 0 || (resolve & RESOLVE_NO_SYMLINKS)) return -ELOOP;
@@ -79,8 +79,8 @@ static long remove_tree(const char *path)
 {
     long fd = sys(__NR_openat, AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), depth = 0;
     if (fd < 0) return fd == -ENOENT ? 0 : fd;
-    static char buffer[4096] __attribute__((aligned(8)));
-    static u64 resume[RESUMED]; /* of each level above: where the directory stands that was gone down into */
+    LARGE static char buffer[4096] __attribute__((aligned(8)));
+    LARGE static u64 resume[RESUMED]; /* of each level above: where the directory stands that was gone down into */
     u64 from = 0;
     for (;;) {
         int left = 0, down = 0;
@@ -121,7 +121,7 @@ static long remove_tree(const char *path)
 
 static long copy_data(long from, long to)
 {
-    static char buffer[65536];
+    LARGE static char buffer[65536];
     for (long n;;) {
         if ((n = sys(__NR_read, from, buffer, sizeof buffer)) <= 0) return n;
         if ((n = write_all(to, buffer, (word)n)) < 0) return n;
@@ -132,7 +132,7 @@ static long copy_data(long from, long to)
  * kinds, and what lies on another file system, are left out. */
 static long copy_tree(long from, long to, int depth)
 {
-    static char link[PATH_SIZE];
+    LARGE static char link[PATH_SIZE];
     char buffer[2048] __attribute__((aligned(8)));
     if (depth > 64) return -ELOOP;
     for (long n; (n = sys(__NR_getdents64, from, buffer, sizeof buffer)) != 0;) {

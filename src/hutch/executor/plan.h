@@ -38,10 +38,11 @@ struct shared {
     volatile i32 respawned;  /* the process that took the container lane over */
     volatile i32 slot[MAX_SLOTS];
 };
+static i32 own_slots[MAX_SLOTS]; /* the last of what is small: compilers lay out the first last */
 static struct shared *shared;
+#define SHARED_PAGES ((sizeof(struct shared) + 4095) & ~4095UL) /* bytes; `ended` is the page behind them, `report` the next */
 /* Where the slots are read and assigned: in the shared pages, until one side goes on alone with a copy of its own. */
 static volatile i32 *slots;
-static i32 own_slots[MAX_SLOTS];
 /* What the container lane says of itself, to its end. It may be a lie by then: nothing but words is taken from it. */
 struct report {
     volatile u32 position; /* the operation that it is at */
@@ -106,22 +107,22 @@ static const char *str(struct op *op, word *size)
     if (size) *size = n;
     return s;
 }
-static long slot_at(i64 n) { return n < 0 || n >= MAX_SLOTS ? -1 : slots[n]; }
+static long slot_at(i64 n) { return n < 0 || n >= plan.slots ? -1 : slots[n]; }
 static long slot(struct op *op) { return slot_at(num(op)); }
 static void keep(i64 n)
 {
-    if (n >= 0 && n < MAX_SLOTS) kept[n] = 1;
+    if (n >= 0 && n < plan.slots) kept[n] = 1;
 }
 static void go_on_alone(void)
 {
-    for (int i = 0; i < MAX_SLOTS; i++) own_slots[i] = slots[i];
+    for (u32 i = 0; i < plan.slots; i++) own_slots[i] = slots[i];
     slots = own_slots;
 }
 /* A slot is assigned once: a second assignment is a mistake of the compiler's. */
 static long assign(i64 n, long value)
 {
     if (value < 0) return value;
-    if (n < 0 || n >= MAX_SLOTS || slots[n] != -1) return -EBADSLT;
+    if (n < 0 || n >= plan.slots || slots[n] != -1) return -EBADSLT;
     slots[n] = (i32)value;
     return 0;
 }

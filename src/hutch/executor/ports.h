@@ -46,13 +46,13 @@ struct session { /* one client of a datagram port */
 static struct published {
     i32 fd;
     u32 stream, port;
-} published[LISTENERS];
+} published[LISTENERS] LARGE;
 static struct link *links;
 static struct session *sessions;
 static u32 published_count, links_used, links_free = ~0U, paused;
 static struct address target;
 static long poll_fd, proxy_pid;
-static u8 datagram[65536];
+LARGE static u8 datagram[65536];
 
 static u64 now_(void)
 {

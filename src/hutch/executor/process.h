@@ -6,7 +6,7 @@
 static long op_set_ids(struct op *op)
 {
     i64 uid = num(op), gid = num(op), set_groups = num(op), count = num(op);
-    static u32 groups[65536];
+    LARGE static u32 groups[65536];
     if (count > 65536) return -EINVAL;
     for (i64 i = 0; i < count; i++) groups[i] = (u32)num(op);
     long r = set_groups ? sys(__NR_setgroups, count, groups) : 0;
@@ -105,7 +105,7 @@ static long op_change_directory(struct op *op)
 {
     const char *path = str(op, 0);
     i64 make = num(op), first = num(op);
-    static char where[PATH_SIZE];
+    LARGE static char where[PATH_SIZE];
     static int entered;
     if (entered) return 0;
     long r = sys(__NR_chdir, path);
@@ -168,12 +168,12 @@ static long op_own_stdio(struct op *op)
     return 0;
 }
 
-static char home[1024]; /* HOME=..., what op_home found */
+LARGE static char home[1024]; /* HOME=..., what op_home found */
 
 /* HOME from the container's own /etc/passwd, as login(1) would: by the user's number, "/" where there is no line. */
 static long op_home(struct op *op)
 {
-    static char buffer[65536];
+    LARGE static char buffer[65536];
     u64 wanted = (u64)num(op);
     TEXT(found, 1000);
     long fd = openat_(AT_FDCWD, "/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0), n = 0;
@@ -235,7 +235,7 @@ static const char *program; /* what op_find_program chose */
 /* Why a program that exists cannot start: what its first line or its ELF header asks for is not there. */
 static void diagnose(const char *path)
 {
-    static char head[4096];
+    LARGE static char head[4096];
     long fd = openat_(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     long n = fd < 0 ? fd : sys(__NR_read, fd, head, sizeof head - 1);
     close_(fd);
@@ -294,7 +294,7 @@ static long op_find_program(struct op *op)
 
 static long op_execute(struct op *op)
 {
-    static const char *pointers[65536];
+    LARGE static const char *pointers[65536];
     i64 argc = num(op), envc = num(op), n = 0;
     if (argc + envc + 3 > 65536) return -E2BIG;
     for (i64 i = 0; i < argc; i++) pointers[n++] = str(op, 0);
@@ -336,7 +336,7 @@ static long op_init(struct op *op)
         }
     }
     sys(__NR_close_range, 0, ~0U, 0);
-    sys(__NR_munmap, shared, (sizeof *shared + 4095) & ~4095UL);
+    sys(__NR_munmap, shared, SHARED_PAGES);
     sys(__NR_prctl, PR_SET_NAME, "hutch-init", 0, 0, 0);
     for (;;) {
         struct {

@@ -10,8 +10,8 @@ static struct relay_client {
     i32 fd;
     u32 open[2], input; /* what the guest has sent, of each stream, that the client has not confirmed; the other way round */
     u8 started, gone, unsaid; /* the guest knows of it; the client has left, and the guest has not said yet that it is over, or been told */
-} relay_clients[RELAY_CLIENTS];
-static struct partial relay_in, relay_out;
+} relay_clients[RELAY_CLIENTS] LARGE;
+LARGE static struct partial relay_in, relay_out;
 /* The machine is being copied: whose doing it is, and whether its guest has fallen silent. Nothing is sent meanwhile. */
 static struct {
     u32 client;
@@ -34,7 +34,7 @@ static void find_panic(char c)
 
 static void keep_console(long fd)
 {
-    static char text[4096];
+    LARGE static char text[4096];
     long n = sys(__NR_read, fd, text, sizeof text);
     if (n <= 0) return;
     for (long i = 0; i < n; i++) {
@@ -172,7 +172,7 @@ static void relay_accept(long door)
 /* `identity`: of a copy, what is its own (struct resume). */
 _Noreturn static void relay(long channel, long door, long console, long first, u32 disks, u32 interfaces, const char *identity, word identity_size)
 {
-    static struct pollfd fds[3 + RELAY_CLIENTS];
+    LARGE static struct pollfd fds[3 + RELAY_CLIENTS];
     struct resume how = {.setup = {.disks = disks, .interfaces = interfaces}, .fresh = 1};
     sys(__NR_prctl, PR_SET_NAME, "hutch-relay", 0, 0, 0);
     sys(__NR_fcntl, channel, F_SETFL, O_NONBLOCK);

@@ -41,6 +41,10 @@ typedef __s32 i32;
 typedef __s64 i64;
 typedef unsigned long word;
 
+/* Buffers that few operations use lie behind everything else: what every start writes to are then three pages, and each page costs
+ * each of its processes a fault. */
+#define LARGE __attribute__((section(".bss.large")))
+
 /* Not in every distribution's headers: the values are the kernel's ABI and never change. */
 #ifndef FSCONFIG_SET_FLAG
 #define FSCONFIG_SET_FLAG 0

@@ -102,6 +102,11 @@ def _nested(top: str, mounts: list[str]) -> tuple[Hidden, ...]:
     return tuple(found)
 
 
+def _open_mount(point: str, path: str) -> str:
+    """The mount point that a path of the host's lies on, if a stranger gets from there to the path; else the path itself."""
+    return point if os.path.dirname(path) == point and os.stat(point).st_mode & 0o001 else path
+
+
 def resolve(features: Features) -> Rootfs:
     """The host's view for this user. Nothing is read but directories' entries and modes."""
     views: list[View] = []
@@ -138,6 +143,7 @@ def resolve(features: Features) -> Rootfs:
                 recursive_bind=bool(nested) and not features.privileged,
                 extra=extra,
                 guarded=not extra,
+                mount=_open_mount(mount.mount_point, path) if mount is not None and not extra else "",
                 nested=_nested(path, nested) if features.privileged else (),
                 stacked=stacked,
             )

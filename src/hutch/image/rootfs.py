@@ -21,8 +21,9 @@ class View(Record):
     """A directory of the container that is an overlay: `lowers` top first, on the host; `mode` of its root.
 
     `guarded`: the directory is the living host's, and the container's root reads in it what a stranger on this host could, at
-    every moment. `nested` are mounts of the host's below it, which an overlay does not show. `stacked`: it lies on an overlay
-    already, and can be no layer of a second one that is guarded: it is shown read-only.
+    every moment; `mount` is the mount point that it lies on, all of whose views one overlay guards. `nested` are mounts of the
+    host's below it, which an overlay does not show. `stacked`: it lies on an overlay already, and can be no layer of a second one
+    that is guarded: it is shown read-only.
 
     `extra`: software beside the system's own (/opt): in a user namespace it is bound read-only and without id mapping, so
     that what not everyone on the host may read stays closed; that costs a tenth of an overlay.
@@ -37,6 +38,7 @@ class View(Record):
     recursive_bind: bool = False
     extra: bool = False
     guarded: bool = False
+    mount: str = ""
     nested: tuple[Hidden, ...] = ()
     stacked: bool = False
 

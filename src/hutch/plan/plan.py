@@ -32,6 +32,11 @@ class Plan(Record):
     warnings: tuple[str, ...] = ()
     typed: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def whole(self) -> Plan:
+        """The plan itself. One that was kept encoded (`executor.kept.Stored`) is compiled for it."""
+        return self
+
     def lanes(self) -> Iterator[tuple[str, int, Operation]]:
         """Every operation, with its lane and its place in it."""
         for name, lane in (("host", self.host), ("container", self.container)):

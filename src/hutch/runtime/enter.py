@@ -47,6 +47,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
     given = [slot(f"given-{i}") for i in range(request.preserve)]
     host += [ops.Inherit(into=into, number=request.target_fd + 1 + i, origin="exec") for i, into in enumerate(given)]
     enter: list[ops.Operation] = []
+    beside: list[ops.Operation] = []  # while the new process comes to life
     clone_into = None
     for controller, path in request.cgroup_paths.items():
         place = path
@@ -58,16 +59,17 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
             host.append(ops.Open(path=place, flags=0o200000, into=clone_into, origin="exec"))
         else:
             if controller == "pids":
-                host.append(ops.CheckRoom(current=f"{path}/pids.current", limit=f"{path}/pids.max", origin="exec"))
+                beside.append(ops.CheckRoom(current=f"{path}/pids.current", limit=f"{path}/pids.max", origin="exec"))
             tasks = slot(f"{controller.replace('=', '-') or 'unified'}.tasks")
             file = "tasks" if controller else "cgroup.procs"
-            host.append(ops.Open(path=f"{place}/{file}", flags=1, into=tasks, origin="exec"))
+            beside.append(ops.Open(path=f"{place}/{file}", flags=1, into=tasks, origin="exec"))
             enter.append(ops.EnterCgroup(tasks=tasks, origin="exec"))
     host.append(ops.Protect(origin="exec"))
     host.append(ops.Clone(flags=0, into=PIDFD, cgroup=clone_into, origin="exec"))
     limits, own_limits = identity.limits(process, features)
-    host += [*limits, ops.Signal(barrier=1)] if limits else []
-    container += enter
+    host += [*beside, ops.Signal(barrier=1)] if beside else []
+    host += [*limits, ops.Signal(barrier=2)] if limits else []
+    container += [ops.Wait(barrier=1), *enter] if beside else []
     container += steps.affinity(pins.final if pins else None, "final")
     if flags:
         container.append(ops.Join(target=TARGET, flags=flags, origin="exec"))
@@ -81,7 +83,7 @@ def compile_enter(process: Process, seccomp: Seccomp | None, request: EnterReque
         container += [*([] if joins_pid else session), *_terminal(process, control=not joins_pid)]
         session.append(ops.ControllingTerminal(origin="process.terminal"))
         host.insert(0, ops.Export(value=steps.MASTER, origin="process.terminal"))
-    container += [ops.Wait(barrier=1)] if limits else []
+    container += [ops.Wait(barrier=2)] if limits else []
     container.append(ops.CloseDescriptors(preserve=tuple(given), origin="exec"))
     container.append(ops.Signal(barrier=9))
     if not joins_pid and not process.terminal:

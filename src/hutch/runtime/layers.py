@@ -207,13 +207,13 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
         c.append(ops.Attach(mount=clone, root=BASE, path=f"layer/inherited-{i}", make="", summary="changes of another container", origin="root"))
         c.append(ops.OpenAt(base=BASE, path=f"layer/inherited-{i}/{path}", flags=O_PATH | O_DIRECTORY, into=layer, resolve=8, origin="root"))
         layers.append(layer)
-    lowers = [_lower(b, lower, f"{number}-{i}") for i, lower in enumerate(view.lowers)]
-    if view.guarded:
-        if view.stacked:
-            _guard(b, [*layers, *lowers], number, into)
-            return
-        lowers = [_guarded(b, lowers, number)]
-    layers += lowers
+    if view.guarded and not view.stacked:
+        layers.append(_guarded(b, view, number))
+    else:
+        layers += [_lower(b, lower, f"{number}-{i}") for i, lower in enumerate(view.lowers)]
+    if view.guarded and view.stacked:
+        _guard(b, layers, into)
+        return
     where = slot("disk") if b.request.upper else BASE
     upper, work = slot(f"upper-{number}"), slot(f"work-{number}")
     for kind, found, mode in (("upper", upper, view.mode), ("work", work, 0o755)):
@@ -224,7 +224,7 @@ def _overlay(b: Builder, view: View, number: int, into: Slot) -> None:
     c.append(ops.MakeFilesystem(kind="overlay", options=_overlay_options(b, layers, (upper, work)), into=into, origin="root"))
 
 
-def _guard(b: Builder, layers: list[Slot], number: int, into: Slot) -> None:
+def _guard(b: Builder, layers: list[Slot], into: Slot) -> None:
     """A read-only overlay of the host's directories that gives what a stranger on the host could read, and nothing else.
 
     overlayfs asks for every access a second time with the ids of whoever mounted it (overlayfs.rst, "Permission model"). Here
@@ -241,18 +241,28 @@ def _guard(b: Builder, layers: list[Slot], number: int, into: Slot) -> None:
     b.container.append(ops.MakeFilesystem(kind="overlay", options=options, attributes=1, stranger=stranger, into=into, origin="root"))
 
 
-def _guarded(b: Builder, layers: list[Slot], number: int) -> Slot:
-    """`_guard`, as a layer of another overlay. Where this container has a single id there is no stranger to ask for: it is its
-    user's own, and so are the private files that it can read."""
+def _guarded(b: Builder, view: View, number: int) -> Slot:
+    """A view's directory in the `_guard` of its mount, which all views of that mount share, as a layer. Where this container has
+    a single id there is no stranger to ask for: it is its user's own, and so are the private files that it can read."""
+    lower = view.lowers[0]
     if b.host_uid(STRANGER) < 0 or b.host_gid(STRANGER) < 0:
-        return layers[0]
-    guard, layer, path = slot(f"guard-{number}"), slot(f"guarded-{number}"), f"layer/guarded-{number}"
-    _guard(b, layers, number, guard)
-    if b.features.detached_layers and b.features.overlay_append and b.features.overlay_by_descriptor:
-        return guard  # a mount that was never attached is a layer as it is
-    b.container.append(ops.MakeDirectory(base=BASE, path=path, origin="root"))
-    b.container.append(ops.Attach(mount=guard, root=BASE, path=path, make="", summary="what strangers may read", origin="root"))
-    b.container.append(ops.OpenAt(base=BASE, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
+        return _lower(b, lower, f"{number}-0")
+    # of the whole mount a user namespace may make no layer: it would show what is mounted over
+    top = (b.host_mounts and view.mount) or lower
+    below = lower[len(top) :].strip("/")
+    name = top.strip("/").replace("/", "-") or "root"
+    guard, layer, place = slot(f"guard-{name}"), slot(f"guarded-{number}"), f"layer/guard-{name}"
+    # a mount that was never attached is a layer as it is, for younger kernels
+    detached = b.features.detached_layers and b.features.overlay_append and b.features.overlay_by_descriptor
+    if not any(isinstance(op, ops.MakeFilesystem) and op.into == guard for op in b.container):
+        _guard(b, [_lower(b, top, name)], guard)
+        if not detached:
+            b.container.append(ops.MakeDirectory(base=BASE, path=place, origin="root"))
+            b.container.append(ops.Attach(mount=guard, root=BASE, path=place, make="", summary="what strangers may read", origin="root"))
+    if detached and not below:
+        return guard
+    base, path = (guard, below) if detached else (BASE, f"{place}/{below}".rstrip("/"))
+    b.container.append(ops.OpenAt(base=base, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
     return layer
 
 

@@ -79,6 +79,8 @@ def _prepared_dev(b: Builder) -> Slot | None:
         if path is None:
             continue
         b.ready.append(_node(b, device, DEV, path))
+    for name, target in DEV_LINKS:
+        b.ready.append(ops.MakeSymlink(base=DEV, target=target, path=name, uid=uid, gid=gid, origin="linux.devices"))
     return DEV
 
 
@@ -115,7 +117,6 @@ def _devices(b: Builder, made: bool) -> None:
     own = [m for m in b.config.mounts if _destination(m) == "/dev"]
     if any(m.type == "bind" or {"bind", "rbind"} & set(m.options) for m in own):
         return  # the host's own /dev: nodes and links would be made there
-    in_place = DEV if made else slot("dev-directory")
     for device in _all_devices(b):
         if made and _dev_path(device) is not None:
             continue
@@ -126,10 +127,10 @@ def _devices(b: Builder, made: bool) -> None:
         tree = slot(f"device{device.path.replace('/', '-')}")
         b.lane_for_trees().append(ops.OpenTree(path=device.path, into=tree, origin=origin))
         b.container.append(_attach(tree, device.path, origin, f"device {device.path}", make="file"))
-    if not own and b.request.rootfs is not None:
-        return  # an image without a /dev of its own gets none
-    if not made:
-        b.container.append(ops.OpenAt(base=ROOT, path="dev", flags=0o10200000, into=in_place, resolve=4 | 8, origin="linux.devices"))
+    if made or (not own and b.request.rootfs is not None):
+        return  # an image without a /dev of its own gets no links
+    in_place = slot("dev-directory")
+    b.container.append(ops.OpenAt(base=ROOT, path="dev", flags=0o10200000, into=in_place, resolve=4 | 8, origin="linux.devices"))
     for name, target in DEV_LINKS:
         b.container.append(ops.MakeSymlink(base=in_place, target=target, path=name, origin="linux.devices"))
 
@@ -348,9 +349,11 @@ def masks(b: Builder) -> None:
     linux = b.config.linux
     mounted = {_destination(m): s for m, s in _api_mounts(b)}
     if linux.masked_paths:
-        b.container.append(
-            ops.MakeFilesystem(kind="tmpfs", attributes=1, options=(("nr_inodes", "1"), ("mode", "0755")), into=EMPTY, origin="linux.maskedPaths")
-        )
+        options = [("nr_inodes", "1"), ("mode", "0755")]
+        if b.host_mounts and b.in_userns:
+            options += [("uid", str(max(b.host_uid(0), 0))), ("gid", str(max(b.host_gid(0), 0)))]
+        lane = b.ready if b.host_mounts else b.container
+        lane.append(ops.MakeFilesystem(kind="tmpfs", attributes=1, options=tuple(options), into=EMPTY, origin="linux.maskedPaths"))
         b.lane_for_trees().append(ops.OpenTree(path="/dev/null", set_attributes=1, into=NULL, origin="linux.maskedPaths"))
         # attached out of sight: the kernel clones no mount that lies in another user namespace
         b.container.append(ops.Attach(mount=EMPTY, root=BASE, path="empty", origin="linux.maskedPaths"))

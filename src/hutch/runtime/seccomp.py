@@ -23,6 +23,7 @@ KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, NOTIFY = 0x80000000, 0x00000000, 0x00030
 TRACE, LOG, ALLOW = 0x7FF00000, 0x7FFC0000, 0x7FFF0000
 EPERM, ENOSYS = 1, 38
 X32_BIT = 0x40000000
+MOST_CALLS = 512  # more than any architecture has
 
 ARCHITECTURES = {
     "SCMP_ARCH_X86_64": ("x86_64", 0xC000003E),
@@ -201,14 +202,46 @@ def _compare(argument: SeccompArgument, skip: int) -> list[bytes]:
 
 
 def _search(ranges: list[tuple[int, list[bytes]]]) -> list[bytes]:
-    """A binary search over ranges: jumps that do not fit into 8 bits go by a long jump."""
-    if len(ranges) == 1:
-        return ranges[0][1]
-    middle = len(ranges) // 2
-    left, right = _search(ranges[:middle]), _search(ranges[middle:])
-    if len(left) <= 255:
-        return [_instruction(JGE, ranges[middle][0], len(left), 0), *left, *right]
-    return [_instruction(JGE, ranges[middle][0], 0, 1), _instruction(JUMP, len(left)), *left, *right]
+    """A search over ranges, balanced by how many calls are in them: the kernel asks a new filter about every call, and remembers
+    those that it always allows. Equal answers are one instruction, as translating a filter takes longer than running it.
+
+    It is written from its end: jumps lead forward, so that where they lead is known then.
+    """
+    code: list[bytes] = []  # the last instruction first; a place is the number of instructions from it to the end
+    answers: dict[bytes, int] = {}
+
+    def put(instruction: bytes) -> int:
+        code.append(instruction)
+        return len(code)
+
+    def near(place: int) -> int:
+        """A place that 8 bits reach, with a few instructions yet to come: a long jump to it, where it is too far."""
+        return place if len(code) - place < 250 else put(_instruction(JUMP, len(code) - place))
+
+    def answer(instructions: list[bytes]) -> int:
+        if len(instructions) > 1:
+            return [put(instruction) for instruction in reversed(instructions)][-1]
+        if instructions[0] not in answers:
+            answers[instructions[0]] = put(instructions[0])
+        return answers[instructions[0]]
+
+    def search(first: int, last: int) -> int:
+        """Where the search through `ranges[first:last]` begins."""
+        if last - first == 1:
+            return answer(ranges[first][1])
+        starts = [min(number, MOST_CALLS) for number, _ in ranges[first:last]]
+        half = (starts[0] + (min(ranges[last][0], MOST_CALLS) if last < len(ranges) else MOST_CALLS)) / 2
+        middle = min(range(1, last - first), key=lambda i: abs(starts[i] - half)) + first
+        above, below = search(middle, last), search(first, middle)
+        above, below = near(above), near(below)
+        return put(_instruction(JGE, ranges[middle][0], len(code) - above, len(code) - below))
+
+    for instructions in [instructions for _, instructions in ranges if len(instructions) == 1]:
+        answer(instructions)
+    start = search(0, len(ranges))
+    if start != len(code):
+        put(_instruction(JUMP, len(code) - start))
+    return code[::-1]
 
 
 def describe(seccomp: Seccomp) -> str:

@@ -219,9 +219,11 @@ class MakeSymlink(Operation):
     base: Slot
     target: str
     path: str
+    uid: int = -1
+    gid: int = -1
 
     def arguments(self) -> Iterable[Argument]:
-        return (self.base, self.target, self.path)
+        return (self.base, self.target, self.path, self.uid, self.gid)
 
     def describe(self) -> str:
         return f"link {self.path} in {self.base} to {self.target}"

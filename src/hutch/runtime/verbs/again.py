@@ -72,13 +72,12 @@ class Again:
 
     def __init__(self, encoded: bytes, exports: tuple[str, ...], options: Options, compile_: Callable[[str], Plan]) -> None:
         moment = utc(time.time_ns())
-        self._encoded = encoded.replace(MOMENT.encode(), moment.encode())
-        self._stored = kept.Stored(exports, self._encoded, lambda: compile_(moment))
+        self._stored = kept.Stored(exports, encoded.replace(MOMENT.encode(), moment.encode()), lambda: compile_(moment))
         self._options = options
 
     def launch(self) -> Execution:
         """Start the executor."""
-        self.execution = Execution(self._stored, stdin=0, stdout=1, stderr=2, encoded=self._encoded)  # type: ignore[arg-type]
+        self.execution = Execution(self._stored, stdin=0, stdout=1, stderr=2)
         return self.execution
 
     def ready(self) -> None:

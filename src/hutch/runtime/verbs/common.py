@@ -71,7 +71,7 @@ def occupied(paths: dict[str, str]) -> None:
 def report_times(execution: Execution, notice: Callable[[str, str], None]) -> None:
     """With ``--debug``: every operation, and the milliseconds since the start at which it was done."""
     for lane, index, nanoseconds in execution.times():
-        operation = execution.plan.operation(0 if lane == "host" else 1, index)
+        operation = execution.plan.whole.operation(0 if lane == "host" else 1, index)
         notice("debug", f"{nanoseconds / 1e6:8.3f} ms {lane}[{index}] {operation.origin}: {operation.describe()}")
 
 
