@@ -58,7 +58,7 @@ IMAGE = Rootfs(name="./image", views=(View(path="/", lowers=("/layers/b", "/laye
 
 
 def config_of(features: Features, settings: Settings, rootfs: Rootfs = HOST, user: oci.User | None = None) -> oci.Config:
-    return to_config(settings, rootfs, features, hostname=settings.hostname or ID, user=user or oci.User(), home="/root")
+    return to_config(settings, rootfs, features, identity=ID, hostname=settings.hostname or ID, user=user or oci.User(), home="/root")
 
 
 def compiled(features: Features, settings: Settings | None = None, rootfs: Rootfs = HOST, *, user: oci.User | None = None, **request: object) -> Compiled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 
 import pytest
 
@@ -86,6 +88,25 @@ def test_kept_plans(tmp_path):
     os.chmod(base, 0o777)
     kept.save(base, own + b"x", "a", b"plan")
     assert kept.load(base, own + b"x") is None, "somebody else may write there"
+
+
+def test_a_kept_plan_is_of_the_modules_that_made_it(tmp_path, monkeypatch):
+    """An edit in place, of whatever module took part, in whatever package: the plan is compiled anew."""
+    module = types.ModuleType("hutch.anywhere")
+    module.__file__ = str(tmp_path / "anywhere.py")
+    (tmp_path / "anywhere.py").write_text("LIMIT = 1\n")
+    monkeypatch.setitem(sys.modules, "hutch.anywhere", module)
+    base = plancache.place(str(tmp_path))
+    kept.save(base, b"own", "a", b"plan")
+    assert kept.load(base, b"own") == ("a", b"plan")
+    directory = os.stat(tmp_path).st_mtime_ns
+    with open(module.__file__, "r+") as file:
+        file.write("LIMIT = 2\n")
+    os.utime(tmp_path, ns=(directory, directory))
+    assert kept.load(base, b"own") is None
+    kept.save(base, b"own", "a", b"plan")
+    os.unlink(module.__file__)
+    assert kept.load(base, b"own") is None
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def id_mappings(s: Settings, features: Features) -> tuple[tuple[oci.IdMapping, .
 
 
 def to_config(
-    s: Settings, rootfs: Rootfs, features: Features, *, hostname: str, user: oci.User, home: str, shared: tuple[Layer, ...] = ()
+    s: Settings, rootfs: Rootfs, features: Features, *, identity: str, hostname: str, user: oci.User, home: str, shared: tuple[Layer, ...] = ()
 ) -> oci.Config:  # fmt: skip
-    """The configuration of a container with these settings on that root file system."""
+    """The configuration of the container `identity` with these settings on that root file system."""
     userns = user_namespace(s, rootfs, features, shared)
     image = rootfs.config
     args = (s.entrypoint if s.entrypoint is not None else image.entrypoint) + (s.command or (image.cmd if s.entrypoint is None else ()))
@@ -107,7 +107,7 @@ def to_config(
             seccomp=seccomp_of(s),
             sysctl={**_own_network(s, mappings[1], userns), **_own_share(s, features), **s.sysctls},
             devices=tuple(d for d in _devices(s) if not _bound(d.path, userns, features)),
-            cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{hostname}" if s.cgroup_parent else None,
+            cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{identity}" if s.cgroup_parent else None,
             masked_paths=() if s.privileged else MASKED,
             readonly_paths=() if s.privileged else READONLY,
             net_devices={outside: oci.NetDevice(name=inside) for outside, inside in s.net_devices},

@@ -349,7 +349,7 @@ def _u32(value: int) -> bytes:
 def _libraries() -> list[Finding]:
     out = []
     for module, what, enable in (
-        ("zstandard", "zstd-compressed archives", "pip install 'hutch[zstd]'"),
+        ("zstandard", "zstd-compressed archives", "pip install zstandard"),
         ("jeepney", "cgroups by systemd", "pip install 'hutch[systemd]'"),
         ("qemu.qmp", "pauses and snapshots of machines", "pip install 'hutch[vm]'"),
     ):

@@ -3,7 +3,7 @@
 Compiling imports most of Hutch and takes as long as the interpreter itself; the same command on the same machine gives the
 same plan. A kept plan is used only when everything that it was compiled from is the same, compared as text and not by a
 hash: the words of the command, the directory, this user's rights, the mounts, the cgroups, the root file system as it was
-just resolved (with every path that is hidden in it), and Hutch itself. It lives beside the records, in memory, and any
+just resolved (with every path that is hidden in it). It lives beside the records, in memory, and any
 process may remove it.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 
-from hutch.executor import kept
 from hutch.kernel import proc
 from hutch.kernel.features import Features
 
@@ -36,7 +35,7 @@ def keepable(values: dict[str, object]) -> bool:
 def key(words: Sequence[str], rootfs: Rootfs, features: Features) -> bytes:
     """Everything that a plan depends on, as text."""
     parts = [
-        kept.versions(), repr(words), os.getcwd(), str((features.kernel, features.uid, features.gid, features.capabilities)),
+        repr(words), os.getcwd(), str((features.kernel, features.uid, features.gid, features.capabilities)),
         _mounts(), proc.read_text("/proc/self/cgroup"), repr(rootfs), repr(features.replace(mounts=())),
         os.environ.get("HUTCH_DATA", ""), os.environ.get("HUTCH_STATE", ""), os.environ.get("XDG_RUNTIME_DIR", ""),
     ]  # fmt: skip

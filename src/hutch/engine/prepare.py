@@ -171,7 +171,7 @@ def _template(
     hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
     images = tuple(_image_mount(source, found) for source in s.images)
     shared = tuple(layer for image in images for layer in image.layers)
-    config = configuration.to_config(s, rootfs, found, hostname=hostname, user=user, home=home, shared=shared)
+    config = configuration.to_config(s, rootfs, found, identity=PLACEHOLDER, hostname=hostname, user=user, home=home, shared=shared)
     names = wording.typed(s, config)
     process = config.process
     assert process is not None

@@ -132,6 +132,20 @@ static long host_write(struct op *op)
     return r == -tolerated ? 0 : r < 0 ? r : 0;
 }
 
+/* A lock on a whole file that belongs to the open file, and goes with its last descriptor: others can ask whether it is held without
+ * taking it (fcntl(2), "Open file description locks"). `exclusive` does not wait, the other does. */
+static long lock_file(long fd, int exclusive)
+{
+    struct {
+        i16 type, whence;
+        i64 start, size;
+        i32 pid;
+    } lock = {exclusive ? 1 /* F_WRLCK */ : 0 /* F_RDLCK */, 0, 0, 0, 0};
+    long r;
+    while ((r = sys(__NR_fcntl, fd, exclusive ? 37 /* F_OFD_SETLK */ : 38 /* F_OFD_SETLKW */, &lock)) == -EINTR) {}
+    return r;
+}
+
 /* The container's record: locked for as long as this process lives, so that the living are told from the dead. */
 static long host_record(struct op *op)
 {
@@ -141,7 +155,7 @@ static long host_record(struct op *op)
     keep(target); /* its lock is the sign of life */
     long fd = openat_(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
     if (fd < 0) return fd;
-    r = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */);
+    r = lock_file(fd, 1);
     if (r == 0) r = write_all(fd, data, size);
     return r < 0 ? r : assign(target, fd);
 }
@@ -424,7 +438,7 @@ static long host_hold_shared(struct op *op, int undo)
     if (!undo) {
         fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0) return fd;
-        while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
+        r = lock_file(fd, 0);
         if (r < 0) return close_(fd), r;
         begun[op->index].held = (i32)fd + 1;
         return 0;
@@ -432,7 +446,7 @@ static long host_hold_shared(struct op *op, int undo)
     if ((fd = begun[op->index].held - 1) < 0) return 0;
     for (int round = 0; round < 2; round++) {
         i64 count = num(op);
-        if (round == 1) last = sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0;
+        if (round == 1) last = lock_file(fd, 1) == 0;
         for (; count > 0 && !op->broken; count--) {
             i64 protocol = num(op);
             data = str(op, &size);

@@ -1,12 +1,13 @@
 """Encoded plans kept from one command to the next, beside the records.
 
 A plan is kept with the text of everything that it was compiled from, and used again only when that is the same, compared as
-text and not by a hash. Any process may remove the directory.
+text and not by a hash, and when no module of Hutch that took part has changed. Any process may remove the directory.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from binascii import crc32
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 SEPARATOR = b"\0\0hutch\0\0"
 KEEP, LARGEST = 64, 256 << 10  # plans, and bytes of one: with the directory in memory, 16 MiB at the most
-PARTS = ("cgroup", "executor", "image", "oci", "plan", "plan/ops", "runtime", "runtime/verbs", "engine")
+PLACE = os.path.dirname(__file__)
 
 
 class Stored:
@@ -45,10 +46,24 @@ class Stored:
         return self._exports
 
 
-def versions() -> str:
-    """What Hutch itself is: a plan of another one is not used."""
-    here = os.path.dirname(os.path.dirname(__file__))
-    return " ".join(str(os.stat(f"{here}/{name}").st_mtime_ns) for name in ("executor/executor", "runtime/compile.py", *PARTS))
+def _sources() -> str:
+    """What of Hutch has made a plan: its modules that are loaded now, and the executor; a line each of path, time and size."""
+    modules = sorted(name for name in sys.modules if name.partition(".")[0] == "hutch")
+    paths = (getattr(sys.modules[name], "__file__", None) for name in modules)
+    return "\n".join(_source(path) for path in (*filter(None, paths), f"{PLACE}/executor"))
+
+
+def _source(path: str) -> str:
+    info = os.stat(path)
+    return f"{path}\t{info.st_mtime_ns}\t{info.st_size}"
+
+
+def _unchanged(sources: str) -> bool:
+    """Whether all of a plan's makers are as they were, edits in place included."""
+    try:
+        return all(_source(line.partition("\t")[0]) == line for line in sources.split("\n"))
+    except OSError:
+        return False
 
 
 def _path(base: str, own: bytes) -> str:
@@ -76,18 +91,19 @@ def load(base: str, own: bytes) -> tuple[str, bytes] | None:
     finally:
         os.close(fd)
     stored, _, rest = data.partition(SEPARATOR)
-    said, separator, encoded = rest.partition(SEPARATOR)
-    if stored != own or not separator:
+    said, _, rest = rest.partition(SEPARATOR)
+    sources, separator, encoded = rest.partition(SEPARATOR)
+    if stored != own or not separator or not _unchanged(os.fsdecode(sources)):
         return None
     return said.decode("utf-8", "surrogateescape"), encoded
 
 
 def save(base: str, own: bytes, said: str, encoded: bytes) -> None:
     """Keep a plan, unless it is larger than `LARGEST`. Errors are ignored: the cache is optional."""
-    data = own + SEPARATOR + said.encode("utf-8", "surrogateescape") + SEPARATOR + encoded
-    if len(data) > LARGEST:
-        return
     try:
+        data = SEPARATOR.join((own, said.encode("utf-8", "surrogateescape"), os.fsencode(_sources()), encoded))
+        if len(data) > LARGEST:
+            return
         os.makedirs(base, mode=0o700, exist_ok=True)
         if not _own(base):
             return

@@ -157,8 +157,7 @@ def release(lock: str, place: str, remove: bool = False) -> bool:
 
 def let_go(operation: ops.HoldShared, replace: tuple[str, str] = ("", "")) -> None:
     """The inverse of holding something that is shared, for an executor that was killed: its own lock has gone with it."""
-    import fcntl
-
+    from hutch.kernel.locks import take
     from hutch.kernel.netlink.socket import Socket
 
     old, new = (part.encode() for part in replace)
@@ -174,11 +173,10 @@ def let_go(operation: ops.HoldShared, replace: tuple[str, str] = ("", "")) -> No
     send(operation.own)
     fd = os.open(operation.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if send(operation.last) and operation.restore:
+        if take(fd) and send(operation.last) and operation.restore:
             restore_settings(fd, operation.unless)
     except OSError:
-        pass  # others hold it
+        pass
     finally:
         os.close(fd)
 

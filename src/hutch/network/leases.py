@@ -1,4 +1,4 @@
-"""Who has which address: a file each, locked (flock(2)) for as long as its container lives.
+"""Who has which address: a file each, locked for as long as its container lives.
 
 Nothing is given back: a lock goes with the last process that has the file open, however that ends, so an address can be
 neither lost nor given twice, and no lock is held but those. Files that nobody holds are removed on the way. Who loses an address while it
@@ -7,12 +7,12 @@ lives (`hutch network disconnect`) may go on to lock a file, which is no longer 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import zlib
 
 from hutch.errors import HutchError, UsageError
+from hutch.kernel.locks import locked, take as take_lock
 from hutch.network import spec
 from hutch.record import Record
 
@@ -82,7 +82,7 @@ def take(directory: str, subnet: Subnet, tenant: Tenant, wanted: str = "") -> Le
             fd = _try(f"{directory}/{address}")
             if fd >= 0:
                 break
-            time.sleep(0.001)  # it may only be looked at
+            time.sleep(0.001)  # another one may hold it for a moment, to remove the file
         else:
             raise UsageError(f"address {address}: is {_holder(f'{directory}/{address}')}'s already")
         return _signed(address, fd, tenant)
@@ -95,7 +95,7 @@ def take(directory: str, subnet: Subnet, tenant: Tenant, wanted: str = "") -> Le
                 if count % 8 == 7 or not start % 16:
                     sweep(directory)
                 return _signed(address, fd, tenant)
-        time.sleep(0.005)  # to see whether one is held is to hold it for a moment: it may be free all the same
+        time.sleep(0.005)  # another one may hold it for a moment, to remove the file
     raise HutchError(f"every address of {subnet.range or subnet.subnet} is in use", "a larger --subnet, or fewer containers")
 
 
@@ -124,9 +124,7 @@ def _check(subnet: Subnet, wanted: str) -> str:
 def _try(path: str) -> int:
     while True:
         fd = os.open(path, FLAGS, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(fd):
             os.close(fd)
             return -1
         if _same(path, fd):
@@ -156,8 +154,6 @@ def _holder(path: str) -> str:
 
 def held(directory: str) -> Iterator[tuple[str, Tenant]]:
     """(address, whose it is) of every one that is in use."""
-    from hutch.kernel.locks import locked
-
     for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
         path = f"{directory}/{name}"
         if locked(path):
@@ -186,10 +182,9 @@ def sweep(directory: str, rest: float = REST) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same(path, fd):  # another may have swept it, and somebody made it anew
+            if take_lock(fd) and _same(path, fd):  # another may have swept it, and somebody made it anew
                 os.unlink(path)
         except OSError:
-            pass  # somebody has it
+            pass  # somebody removed it
         finally:
             os.close(fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from hutch.errors import HutchError
+from hutch.kernel.locks import locked, take
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -31,21 +32,16 @@ class Kind(Record):
 
 def running(directory: str, kind: Kind) -> bool:
     """Whether there is one."""
-    from hutch.kernel.locks import locked
-
     return locked(f"{directory}/{kind.socket}.lock")
 
 
 def start(directory: str, kind: Kind) -> socket.socket | None:
     """Start one, if nobody else has: a connection to it, which it will take. Raises HutchError."""
-    import fcntl
     import socket
 
     lock = os.open(f"{directory}/{kind.socket}.lock", FLAGS, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take(lock):
             return None
         place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -35,7 +35,7 @@ def place(store: Store) -> str:
 def key(store: Store, identity: str, bundle: str, text: str, options: Options) -> bytes:
     """Everything that the plan of a `run` depends on."""
     rights = [line for line in proc.read_text("/proc/self/status").split("\n") if line.startswith(("Uid", "Gid", "CapEff"))]
-    parts = [kept.versions(), store.root, identity, bundle, repr(options.replace(pid_file="")), os.uname().release, *rights]
+    parts = [store.root, identity, bundle, repr(options.replace(pid_file="")), os.uname().release, *rights]
     parts += [proc.read_text(f"/proc/self/{name}") for name in ("mountinfo", "cgroup", "limits")]
     return "\n".join([*parts, text]).encode("utf-8", "surrogateescape")
 
