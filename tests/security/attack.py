@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hutch
-from hutch.engine import enter, options as api_options, prepare
+from hutch.engine import create, enter, options as api_options, prepare
 from hutch.executor.launcher import Execution
 from hutch.plan import ops
 from hutch.plan.plan import Plan
@@ -26,7 +26,7 @@ NS_GET_ID = 0x8008B70D  # _IOR(0xb7, 13, __u64)
 
 def compiled(image: str, command: tuple[str, ...], **wanted: object) -> Plan:
     """The plan of a container, with an id of its own."""
-    return prepare.plan_of(prepare.prepare(api_options.settings(image, command, wanted)))  # type: ignore[arg-type]
+    return prepare.plan_of(create.create(api_options.settings(image, command, wanted)))  # type: ignore[arg-type]
 
 
 def entering(box: hutch.Container, command: tuple[str, ...]) -> Plan:

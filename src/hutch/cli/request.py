@@ -7,7 +7,7 @@ import stat
 
 from hutch.cli.parse import truth
 from hutch.engine import options, units
-from hutch.engine.settings import Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -250,7 +250,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")
     network = values.get("network", ())
     if not network and (values.get("publish") or values.get("publish_all")):
-        network = [options.DEFAULT_NETWORK]
+        network = [DEFAULT_NETWORK]
     return Settings(
         image=image,
         command=tuple(command),

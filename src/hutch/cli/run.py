@@ -7,7 +7,7 @@ import os
 from hutch.cli import attach
 from hutch.cli.output import tell
 from hutch.engine import identity, plancache, state
-from hutch.errors import NotFoundInContainer, StateError, UsageError
+from hutch.errors import NotFoundInContainer, UsageError
 from hutch.executor import kept
 from hutch.executor.launcher import Execution
 from hutch.image import resolve
@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hutch.engine.prepare import Prepared
+    from hutch.engine.settings import Settings
+    from hutch.plan.plan import Plan
 
 OOM_TAG = 1  # hutch.cgroup.operations.OOM, whose import is not worth one number
 
@@ -31,8 +32,6 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("timeout: needs somebody to wait: leave --detach out")
     if terminal and interactive and not detach and not os.isatty(0):
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
-    if values.get("name"):
-        _check_name(values["name"])
     if rest and values.get("pull", "missing") != "missing":
         _pull(values, rest[0], values["pull"])
     if terminal:
@@ -110,12 +109,16 @@ def seconds(text: str | None) -> float | None:
 def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: ignore[no-untyped-def]
     """The container's id, and what starts it: from a kept plan where there is one, else compiled."""
 
-    def compiled() -> Prepared:
+    def wanted() -> Settings:
         from hutch.cli import request
-        from hutch.engine import prepare
 
         # the image has been pulled by now, with its progress shown, or was not to be
-        return prepare.prepare(request.settings(values, rest).replace(pull="never"), detach=detach, remove=bool(values.get("rm")))
+        return request.settings(values, rest).replace(pull="never")
+
+    def compiled() -> Plan:
+        from hutch.engine import prepare
+
+        return prepare.prepare(wanted(), remove=bool(values.get("rm"))).compiled.plan
 
     own = b""
     base = state.root()
@@ -126,11 +129,11 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         found_plan = kept.load(plancache.place(base), own)
         if found_plan is not None:
             fresh, encoded = identity.personalise(found_plan[1])
-            stored = kept.Stored(tuple(found_plan[0].split()), encoded, lambda: compiled().compiled.plan)
+            stored = kept.Stored(tuple(found_plan[0].split()), encoded, compiled)
             return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, replace=(identity.PLACEHOLDER, fresh))
-    from hutch.engine import launching
+    from hutch.engine import create, launching
 
-    prepared = compiled()
+    prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")))
     if prepared.idle and not detach:
         raise UsageError(f"{rest[0]}: what runs in it waits for commands, and would never end", f"hutch run -d {rest[0]}, and hutch exec")
     warnings = prepared.compiled.plan.warnings
@@ -148,9 +151,3 @@ def _write(path: str, text: str) -> None:
         raise UsageError(f"cidfile {path}: {error.strerror}") from None
     os.write(fd, text.encode())
     os.close(fd)
-
-
-def _check_name(name: str) -> None:
-    for running in state.containers():
-        if running.name == name:
-            raise StateError(f"name {name!r}: container {running.id} has it", "`hutch rm` removes one that has ended")

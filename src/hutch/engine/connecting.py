@@ -44,6 +44,8 @@ def connect(name: str, container: str, *, ip: str = "", ip6: str = "", mac_addre
 
     Raises StateError for one that is on the network already, ContainerGone for one that has ended, UsageError for addresses that cannot be.
     """
+    if name == networks.DEFAULT:
+        networks.establish()
     wanted = joining.joining_of(Attachment(network=name, ip=ip, ip6=ip6, mac_address=mac_address, aliases=tuple(aliases)))
     with Connected(container) as there:
         return there.connect(wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import launching, options as api_options, prepare
+from hutch.engine import create, launching, options as api_options, prepare
 from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
@@ -50,7 +50,7 @@ def start(
     `run` describes the arguments. Raises UsageError, ImageError or UnsupportedError before anything is touched.
     """
     argv = api_options.command_of(command)
-    prepared = prepare.prepare(api_options.settings(image, argv, options), accounting=False)
+    prepared = create.create(api_options.settings(image, argv, options), accounting=False)
     if prepared.idle:
         raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
 
@@ -133,7 +133,7 @@ class Container:
         self._begin(api_options.settings(image, (), options))
 
     def _begin(self, settings: Settings, reopen: str = "", rootfs: Rootfs | None = None) -> None:
-        self._spawn(prepare.prepare(settings, idle=True, reopen=reopen, rootfs=rootfs), settings)
+        self._spawn(create.create(settings, idle=True, reopen=reopen, rootfs=rootfs), settings)
         self._wait()
 
     def _spawn(self, prepared: Prepared, settings: Settings, lowers: Sequence[tuple[int, str]] = ()) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import prepare, snapshots
+from hutch.engine import create, snapshots
 from hutch.errors import HutchError, StartError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
 from hutch.image import layers
@@ -45,14 +45,14 @@ def fork(box: Container, count: int) -> list[Container]:
             plain = box._settings.replace(name="")
             for _ in range(count):
                 child = type(box).__new__(type(box))
-                child._spawn(prepare.prepare(plain, idle=True, rootfs=rootfs, inherited=tuple(path for _, path in box._lowers)), plain, box._lowers)
+                child._spawn(create.create(plain, idle=True, rootfs=rootfs, inherited=tuple(path for _, path in box._lowers)), plain, box._lowers)
                 made.append(child)
         else:
             changed = _as_layer(box)
             plain = box._settings.replace(name="")
             for _ in range(count):
                 child = type(box).__new__(type(box))
-                child._spawn(prepare.prepare(plain, idle=True, rootfs=changed), plain)
+                child._spawn(create.create(plain, idle=True, rootfs=changed), plain)
                 made.append(child)
         for child in made:
             child._wait()

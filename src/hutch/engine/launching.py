@@ -31,8 +31,13 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
-    """Start the executor on a prepared container. Raises HutchError when its network has no address for it."""
+    """Start the executor on a prepared container. Raises StateError when its name is taken, HutchError when its network has no
+    address for it."""
     try:
+        if prepared.settings.name:
+            from hutch.engine import state
+
+            state.check_name(prepared.settings.name)
         return _launch(prepared, stdin, stdout, stderr, extra)
     except BaseException:
         if prepared.fresh:

@@ -170,14 +170,24 @@ def _write(network: Network) -> bool:
     return True
 
 
+def establish() -> None:
+    """Make the default network, if it is not there."""
+    if not os.path.exists(f"{place_of(DEFAULT)}/network"):
+        _write(_default())
+
+
+def _default() -> Network:
+    """The default network as it would be made now."""
+    identity = default_id()
+    subnets = _subnets(identity, (), (), (), False, _taken())
+    return Network(name=DEFAULT, id=identity, bridge=spec.bridge_name(identity), subnets=subnets, created=time.time())
+
+
 def get(name: str) -> Network:
-    """A network by its name, or the beginning of its id. Raises StateError."""
+    """A network by its name, or the beginning of its id; the default one as it would be, until it is made. Raises StateError."""
     found = _read(name) if name and not set(name) - spec.NAME_CHARACTERS else None
     if found is None and name == DEFAULT:
-        identity = default_id()
-        subnets = _subnets(identity, (), (), (), False, _taken())
-        _write(Network(name=DEFAULT, id=identity, bridge=spec.bridge_name(identity), subnets=subnets, created=time.time()))
-        found = _read(name)
+        found = _default()
     if found is None:
         matching = [network for network in every() if len(name) >= 3 and network.id.startswith(name)]
         found = matching[0] if len(matching) == 1 else None

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import CONTAINER, NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import CONTAINER, DEFAULT_NETWORK, NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
 from hutch.network.spec import is_interface
 
@@ -118,7 +118,6 @@ def tmpfs(text: str) -> Tmpfs:
 
 
 DEVICE = "device:"
-DEFAULT_NETWORK = "bridge"  # of who publishes ports and names no network
 
 
 def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> dict[str, Any]:

@@ -24,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch.engine.joining import Joining
     from hutch.engine.machine_snapshots import Saved
-    from hutch.engine.volumes import Volume
     from hutch.network.ports import Port
     from hutch.oci.config import Config
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
@@ -65,7 +64,8 @@ def prepare(
     s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = "",
     rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (), machine: Parts | None = None,
 ) -> Prepared:  # fmt: skip
-    """Check, resolve, compile. Raises UsageError, ImageError, UnsupportedError; nothing is touched.
+    """Check, resolve, compile. Raises UsageError, UnsupportedError, ImageError for an image that is not there; nothing is touched. What
+    the settings name and is not there yet is made by `create.create`.
 
     `reopen` is the upper directory of a container that has ended, to be gone on with. `rootfs` is used instead of the image's,
     and `inherited` lower directories above it are handed to `launch`. `machine`: the one that a container has already.
@@ -78,21 +78,14 @@ def prepare(
     saved = _saved(s) if s.image.startswith(resolve.SNAPSHOT) and machine is None else None
     if saved is not None:
         s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
-    rootfs = rootfs or _resolve(s, found)
-    fresh: list[str] = []
-    try:
-        if s.volumes or (detach and not remove and rootfs.config.volumes):
-            from hutch.engine import volumes
+    rootfs = rootfs or resolve.resolve(s.image, found)
+    fresh: tuple[str, ...] = ()
+    if s.volumes or (detach and not remove and rootfs.config.volumes):
+        from hutch.engine import volumes
 
-            settings_module.check(s)
-            s = volumes.of_container(s, rootfs, detach and not remove, fresh)
-        return _prepare(s, found, rootfs, tuple(fresh), saved, idle, detach, remove, accounting, reopen, inherited, machine)
-    except BaseException:
-        if fresh:
-            from hutch.engine import volumes
-
-            volumes.forget(fresh)
-        raise
+        settings_module.check(s)
+        s, fresh = volumes.of_container(s, rootfs, detach and not remove)
+    return _prepare(s, found, rootfs, fresh, saved, idle, detach, remove, accounting, reopen, inherited, machine)
 
 
 def _prepare(
@@ -130,36 +123,12 @@ def _prepare(
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity), fresh=fresh)
 
 
-def _resolve(s: Settings, found: Features) -> Rootfs:
-    """The root file system; an image that is not in the store is pulled, unless the settings forbid it."""
-    if s.pull not in ("missing", "always", "never"):
-        raise UsageError(f"pull: expected missing, always or never, got {s.pull!r}")
-    if s.pull != "always" or s.image == "host" or resolve.is_path(s.image):
-        try:
-            return resolve.resolve(s.image, found)
-        except resolve.MissingImage:
-            if s.pull == "never":
-                raise
-    from hutch.engine import images
-
-    images.pull(s.image).result()
-    return resolve.resolve(s.image, found)
-
-
 def _image_mount(source: ImageSource, found: Features) -> ImageMount:
     """Another image's layers. Raises ImageError, UsageError for what has none."""
-    other = _resolve(Settings(image=source.image), found)
+    other = resolve.resolve(source.image, found)
     if not other.layers:
         raise UsageError(f"mount: {source.image} is no image: bind a directory instead")
     return ImageMount(target=source.target, layers=other.layers, path=source.subpath)
-
-
-def _volumes(s: Settings) -> tuple[Volume, ...]:
-    if not s.volumes:
-        return ()
-    from hutch.engine import volumes
-
-    return tuple(volumes.get(mount.name) for mount in s.volumes)
 
 
 def _template(
@@ -181,7 +150,7 @@ def _template(
     user_network = bool(joinings) and not found.privileged
     directory = f"{base}/{PLACEHOLDER}"
     on_disk = s.upper == "disk" and (machine is None or not machine.machine.disks)  # else its changes are in the machine's memory
-    upper = reopen or (f"{store.uppers()}/{PLACEHOLDER}" if on_disk else "")
+    upper = reopen or (f"{store.data_root()}/{store.UPPERS}/{PLACEHOLDER}" if on_disk else "")
     record = {
         "id": PLACEHOLDER,
         "name": s.name,
@@ -203,18 +172,17 @@ def _template(
         "ports": _published(ports, ipv6),
         **_machine_record(machine),
     }
-    used = _volumes(s)
-    if rootfs.manifest or used or images:
-        state.remember()
+    used = [(mount.name, mount.source.removesuffix(f"/{mount.subpath.strip('/')}") if mount.subpath else mount.source) for mount in s.volumes]
     request = Request(
         id=PLACEHOLDER,
         rootfs=rootfs,
         state=directory,
+        name=state.name_place(s.name),
         upper=upper,
         reopen=bool(reopen),
         inherited=inherited,
-        held=tuple(dict.fromkeys((v.path, v.lock) for v in used if v.name not in fresh)),
-        own=tuple((os.path.dirname(v.path), v.lock) for v in used if v.name in fresh),
+        held=tuple(dict.fromkeys((path, f"{os.path.dirname(path)}/lock") for name, path in used if name not in fresh)),
+        own=tuple((os.path.dirname(path), f"{os.path.dirname(path)}/lock") for name, path in used if name in fresh),
         networks=_holds(joinings, s),
         user_network=user_network,
         lent=lent,

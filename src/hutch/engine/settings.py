@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 USERNS = ("auto", "host", "private", "single")
 CONTAINER = "container:"  # in front of another's name: its network namespace
+DEFAULT_NETWORK = "bridge"  # of who publishes ports and names no network
 NETWORKS = ("none", "host")  # every other word is a network's name, and has an attachment
 
 # what of the settings is not for one who only takes part in, or begins where, another container is

@@ -6,7 +6,6 @@ process; what it changed lies in its upper directory, on disk for those that out
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import sys
@@ -14,6 +13,7 @@ import sys
 from hutch.engine import recorded
 from hutch.engine.changes import Change, changes as changes_of, stacked
 from hutch.engine.container import Container
+from hutch.engine.export import owners_of, write_tree
 from hutch.engine.files import Files
 from hutch.engine.settings import NO_NETWORK
 from hutch.engine.state import Running
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from hutch.cgroup.live import Cgroup
+    from hutch.engine.export import Owners
     from hutch.engine.images import Image
     from hutch.engine.prepare import Prepared
     from hutch.image.rootfs import Rootfs
@@ -159,14 +160,11 @@ class Target:
         skip = frozenset(os.fsencode(path.lstrip("/")) for path in GENERATED)
         spots = frozenset(os.fsencode(path.lstrip("/")) for path in self.points)
         uids, gids = self.ids()
-        _write(upper, self, changes.Scope(uids=uids, gids=gids, skip=skip, points=spots), out)
+        write_tree(upper, self.name, changes.Scope(uids=uids, gids=gids, skip=skip, points=spots), out)
 
-    def ids(self) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
-        """Its files' owners on disk as lines (first on disk, first in the container, count), for users and for groups."""
-        compiled = self.prepared.compiled
-        if not compiled.user_namespace or not self.features.privileged:
-            return (), ()
-        return ((compiled.root_uid, 0, 65536),), ((compiled.root_gid, 0, 65536),)
+    def ids(self) -> tuple[Owners, Owners]:
+        """Its files' owners on disk, as `owners_of` has them."""
+        return owners_of(self.prepared.compiled)
 
     def frozen(self, wanted: bool) -> Callable[[], None]:
         """Stop its processes, if it has any and the kernel can; what lets them go on."""
@@ -283,41 +281,6 @@ def export(container: Container | Running, out: Callable[[bytes], object]) -> No
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.root)
         try:
             uids, gids = target.ids()
-            _write(root, target, changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True), out)
+            write_tree(root, target.name, changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True), out)
         finally:
             os.close(root)
-
-
-def _write(root: int, target: Target, scope: changes.Scope, out: Callable[[bytes], object]) -> None:
-    if not target.features.privileged:
-        mapped.write_tree(root, scope, out, target.features, f"container {target.name}")
-    else:
-        try:
-            changes.write(root, scope, out)
-        except OSError as error:
-            raise HutchError(f"container {target.name}: {error.filename or ''}: {error.strerror}") from None
-
-
-def write_directory(box: Container, path: str, into: str) -> None:
-    """Copy a directory of a container to an empty one of the host, with owners as containers see them on an idmapped mount."""
-    import tempfile
-
-    from hutch.kernel import syscalls
-
-    with Target(box) as target:
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
-        try:
-            fd = syscalls.openat2(target.root, path.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            return  # /proc, /dev: nothing of the image
-        try:
-            uids, gids = target.ids()
-            scope = changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True, top=b".")
-            with tempfile.TemporaryFile(dir=os.path.dirname(into)) as archive:
-                _write(fd, target, scope, archive.write)
-                archive.seek(0)
-                mapped.unpack(iter(lambda: archive.read(1 << 20), b""), into, target.features, f"volume at {path}")
-        finally:
-            os.close(fd)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 RECORD = "state"
+NAMES = ".names"  # a directory beside the records: each name is a link to its container's record
 
 
 class Running(Record):
@@ -217,6 +218,8 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
     if data.get("upper") and _is_id(identity):
         for place in (uppers(), data_root()):  # the second is where they were before they had a directory of their own
             _remove_upper(f"{place}/{identity}")
+    if isinstance(name := data.get("name"), str) and name and "/" not in name:
+        undo.give_back(f"{directory}/{RECORD}", f"{os.path.dirname(directory)}/{NAMES}/{name}")
     remove_tree(directory)
 
 
@@ -270,6 +273,25 @@ def keeps_uppers() -> bool:
 
     mount = features().mount_at(os.path.realpath(data_root()))
     return mount is not None and mount.kind not in ("overlay", "nfs", "nfs4", "cifs", "9p", "virtiofs", "vfat", "fuse")
+
+
+def name_place(name: str) -> str:
+    """The path that a container's executor links to its record, which fails if another one has the name; "" for no name."""
+    return f"{root()}/{NAMES}/{name}" if name else ""
+
+
+def check_name(name: str) -> None:
+    """Raise StateError if a container has a name. That it is free is decided when the executor links it."""
+    place = name_place(name)
+    os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
+    for running in containers():
+        if running.name == name:
+            raise StateError(f"name {name!r}: container {running.id} has it", "`hutch rm` removes one that has ended")
+    try:
+        if os.lstat(place).st_nlink == 1:
+            os.unlink(place)  # its record is gone
+    except FileNotFoundError:
+        pass
 
 
 def find(reference: str) -> Running:

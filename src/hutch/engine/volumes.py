@@ -14,7 +14,7 @@ from hutch import jsontext
 from hutch.engine import state
 from hutch.errors import StateError, UsageError
 from hutch.image import collect, mapped
-from hutch.image.store import private
+from hutch.image.store import data_root, private
 from hutch.kernel.features import features
 from hutch.record import Record
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hutch.engine.settings import Settings
     from hutch.image.rootfs import Rootfs
 
+PLACE = "volumes"  # in the data directory
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -61,12 +62,18 @@ def check_name(name: str) -> None:
 
 def root() -> str:
     """The directory of all volumes. A set-uid program in one is nobody's to start on the host."""
-    return private("volumes")
+    return private(PLACE)
 
 
-def create(name: str = "", *, labels: dict[str, str] | None = None) -> Volume:
-    """Make a volume, or give the one that has the name; without one, an anonymous one. Raises UsageError."""
-    anonymous = not name
+def path_of(name: str) -> str:
+    """The directory of a volume's files, whether it is there or not."""
+    return f"{data_root()}/{PLACE}/{name}/data"
+
+
+def create(name: str = "", *, labels: dict[str, str] | None = None, anonymous: bool = False) -> Volume:
+    """Make a volume, or give the one that has the name; without one, or with one that nobody chose, an anonymous one. Raises
+    UsageError."""
+    anonymous = anonymous or not name
     name = name or os.urandom(32).hex()
     check_name(name)
     base = root()
@@ -158,30 +165,37 @@ def prune(*, named: bool = False) -> tuple[list[str], int]:
     return removed, size
 
 
-def of_container(s: Settings, rootfs: Rootfs, keeps: bool, fresh: list[str]) -> Settings:
-    """The volumes made and filled; the names of those that were made for this container go to `fresh`. What the image wants as
-    volumes becomes some where the container is kept: in one that is removed at its end they would go with it, as all of its
-    changes do. Raises UsageError for a place where no volume can be."""
+def of_container(s: Settings, rootfs: Rootfs, keeps: bool) -> tuple[Settings, tuple[str, ...]]:
+    """(the settings with the volumes' names and directories, the names of those that are this container's own). Nothing is made. What
+    the image wants as volumes becomes some where the container is kept: in one that is removed at its end they would go with it, as all
+    of its changes do. Raises UsageError for a place where no volume can be."""
     from hutch.engine.settings import VolumeMount, place
 
     taken = {place(mount.target) for mounts in (s.binds, s.tmpfs, s.volumes) for mount in mounts}
     own = [VolumeMount(name="", target=path) for path in rootfs.config.volumes if keeps and path.startswith("/") and place(path) not in taken]
-    found = []
+    found, fresh = [], []
     for mount in (*s.volumes, *own):
         check_target(mount.target, rootfs)
-    for mount in (*s.volumes, *own):
-        volume = create(mount.name)
+        name = mount.name or os.urandom(32).hex()
         if not mount.name:
-            fresh.append(volume.name)
+            fresh.append(name)
+        check_name(name)
+        found.append(mount.replace(name=name, source="/".join(filter(None, (path_of(name), mount.subpath.strip("/"))))))
+    return s.replace(volumes=tuple(found)), tuple(fresh)
+
+
+def make(s: Settings, rootfs: Rootfs, fresh: tuple[str, ...]) -> None:
+    """Make and fill the volumes of a new container, whose settings `of_container` gave. Raises UsageError, StateError."""
+    from hutch.engine.populate import fill
+
+    for mount in s.volumes:
+        volume = create(mount.name, anonymous=mount.name in fresh)
+        if mount.subpath and os.path.realpath(mount.source) != mount.source:
+            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
+        if not os.path.exists(mount.source):
+            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
         if not mount.nocopy and not mount.subpath:
             fill(volume, rootfs, mount.target)
-        source = f"{volume.path}/{mount.subpath.strip('/')}" if mount.subpath else volume.path
-        if mount.subpath and os.path.realpath(source) != source:
-            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
-        if not os.path.exists(source):
-            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
-        found.append(mount.replace(name=volume.name, source=source))
-    return s.replace(volumes=tuple(found))
 
 
 def check_target(target: str, rootfs: Rootfs) -> None:
@@ -205,36 +219,6 @@ def forget(names: Iterable[str]) -> None:
     for name in names:
         if os.path.lexists(f"{root()}/{name}"):
             remove(name)
-
-
-def fill(volume: Volume, rootfs: Rootfs, target: str) -> None:
-    """Begin an empty volume with what the image has at the path where it is mounted, as Docker does."""
-    import stat
-
-    from hutch.image import lookup
-
-    if os.listdir(volume.path):
-        return
-    found = lookup.find(rootfs, target)
-    if found is None or not stat.S_ISDIR(found.mode) or rootfs.name == "host":
-        return
-    from hutch.engine.container import Container
-    from hutch.engine.settings import Settings
-    from hutch.engine.snapshots import write_directory
-
-    fresh = f"{os.path.dirname(volume.path)}/.new-{os.getpid()}-{os.urandom(4).hex()}"
-    os.mkdir(fresh, 0o755)
-    try:
-        with Container.of(Settings(image=rootfs.name)) as box:
-            write_directory(box, target, fresh)
-        os.rename(fresh, volume.path)  # over the empty directory; somebody else's content stays
-    except OSError:
-        mapped.remove_tree(fresh, features())
-        if not os.listdir(volume.path):
-            raise
-    except BaseException:
-        mapped.remove_tree(fresh, features())
-        raise
 
 
 def __getattr__(name: str) -> object:

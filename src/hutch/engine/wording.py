@@ -35,6 +35,7 @@ FLAGS = {
     "domainname": ("domainname", "domainname"),
     "linux.seccomp": ("security-opt seccomp", "seccomp"),
     "upper-size": ("upper-size", "upper_size"),
+    "name": ("name", "name"),
 }
 # and those that no single word of the user's stands for
 OTHERS = (
@@ -53,6 +54,7 @@ OTHERS = (
     ("process.rlimits", "ulimit"),
     ("process.terminal", "tty"),
     ("process", "the program"),
+    ("name", "name"),
     ("hostname", "the container's own files"),
     ("mounts", "mount"),
     ("root", "the root file system"),

@@ -19,6 +19,8 @@ static void undo(int pack, int only_shared)
         if (op.code == HOST_DIRECTORY) {
             detail.used = 0;
             host_directory(&op, 1);
+        } else if (op.code == RESERVE) {
+            host_reserve(&op, 1);
         } else if (op.code == HOLD_LAYER) {
             host_hold_layer(&op, 1);
         } else if (op.code == HOLD_SHARED) {

@@ -29,7 +29,7 @@ enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
     RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
     DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86, CLONE_INSIDE = 87, CONTROLLING_TERMINAL = 88,
     HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
-    WATCH = 104, TAKE_OVER = 105, CHECK_ROOM = 106,
+    WATCH = 104, TAKE_OVER = 105, CHECK_ROOM = 106, RESERVE = 107,
 };
 
 #include "control.h" /* after the numbers above */
@@ -135,6 +135,7 @@ static long host_op(struct op *op)
     case HOST_DIRECTORY: return host_directory(op, 0);
     case HOST_WRITE: return host_write(op);
     case HOST_RECORD: return host_record(op);
+    case RESERVE: return host_reserve(op, 0);
     case CLONE: return op_clone(op);
     case PROC_WRITE: return host_proc_write(op);
     case MAP_HELPER: return host_map_helper(op);

@@ -160,6 +160,24 @@ static long host_record(struct op *op)
     return r < 0 ? r : assign(target, fd);
 }
 
+/* The container's name is its record by another name: whoever links first has it. */
+static long host_reserve(struct op *op, int undo)
+{
+    const char *record = str(op, 0), *name = str(op, 0);
+    i64 stays = num(op);
+    struct statx own, found;
+    if (!undo) {
+        long r = sys(__NR_linkat, AT_FDCWD, record, AT_FDCWD, name, 0);
+        if (r == -EEXIST) explain("another container has it");
+        return r;
+    }
+    if (stays && !never_started) return 0;
+    if (sys(__NR_statx, AT_FDCWD, record, AT_SYMLINK_NOFOLLOW, STATX_INO, &own) < 0) return 0;
+    if (sys(__NR_statx, AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, STATX_INO, &found) < 0) return 0;
+    if (own.stx_ino != found.stx_ino || own.stx_dev_minor != found.stx_dev_minor || own.stx_dev_major != found.stx_dev_major) return 0;
+    return sys(__NR_unlinkat, AT_FDCWD, name, 0);
+}
+
 static i64 number_in(const char *path)
 {
     char text[32];

@@ -34,12 +34,23 @@ def undo(plan: Plan, replace: tuple[str, str] = ("", "")) -> None:
         elif isinstance(operation, ops.HostDirectory) and operation.undo == "rmdir":
             kill(f"{path}/cgroup.procs")
             remove_cgroup(path)
+        elif isinstance(operation, ops.Reserve) and operation.undo == "tree":
+            give_back(path, operation.name.replace(*replace) if replace[0] else operation.name)
         elif isinstance(operation, ops.KillAtExit):
             kill(path)
         elif isinstance(operation, ops.HoldLayer) and (operation.index or operation.undo == "tree"):
             release(operation.lock, path, remove=operation.undo == "tree")
         elif isinstance(operation, ops.HoldShared):
             let_go(operation, replace)
+
+
+def give_back(record: str, name: str) -> None:
+    """Unlink a container's name, if it is this one's."""
+    try:
+        if os.path.samestat(os.lstat(record), os.lstat(name)):
+            os.unlink(name)
+    except FileNotFoundError:
+        pass
 
 
 def _ours(plan: Plan, replace: tuple[str, str]) -> bool:

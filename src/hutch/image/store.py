@@ -6,6 +6,8 @@ import os
 
 from hutch.errors import ImageError
 
+UPPERS = "containers"  # in the data directory
+
 
 def data_root(path: str | None = None) -> str:
     """The directory of all that must not live in memory: `path`, $HUTCH_DATA, /var/lib/hutch, or ~/.local/share/hutch."""
@@ -43,7 +45,7 @@ def make_private(path: str) -> str:
 
 def uppers() -> str:
     """The directory of the upper directories that are kept on disk, one for each container, by its id."""
-    return private("containers")
+    return private(UPPERS)
 
 
 def _unusable(path: str, why: str | None, hint: str | None = None) -> ImageError:

@@ -252,6 +252,8 @@ def record(b: Builder) -> None:
     b.prepare.append(ops.HostDirectory(path=r.state, mode=0o700, undo=undo, userns=userns, origin=origin))
     record = slot("record")
     b.prepare.append(ops.HostRecord(path=f"{r.state}/state", data=r.record, into=record, origin=origin))
+    if r.name:
+        b.prepare.append(ops.Reserve(path=f"{r.state}/state", name=r.name, undo=undo, origin="name"))
     if r.upper and not r.reopen:
         uid, gid = (b.host_uid(0), b.host_gid(0)) if b.features.privileged else (-1, -1)
         undo = "failed" if stays else "tree"

@@ -25,7 +25,7 @@ class Request(Record):
     and whose descriptors the owner hands over behind the inherited directories'. `publish` is what is passed on to it, `lent` the interfaces that it
     gives back. `idle`: no program, PID 1 only holds the namespaces.
     `init`: PID 1 reaps, the program is its child. `state` is the container's directory of record, removed at the end unless it
-    is detached and `remove` is false; "" leaves none. `record` is the text of its file of record. `accounting`: a cgroup also
+    is detached and `remove` is false; "" leaves none. `record` is the text of its file of record, `name` a path that is linked to it. `accounting`: a cgroup
     where no limit asks for one, so that its numbers can be read. `files`: hand the owner the descriptors that reading,
     writing and `diff` need. `systemd_scope`: the path of the systemd scope that takes a cgroup's place.
 
@@ -41,6 +41,7 @@ class Request(Record):
     bundle: str = "/"
     state: str = ""
     record: str = ""
+    name: str = ""
     upper: str = ""
     upper_size: int = 0
     reopen: bool = False

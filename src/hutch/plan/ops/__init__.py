@@ -48,6 +48,7 @@ from hutch.plan.ops.host import (
     ProcWrite as ProcWrite,
     Publish as Publish,
     ReadAtExit as ReadAtExit,
+    Reserve as Reserve,
     ReturnDevice as ReturnDevice,
     TakeDescriptor as TakeDescriptor,
     TakeOver as TakeOver,

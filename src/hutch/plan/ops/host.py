@@ -76,6 +76,25 @@ class HostRecord(Operation):
         return f"write and lock the record {self.path}"
 
 
+class Reserve(Operation):
+    """link(2) the container's record to its name, which fails if the name is taken: nobody looks first and takes it then.
+
+    `undo` is "tree" to give it back at the end, "failed" to give it back only if the container never ran, as `HostDirectory` has it.
+    """
+
+    code = 107
+    lanes = "host"
+    path: str
+    name: str
+    undo: str = "tree"
+
+    def arguments(self) -> Iterable[Argument]:
+        return (self.path, self.name, self.undo == "failed")
+
+    def describe(self) -> str:
+        return f"link {self.path} to {self.name}"
+
+
 class Clone(Operation):
     """clone3(2): the container lane begins, in new namespaces, and in a v2 cgroup when `cgroup` is given. A new user namespace
     belongs to the user `owner` plus the executor's pid, whom nobody else is; None: to whoever makes it."""
