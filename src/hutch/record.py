@@ -82,3 +82,14 @@ class Record:
     def as_dict(self) -> dict[str, object]:
         """The fields by name, in their order of definition."""
         return {name: self.__dict__[name] for name in self._fields}
+
+
+def plain(record: Record) -> dict[str, object]:
+    """A record as JSON's types, without what has its default."""
+
+    def value_of(value: object) -> object:
+        if isinstance(value, Record):
+            return plain(value)
+        return [value_of(item) for item in value] if isinstance(value, tuple) else value
+
+    return {name: value_of(value) for name, value in record.as_dict().items() if name not in record._defaults or value != record._defaults[name]}

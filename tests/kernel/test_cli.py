@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -286,4 +287,5 @@ def test_nothing_appears_on_a_host_whose_mounts_are_shared(words):
         command = ["unshare", "-m", "sh", "-c", script, "sh", place, *HUTCH, "run", *words, "host", "true"]
         r = subprocess.run(command, capture_output=True, text=True, check=False)
         assert r.returncode == 0, r.stderr
-        assert r.stdout == open(f"{place}/before").read()
+        # others that go meanwhile take what they had mounted from here, too
+        assert set(r.stdout.splitlines()) <= set(Path(f"{place}/before").read_text().splitlines())

@@ -329,10 +329,8 @@ def _(k: Kit):
 
 def _cpu_of_host(box: hutch.Container) -> float:
     from hutch.cgroup.live import Cgroup
-    from hutch.engine.identity import PLACEHOLDER
 
-    paths = {key: path.replace(PLACEHOLDER, box.id) for key, path in box._prepared.compiled.cgroup_paths.items()}
-    return (Cgroup(paths).stats().cpu_usage or 0) / 1e9
+    return (Cgroup(box.made.facts.cgroup).stats().cpu_usage or 0) / 1e9
 
 
 @row("a time limit", ("timeout", 137), boots=True)

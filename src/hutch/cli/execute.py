@@ -39,21 +39,22 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     terminal, interactive = values.get("tty", False), values.get("interactive", False)
     if terminal and interactive and not os.isatty(0):
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
-    prepared = recorded.prepared_of(running)
+    made = recorded.made_of(running)
     env = dict(item.partition("=")[::2] for item in request.environment(values))
     rows, columns = attach.terminal_size() if terminal else (0, 0)
     size = ConsoleSize(height=rows, width=columns) if terminal else None
     privileged = values.get("privileged", False)
     argv = tuple(rest[1:])
+    who = enter.user_of(made, values.get("user"))
     plan: Plan | Stored
-    if prepared.machine is not None:
+    if made.machine is not None:
         from hutch.engine import machines
 
-        process = enter.process_of(prepared, argv, env, values.get("workdir"), values.get("user"), terminal=size, privileged=privileged)
-        plan = machines.remote_plan(prepared, process, privileged=privileged)
+        process = enter.process_of(made, argv, env, values.get("workdir"), who, terminal=size, privileged=privileged)
+        plan = machines.remote_plan(made, process, privileged=privileged)
         pidfd = machines.connect(running.directory, running.name or running.id)
     else:
-        template = enter.template(prepared, env=env, workdir=values.get("workdir"), user=values.get("user"), terminal=size, privileged=privileged)
+        template = enter.template(made, env=env, workdir=values.get("workdir"), who=who, terminal=size, privileged=privileged)
         plan = template.command(argv)
         pidfd = recorded.open_pidfd(running)
     streams = attach.Streams(interactive=interactive and not terminal, output=not terminal)

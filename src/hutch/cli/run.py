@@ -134,7 +134,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     from hutch.engine import create, launching
 
     prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")))
-    if prepared.idle and not detach:
+    if prepared.facts.idle and not detach:
         raise UsageError(f"{rest[0]}: what runs in it waits for commands, and would never end", f"hutch run -d {rest[0]}, and hutch exec")
     warnings = prepared.compiled.plan.warnings
     for warning in warnings:

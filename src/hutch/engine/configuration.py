@@ -13,6 +13,10 @@ from hutch.runtime.identity import default_mappings
 from hutch.runtime.process import DEFAULT_PATH
 from hutch.runtime.profile import default_profile
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 ZERO_IS_NONE = ("memory", "memory_swap", "memory_reservation", "cpu_quota", "cpu_period", "cpu_shares", "pids", "blkio_weight")  # as with Docker
 MINUS_IS_NONE = ("pids", "memory_swappiness")
 
@@ -104,7 +108,7 @@ def to_config(
             uid_mappings=mappings[0],
             gid_mappings=mappings[1],
             resources=resources_of(s, userns),
-            seccomp=seccomp_of(s),
+            seccomp=seccomp_of(profile_of(s), caps),
             sysctl={**_own_network(s, mappings[1], userns), **_own_share(s, features), **s.sysctls},
             devices=tuple(d for d in _devices(s) if not _bound(d.path, userns, features)),
             cgroups_path=f"{s.cgroup_parent.rstrip('/')}/hutch-{identity}" if s.cgroup_parent else None,
@@ -150,19 +154,30 @@ def _limit(value: int) -> int:
 _profiles: dict[tuple[str, ...], oci.Seccomp] = {}
 
 
-def seccomp_of(s: Settings) -> oci.Seccomp | None:
-    """The container's filter; None for none."""
+def profile_of(s: Settings) -> str | dict[str, Any]:
+    """The container's filter as its record has it: "" for none, "default" or "compat", or a profile in the runtime-spec's JSON. Raises
+    UsageError."""
     if s.privileged or s.seccomp == "unconfined":
-        return None
-    caps = capability_set(s)
+        return ""
     if s.seccomp in ("default", "compat", ""):
-        key = (s.seccomp, *caps)
-        if key not in _profiles:
-            _profiles[key] = default_profile(caps, compat=s.seccomp == "compat")
-        return _profiles[key]
-    from hutch.engine.profiles import load
+        return s.seccomp or "default"
+    from hutch.engine.profiles import read
 
-    return load(s.seccomp, caps)
+    return read(s.seccomp, capability_set(s))
+
+
+def seccomp_of(profile: str | dict[str, Any], capabilities: tuple[str, ...]) -> oci.Seccomp | None:
+    """A filter that `profile_of` gave, for a container with these capabilities; None for none."""
+    if isinstance(profile, dict):
+        from hutch.oci.decode import decode
+
+        return decode(oci.Seccomp, profile)
+    if not profile:
+        return None
+    key = (profile, *capabilities)
+    if key not in _profiles:
+        _profiles[key] = default_profile(capabilities, compat=profile == "compat")
+    return _profiles[key]
 
 
 def environment(s: Settings, image: tuple[str, ...], hostname: str, home: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from hutch.engine import create, launching, options as api_options, prepare
-from hutch.engine.identity import PLACEHOLDER
 from hutch.engine.process import OUTPUT_LIMIT, Process
 from hutch.engine.result import FAILED_TO_START, Result
 from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
@@ -51,13 +50,13 @@ def start(
     """
     argv = api_options.command_of(command)
     prepared = create.create(api_options.settings(image, argv, options), accounting=False)
-    if prepared.idle:
+    if prepared.facts.idle:
         raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
 
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
         return launching.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
-    process = Process(launch, prepared.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
+    process = Process(launch, prepared.facts.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
     if prepared.asks:
         try:
             process.pid  # noqa: B018 -- its executor asks for networks, and whoever starts it may not look at it again for long
@@ -140,6 +139,7 @@ class Container:
         """Start its executor. `lowers` are directories that it begins with above its image: the descriptor of a detached mount,
         and the path in it."""
         self._settings, self._prepared = settings, prepared
+        self.made = prepared.made(self._open_root)
         self.id = prepared.id
         self.name = settings.name or self.id
         self._files: Files | None = None
@@ -159,6 +159,10 @@ class Container:
             raise
         finally:
             os.close(null)
+
+    def _open_root(self) -> int:
+        self._check_shared()
+        return os.dup(self._execution.descriptors["container-root"])
 
     def _wait(self) -> None:
         """Wait until it runs. Raises StartError."""
@@ -250,8 +254,8 @@ class Container:
             raise UsageError("command: is empty")
         self._commands += 1
         # of a copied machine the guest has the groups of its origin
-        group = "" if timeout is None else f"command-{self._commands}" if self._prepared.machine is None else f"command-{self.id}-{self._commands}"
-        if self._prepared.machine is not None:
+        group = "" if timeout is None else f"command-{self._commands}" if self.made.machine is None else f"command-{self.id}-{self._commands}"
+        if self.made.machine is not None:
             launch = self._remote(argv, env or {}, workdir, user, group)
         else:
             plan = self._template(env or {}, workdir, user, group).command(argv)
@@ -277,11 +281,11 @@ class Container:
     def _remote(self, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Launch:
         from hutch.engine import enter, machines
 
-        process = enter.process_of(self._prepared, argv, env, workdir, None if user is None else str(user))
-        plan = machines.remote_plan(self._prepared, process, group=group)
+        process = enter.process_of(self.made, argv, env, workdir, enter.user_of(self.made, None if user is None else str(user)))
+        plan = machines.remote_plan(self.made, process, group=group)
 
         def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-            relay = machines.connect(self._prepared.directory, self.name)
+            relay = machines.connect(self.made.directory, self.name)
             try:
                 return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(relay,))
             finally:
@@ -292,9 +296,10 @@ class Container:
     def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
         from hutch.engine import enter
 
-        key = (tuple(env.items()), workdir, user)
+        who = enter.user_of(self.made, None if user is None else str(user))
+        key = (tuple(env.items()), workdir, who)
         if group or key not in self._templates:
-            made = enter.template(self._prepared, env=env, workdir=workdir, user=None if user is None else str(user), child_cgroup=group)
+            made = enter.template(self.made, env=env, workdir=workdir, who=who, child_cgroup=group)
             if group:
                 return made
             if len(self._templates) > 16:
@@ -303,7 +308,7 @@ class Container:
         return self._templates[key]
 
     def _kill_group(self, process: Process, group: str) -> None:
-        if self._prepared.machine is not None:
+        if self.made.machine is not None:
             return  # the guest does it, when the process that stands for the command goes
         from hutch.engine import enter
 
@@ -347,13 +352,13 @@ class Container:
     @property
     def cgroup(self) -> Cgroup:
         """The container's cgroup: numbers, changes of limits, freezing."""
-        if self._prepared.machine is not None:
+        if self.made.machine is not None:
             from hutch.engine.guest_cgroup import GuestCgroup
 
-            return GuestCgroup(self._prepared.directory, self.name)
+            return GuestCgroup(self.made.directory, self.name)
         from hutch.cgroup.live import Cgroup
 
-        return Cgroup({key: path.replace(PLACEHOLDER, self.id) for key, path in self._prepared.compiled.cgroup_paths.items()})
+        return Cgroup(self.made.facts.cgroup)
 
     def stats(self) -> Stats:
         """What the container uses now."""
@@ -375,16 +380,15 @@ class Container:
             self._check_shared()
             from hutch.engine.files import Files
 
-            compiled = self._prepared.compiled
-            self._files = Files(self._execution.descriptors["container-root"], compiled.root_uid, compiled.root_gid)
+            self._files = Files(self._execution.descriptors["container-root"], self.made.facts.root_uid, self.made.facts.root_gid)
         return self._files
 
     def _check_shared(self) -> None:
         """Raises UnsupportedError for a machine whose root is its own: nothing of it can be seen from here."""
-        if self._prepared.machine is not None:
+        if self.made.machine is not None:
             from hutch.engine import machines
 
-            machines.shared_root(self._prepared.machine, self.name)
+            machines.shared_root(self.made.machine, self.name)
 
     def read(self, path: str) -> str:
         """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
@@ -444,7 +448,7 @@ class Container:
 
         Memory (tmpfs, volumes) of its own is not part of it, and neither are its processes. Raises UsageError, StartError.
         """
-        if self._prepared.machine is not None:
+        if self.made.machine is not None:
             raise UnsupportedError(f"fork {self.name}: a machine cannot be forked", "snapshot() copies one, with its processes: --vm-root disk")
         from hutch.engine import forking
 
@@ -474,7 +478,7 @@ class Container:
         """How commands are started in this container, unless they say otherwise."""
         from hutch.engine import enter
 
-        return enter.process_of(self._prepared, (), {}, None, None)
+        return enter.process_of(self.made, (), {}, None, enter.user_of(self.made, None))
 
     def close(self) -> None:
         """End the container and everything in it. Safe to call twice."""

@@ -60,10 +60,10 @@ def archive_in(container: Target, stream: BinaryIO, target: str) -> None:
 
 
 def _do(container: Target, verb: str, *paths: str, stream: BinaryIO | None = None, out: Callable[[bytes], object] = lambda _: None) -> None:
-    compiled = container.prepared.compiled
+    facts = container.made.facts
     if container.features.privileged:
         uids, gids = container.ids()
-        place = Place(root=container.root, name=container.name, uid=compiled.root_uid, gid=compiled.root_gid, uids=uids, gids=gids)
+        place = Place(root=container.root, name=container.name, uid=facts.root_uid, gid=facts.root_gid, uids=uids, gids=gids)
         _guarded(place, verb, paths, stream, out)
         return
     # a container's root reads and writes whatever belongs to it: its user can do so only as root of a user namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hutch.engine import images, state
+from hutch.engine.facts import RECORD_KEY, facts_from
 from hutch.errors import ImageError, StateError
 from hutch.image import reference as references
 
@@ -59,6 +60,7 @@ def image(name: str) -> dict[str, Any]:
 def container(name: str) -> dict[str, Any]:
     """A container by its record."""
     found = state.find(name)
+    facts = facts_from(found.data.get(RECORD_KEY))
     return {
         "Id": found.id,
         "Name": found.name,
@@ -68,7 +70,7 @@ def container(name: str) -> dict[str, Any]:
         "Created": found.created,
         "State": {"Status": found.status, "Pid": found.pid, "ExitCode": found.exit_code, "Error": found.problem},
         "Settings": found.data.get("settings", {}),
-        "Config": {"Env": found.data.get("env", []), "WorkingDir": found.data.get("workdir", ""), "User": found.data.get("user", [])},
+        "Config": {"Env": list(facts.variables()), "WorkingDir": facts.workdir, "User": list(facts.user)},
         "Cgroups": found.data.get("cgroup", {}),
         "UpperDir": found.data.get("upper", ""),
         "LowerDirs": found.data.get("layers", []),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 
 from hutch.engine import configuration
-from hutch.engine.identity import PLACEHOLDER
-from hutch.engine.prepare import Prepared
-from hutch.engine.settings import Settings
+from hutch.engine.facts import Facts, Made
 from hutch.errors import ConfigError, UsageError
 from hutch.executor import undo
 from hutch.executor.kept import Stored
@@ -15,50 +13,64 @@ from hutch.executor.launcher import FIRST_EXTRA
 from hutch.image import resolve
 from hutch.kernel import proc
 from hutch.kernel.features import features
-from hutch.oci.config import CapabilitySets, ConsoleSize, Process, User
+from hutch.oci.config import CapabilitySets, ConsoleSize, Process, Seccomp, User
 from hutch.plan.ops import Execute, FindProgram
 from hutch.plan.plan import Plan, encode_operation
 from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.process import candidates
 
 
+def user_of(made: Made, user: str | None) -> tuple[User, str]:
+    """A command's user and his home: by the container's files as they are now, or the container's own (None). Raises UsageError."""
+    if user is None:
+        return made.facts.oci_user, made.facts.home
+    ids, home = resolve.user_in(user, (), made.read)
+    if made.facts.user_namespace and made.machine is None:
+        _check_ids(user, ids, made.facts)
+    return ids, home
+
+
 def process_of(
-    prepared: Prepared, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | None, *,
+    made: Made, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, who: tuple[User, str], *,
     terminal: ConsoleSize | None = None, privileged: bool = False,
 ) -> Process:  # fmt: skip
-    """The process that a command becomes: the container's own, with the command's changes."""
-    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
-    ids, home = prepared.user, prepared.home
-    if user is not None:
-        ids, home = resolve.user(user, (), prepared.rootfs)
-        if prepared.compiled.user_namespace and prepared.machine is None:
-            _check_ids(user, ids, prepared.settings)
+    """The process that a command becomes: the container's own, with the command's changes; `who` is what `user_of` gave. Raises
+    UsageError."""
+    facts = made.facts
+    ids, home = who
     if workdir is not None and not workdir.startswith("/"):
         raise UsageError(f"workdir: expected an absolute path, got {workdir!r}")
+    values = dict(item.partition("=")[::2] for item in facts.env)
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + str(value):
             raise UsageError(f"env: expected NAME=VALUE, got {name!r}")
-    image = prepared.rootfs.config
-    changed = s.replace(env=(*s.env, *(f"{name}={value}" for name, value in env.items())))
-    hostname = s.hostname or (prepared.id if s.uts == "private" else "")
-    caps = configuration.capability_set(s)
+        values[name] = value
+    values.setdefault("HOME", home)
+    if terminal is not None:
+        values["TERM"] = "xterm"
+    caps = configuration.capability_set(made.settings.replace(privileged=True)) if privileged else facts.capabilities
     held = caps if ids.uid == 0 else ()
     process = Process(
-        cwd=workdir or s.workdir or image.workdir or "/",
+        cwd=workdir or facts.workdir,
         args=argv,
-        env=configuration.environment(changed, image.env, hostname, home),
+        env=tuple(f"{name}={value}" for name, value in values.items()),
         user=ids,
         capabilities=CapabilitySets(bounding=caps, effective=held, permitted=held),
-        no_new_privileges=s.no_new_privileges and not s.privileged,
+        no_new_privileges=facts.no_new_privileges and not privileged,
     )
-    return process if terminal is None else process.replace(terminal=True, console_size=terminal, env=(*process.env, "TERM=xterm"))
+    return process if terminal is None else process.replace(terminal=True, console_size=terminal)
 
 
-def _check_ids(typed: str, ids: User, s: Settings) -> None:
+def seccomp_of(made: Made, privileged: bool) -> Seccomp | None:
+    """The filter of a command."""
+    return None if privileged else configuration.seccomp_of(made.facts.seccomp, made.facts.capabilities)
+
+
+def _check_ids(typed: str, ids: User, facts: Facts) -> None:
     from hutch.runtime.identity import check_user
 
     try:
-        check_user(ids, *configuration.id_mappings(s, features()))
+        check_user(ids, *facts.mappings())
     except ConfigError as error:
         raise UsageError(f"user {typed}: {error.message.partition(': ')[2]}") from None
 
@@ -95,28 +107,24 @@ class Template:
 
 
 def template(
-    prepared: Prepared,
+    made: Made,
     *,
     env: dict[str, str],
     workdir: str | None,
-    user: str | None,
+    who: tuple[User, str],
     child_cgroup: str = "",
     terminal: ConsoleSize | None = None,
     privileged: bool = False,
 ) -> Template:
-    """The plan of commands in the container that `prepared` made."""
-    found = features()
-    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
-    process = process_of(prepared, ("true",), env, workdir, user, terminal=terminal, privileged=privileged)
-    userns = prepared.compiled.user_namespace
-    namespaces = tuple(n.type for n in configuration.namespaces(prepared.settings, userns))
-    paths = {key: path.replace(PLACEHOLDER, prepared.id) for key, path in prepared.compiled.cgroup_paths.items()}
+    """The plan of commands in a container, by who `user_of` gave. Raises UsageError."""
+    facts = made.facts
+    process = process_of(made, ("true",), env, workdir, who, terminal=terminal, privileged=privileged)
     request = EnterRequest(
-        namespaces=namespaces,
-        cgroup_paths=paths,
+        namespaces=facts.namespaces,
+        cgroup_paths=facts.cgroup,
         target_fd=FIRST_EXTRA,
-        child_cgroup=child_cgroup if "" in paths or "pids" in paths else "",
-        set_groups=not _denied(prepared),
+        child_cgroup=child_cgroup if "" in facts.cgroup or "pids" in facts.cgroup else "",
+        set_groups=facts.set_groups,
     )
     typed = (
         ("process.cwd", f"workdir {process.cwd}"),
@@ -124,11 +132,7 @@ def template(
         ("process", "the command"),
         ("linux", "the container's isolation"),
     )
-    return Template(compile_enter(process, configuration.seccomp_of(s), request, found).replace(typed=typed))
-
-
-def _denied(prepared: Prepared) -> bool:
-    return any(getattr(op, "name", "") == "setgroups" for op in prepared.compiled.plan.host)
+    return Template(compile_enter(process, seccomp_of(made, privileged), request, features()).replace(typed=typed))
 
 
 def kill_command(paths: dict[str, str], group: str, pid: int, init: int) -> None:

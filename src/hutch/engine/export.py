@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from hutch.runtime.request import Compiled
+    from hutch.engine.facts import Facts
 
     Owners: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
-def owners_of(compiled: Compiled) -> tuple[Owners, Owners]:
+def owners_of(facts: Facts) -> tuple[Owners, Owners]:
     """The owners of a container's files on disk, for users and for groups, as lines of (first on disk, first in the container, count);
     none where they are the same, or where the caller is not root and a helper in its user namespace sees them mapped."""
-    if not compiled.user_namespace or not features().privileged:
+    if not facts.user_namespace or not features().privileged:
         return (), ()
-    return ((compiled.root_uid, 0, 65536),), ((compiled.root_gid, 0, 65536),)
+    users, groups = (tuple((outside, inside, count) for inside, outside, count in lines) for lines in (facts.uids, facts.gids))
+    return users, groups
 
 
 def write_tree(root: int, name: str, scope: changes.Scope, out: Callable[[bytes], object]) -> None:

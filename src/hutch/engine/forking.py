@@ -36,7 +36,7 @@ def fork(box: Container, count: int) -> list[Container]:
     if not 0 < count <= 10_000:
         raise UsageError(f"fork: expected a number of containers, got {count}")
     box._check()
-    rootfs = box._prepared.rootfs
+    rootfs = box.made.rootfs
     if len(rootfs.views) != 1 or rootfs.views[0].path != "/":
         raise UsageError(f"fork {box.name}: its root is {rootfs.name}, and only containers of an image or a directory can be forked")
     made: list[Container] = []
@@ -135,11 +135,11 @@ def _works_inside(pid: int, root: os.stat_result) -> bool:
 def _plan(box: Container, pid: int) -> Plan:
     rows = proc.mounts(pid)
     top = next(row for row in reversed(rows) if row.mount_point == "/")
-    view = box._prepared.rootfs.views[0]
+    view = box.made.rootfs.views[0]
     request = ForkRequest(
         view=view,
-        layers=box._prepared.rootfs.layers,
-        userns=f"/proc/{pid}/ns/user" if box._prepared.compiled.user_namespace else "",
+        layers=box.made.rootfs.layers,
+        userns=f"/proc/{pid}/ns/user" if box.made.facts.user_namespace else "",
         generation=box._generation + 1,
         inherited=tuple(path for _, path in box._lowers[len(box._lowers) - box._inherited :]),
         own=_has_own(box),

@@ -12,7 +12,8 @@ import time
 from contextlib import suppress
 
 from hutch import jsontext
-from hutch.engine import machines, prepare, recorded
+from hutch.engine import machines, recorded
+from hutch.engine.facts import Made
 from hutch.engine.settings import Settings
 from hutch.errors import ContainerGone, HutchError, ImageError, StateError, UnsupportedError, UsageError
 from hutch.image import resolve
@@ -20,7 +21,7 @@ from hutch.image.rootfs import ImageConfig, Rootfs
 from hutch.image.store import private
 from hutch.kernel.features import features
 from hutch.oci.config import User
-from hutch.record import Record
+from hutch.record import Record, plain as record_of
 from hutch.vm import qemu
 from hutch.vm.compile import Parts
 from hutch.vm.machine import Descriptors, Machine
@@ -152,8 +153,8 @@ def create(container: Container | Running, name: str) -> Snapshot:
     Raises UsageError, UnsupportedError, StateError, ContainerGone, ImageError when the disk is full.
     """
     check_name(name)
-    prepared, pid = _of(container)
-    parts, called = prepared.machine, prepared.settings.name or prepared.id
+    made, pid = _of(container)
+    parts, called = made.machine, made.name
     if parts is None:
         raise UnsupportedError(f"snapshot {name}: container {called} is in no machine of its own", "--isolation vm --vm-root disk makes one that can be copied")
     if not parts.machine.disks:
@@ -167,7 +168,7 @@ def create(container: Container | Running, name: str) -> Snapshot:
     fresh = f"{_root()}/.new-{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(fresh, 0o700)
     try:
-        _save(prepared.directory, called, pid, fresh, parts.machine.memory)
+        _save(made.directory, called, pid, fresh, parts.machine.memory)
         files = [("kernel", parts.machine.kernel), ("initramfs", parts.machine.initramfs), *((f"disk{i}", path) for i, path in enumerate(parts.machine.disks))]
         for link, path in files:
             try:
@@ -175,7 +176,7 @@ def create(container: Container | Running, name: str) -> Snapshot:
             except FileNotFoundError:
                 raise ImageError(f"snapshot {name}: {path}, which the machine was begun with, is not there any more", "start another one") from None
         with open(f"{fresh}/{RECORD}", "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(_description(prepared, parts)) + "\n")
+            file.write(jsontext.dumps(_description(made, parts)) + "\n")
         os.rename(fresh, f"{_root()}/{name}")
     except OSError as error:
         raise ImageError(f"snapshot {name}: write into {_root()}: {error.strerror}", "`hutch system df` shows what takes room") from None
@@ -185,30 +186,30 @@ def create(container: Container | Running, name: str) -> Snapshot:
     return find(name)
 
 
-def _of(container: Container | Running) -> tuple[prepare.Prepared, int]:
+def _of(container: Container | Running) -> tuple[Made, int]:
     from hutch.engine.container import Container
 
     if isinstance(container, Container):
         container._check()
-        return container._prepared, container.pid
+        return container.made, container.pid
     if not container.pid:
         raise ContainerGone(f"container {container.name or container.id}: does not run")
-    return recorded.prepared_of(container), container.pid
+    return recorded.made_of(container), container.pid
 
 
-def _description(prepared: prepare.Prepared, parts: Parts) -> dict[str, Any]:
-    s = prepared.settings
-    image = prepared.rootfs.config
-    places = machines.addresses_of(prepared.id)
+def _description(made: Made, parts: Parts) -> dict[str, Any]:
+    s, facts = made.settings, made.facts
+    image = made.rootfs.config
+    places = machines.addresses_of(made.id)
     return {
         "created": time.time(),
         "image": s.image,
-        "manifest": prepared.rootfs.manifest,
-        "command": list(prepared.args),
-        "settings": prepare.record_of(s),
-        "user": [prepared.user.uid, prepared.user.gid, *prepared.user.additional_gids],
-        "home": prepared.home,
-        "idle": prepared.idle,
+        "manifest": facts.manifest,
+        "command": list(facts.args),
+        "settings": record_of(s),
+        "user": list(facts.user),
+        "home": facts.home,
+        "idle": facts.idle,
         "config": {
             "env": list(image.env),
             "workdir": image.workdir,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from hutch.engine.facts import Made
     from hutch.engine.joining import Place
-    from hutch.engine.prepare import Prepared
     from hutch.image.rootfs import Rootfs
     from hutch.oci.config import Process
     from hutch.plan.plan import Plan
@@ -121,7 +121,7 @@ def _parts(s: Settings, machine: Machine, kernel: tuple[int, int], vmm: Vmm, dae
 
 def record_of(parts: Parts) -> dict[str, object]:
     """A machine as JSON's types: for a container's record, and a snapshot's description."""
-    from hutch.engine.prepare import record_of as plain
+    from hutch.record import plain
 
     return {"machine": plain(parts.machine), "kernel_version": list(parts.kernel), "machine_program": list(identity_of(parts.vmm.path))}
 
@@ -251,14 +251,13 @@ def join_taps(netlink: int, places: Sequence[Place]) -> None:
                 ) from None
 
 
-def remote_plan(prepared: Prepared, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
-    """The plan of a command in the machine that `prepared` made: a process outside that stands for it, and the plan that the guest carries out."""
-    from hutch.engine import configuration
+def remote_plan(made: Made, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
+    """The plan of a command in a container's machine: a process outside that stands for it, and the plan that the guest carries out."""
+    from hutch.engine.enter import seccomp_of
 
-    s = prepared.settings.replace(privileged=True) if privileged else prepared.settings
-    assert prepared.machine is not None
-    request = RemoteRequest(user_namespace=prepared.compiled.user_namespace and prepared.machine.user_namespace, child_cgroup=group)
-    return compile_remote(process, configuration.seccomp_of(s), request, prepared.machine, features())
+    assert made.machine is not None
+    request = RemoteRequest(user_namespace=made.facts.user_namespace and made.machine.user_namespace, child_cgroup=group)
+    return compile_remote(process, seccomp_of(made, privileged), request, made.machine, features())
 
 
 def shared_root(machine: Parts, name: str) -> str:

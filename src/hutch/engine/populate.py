@@ -79,7 +79,7 @@ def _copy(rootfs: Rootfs, target: str, into: str) -> None:
                 raise
             return  # /proc, /dev: nothing of the image
         try:
-            uids, gids = owners_of(prepared.compiled)
+            uids, gids = owners_of(prepared.facts)
             scope = changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True, top=b".")
             with tempfile.TemporaryFile(dir=os.path.dirname(into)) as archive:
                 write_tree(fd, prepared.id, scope, archive.write)

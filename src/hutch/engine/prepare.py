@@ -6,6 +6,7 @@ import os
 
 from hutch import jsontext
 from hutch.engine import configuration, settings as settings_module, signals, state, wording
+from hutch.engine.facts import RECORD_KEY as FACTS, Facts, Made, facts_of
 from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
 from hutch.engine.settings import CONTAINER, ImageSource, Settings
 from hutch.errors import HutchError, UsageError
@@ -16,12 +17,14 @@ from hutch.kernel.features import Features, features
 from hutch.oci.config import User
 from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
-from hutch.record import Record
+from hutch.record import Record, plain as record_of
 from hutch.runtime.compile import compile_container
 from hutch.runtime.request import Compiled, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hutch.engine.joining import Joining
     from hutch.engine.machine_snapshots import Saved
     from hutch.network.ports import Port
@@ -41,20 +44,25 @@ class Prepared(Record):
     settings: Settings
     rootfs: Rootfs
     directory: str
-    args: tuple[str, ...]
-    user: User
-    home: str
+    facts: Facts
     joinings: tuple[Joining, ...] = ()
     ports: tuple[Port, ...] = ()
     ipv6: bool = False
     machine: Parts | None = None
-    idle: bool = False
     fresh: tuple[str, ...] = ()  # anonymous volumes that were made for it, whose executor removes them at its end
 
     @property
     def asks(self) -> bool:
         """Whether its executor asks its owner for something while it starts."""
         return bool(self.joinings or self.settings.net_devices or self.settings.systemd)
+
+    def made(self, open_root: Callable[[], int] | None = None) -> Made:
+        """What is known of the container from now on. `open_root` gives a descriptor of its root directory, while it runs."""
+        facts = self.facts.replace(
+            cgroup={key: path.replace(PLACEHOLDER, self.id) for key, path in self.facts.cgroup.items()},
+            env=tuple(item.replace(PLACEHOLDER, self.id) for item in self.facts.env),
+        )
+        return Made(self.id, self.directory, self.settings, facts, self.machine, self.rootfs, open_root)
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
@@ -162,13 +170,8 @@ def _template(
         "layers": [layer.lower for layer in rootfs.layers],
         "cgroup": {},
         "settings": record_of(s),
-        "user": [user.uid, user.gid, *user.additional_gids],
-        "home": home,
         "stop_signal": s.stop_signal or signals.known(rootfs.config.stop_signal),
         "health": list(rootfs.config.health),
-        "env": list(process.env),
-        "workdir": process.cwd,
-        "idle": idle,
         "ports": _published(ports, ipv6),
         **_machine_record(machine),
     }
@@ -206,7 +209,9 @@ def _template(
     except HutchError as error:
         wording.reword(error, names)
         raise
+    facts = facts_of(s, config, compiled, rootfs, user, home, idle)
     record["cgroup"] = compiled.cgroup_paths
+    record[FACTS] = record_of(facts)
     compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
     compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings), typed=names))
     return Prepared(
@@ -217,14 +222,11 @@ def _template(
         settings=s,
         rootfs=rootfs,
         directory=directory,
-        args=process.args,
-        user=user,
-        home=home,
+        facts=facts,
         joinings=joinings,
         ports=ports,
         ipv6=ipv6,
         machine=machine,
-        idle=idle,
     )
 
 
@@ -377,14 +379,3 @@ def _substitute(operation: Record, identity: str) -> Record:
         return value
 
     return type(operation)(**{name: change(value) for name, value in operation.as_dict().items()})
-
-
-def record_of(record: Record) -> dict[str, object]:
-    """A record as JSON's types, without what has its default."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, Record):
-            return record_of(value)
-        return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-    return {name: plain(value) for name, value in record.as_dict().items() if name not in record._defaults or value != record._defaults[name]}

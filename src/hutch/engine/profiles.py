@@ -14,19 +14,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
-_loaded: dict[tuple[str, int, tuple[str, ...]], Seccomp] = {}
-
-
 LIMIT = 16 << 20  # bytes of a profile
 
 
-def load(path: str, capabilities: tuple[str, ...]) -> Seccomp:
-    """A profile for a container with these capabilities. Raises UsageError, with the field that is wrong."""
+def read(path: str, capabilities: tuple[str, ...]) -> dict[str, Any]:
+    """A profile for a container with these capabilities, as the runtime-spec's JSON has it. Raises UsageError, with the field that is
+    wrong."""
     try:
-        stamp = os.stat(path).st_mtime_ns
-        key = (path, stamp, capabilities)
-        if key in _loaded:
-            return _loaded[key]
         with open(path, encoding="utf-8") as file:
             text = file.read(LIMIT + 1)
         if len(text) > LIMIT:
@@ -38,11 +32,12 @@ def load(path: str, capabilities: tuple[str, ...]) -> Seccomp:
         raise UsageError(f"seccomp profile {path}: is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise UsageError(f"seccomp profile {path}: expected an object")
+    plain = _plain(data, set(capabilities))
     try:
-        _loaded[key] = decode(Seccomp, _plain(data, set(capabilities)))
+        decode(Seccomp, plain)
     except ConfigError as error:
         raise UsageError(f"seccomp profile {path}: {error}") from None
-    return _loaded[key]
+    return plain
 
 
 def _plain(data: dict[str, Any], capabilities: set[str]) -> dict[str, Any]:

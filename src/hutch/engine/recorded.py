@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine import prepare
-from hutch.engine.settings import NO_NETWORK, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.facts import RECORD_KEY, Made, facts_from
+from hutch.engine.settings import Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.engine.state import Running
 from hutch.errors import ContainerGone, StateError
-from hutch.image import resolve
 from hutch.kernel import proc, syscalls
-from hutch.kernel.features import features
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hutch.cgroup.live import Cgroup
-    from hutch.engine.prepare import Prepared
+    from hutch.vm.compile import Parts
 
 _ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource, "attachments": Attachment}
 
@@ -40,27 +38,33 @@ def settings_of(data: dict[str, Any]) -> Settings:
         raise StateError(f"the container's record cannot be read: {error}") from None
 
 
-def prepared_of(running: Running) -> Prepared:
-    """What `prepare` gave when the container was made, as far as a command in it needs it."""
-    s = settings_of(running.data["settings"]).replace(pull="never")
-    manifest = str(running.data.get("manifest") or "")  # the name may stand for another image by now, or for none
-    rootfs = resolve.of_manifest(manifest, s.image, features()) if manifest else None
-    if s.network != "host":
-        s = s.replace(**NO_NETWORK)  # it is on its network already, or was
+def made_of(running: Running) -> Made:
+    """A container as it was made. Raises StateError when its record cannot be read."""
+    s = settings_of(running.data["settings"])
     machine = None
     if "machine" in running.data:
         from hutch.engine import machines
 
         machine = machines.parts_of(running.data, s)
-        if s.snapshot and rootfs is None:
-            from hutch.engine import machine_snapshots
+    reachable = running.pid and (machine is None or not machine.machine.disks)
+    open_root = (lambda: open_root_of(running, machine)) if reachable else None
+    return Made(running.id, running.directory, s, facts_from(running.data.get(RECORD_KEY)), machine, open_root=open_root)
 
-            rootfs = machine_snapshots.rootfs_of(s.snapshot)
-    found = prepare.prepare(s, idle=bool(running.data.get("idle")), rootfs=rootfs, machine=machine)
-    uid, gid, *groups = (int(n) for n in running.data["user"])
-    return found.replace(
-        id=running.id, directory=running.directory, user=found.user.replace(uid=uid, gid=gid, additional_gids=tuple(groups)), home=running.data.get("home", "/")
-    )
+
+def open_root_of(running: Running, machine: Parts | None) -> int:
+    """A descriptor of a running container's root directory. Raises ContainerGone, UnsupportedError, StateError."""
+    name = running.name or running.id
+    pidfd = open_pidfd(running)
+    os.close(pidfd)
+    path = f"/proc/{running.pid}/root"
+    if machine is not None:
+        from hutch.engine import machines
+
+        path = machines.root_of(running.pid, machine, name)
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateError(f"container {name}: {path}: {error.strerror}") from None
 
 
 def cgroup_of(running: Running) -> Cgroup:

@@ -115,7 +115,7 @@ def change(running: Running, s: Settings, joinings: tuple[Joining, ...]) -> None
         if before is None or after is None or before == after:
             return
         with Target(running) as target:
-            files = Files(target.root, target.prepared.compiled.root_uid, target.prepared.compiled.root_gid)
+            files = Files(target.root, target.made.facts.root_uid, target.made.facts.root_gid)
             files.exchange(RESOLV_CONF, before.encode(), after.encode())
     except (HutchError, OSError):
         return  # a network of its beginning is no more, or the file is the container's own

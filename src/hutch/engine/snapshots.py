@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hutch.cgroup.live import Cgroup
     from hutch.engine.export import Owners
     from hutch.engine.images import Image
-    from hutch.engine.prepare import Prepared
+    from hutch.engine.settings import Settings
     from hutch.image.rootfs import Rootfs
 
 
@@ -55,7 +55,7 @@ class Target:
 
     def _own(self, box: Container) -> None:
         box._check()
-        self.name, self.prepared = box.name, box._prepared
+        self.name, self.made = box.name, box.made
         self.cgroup = box.cgroup
         self._root = box._execution.descriptors["container-root"]
         self._base = box._execution.descriptors.get("base", -1)
@@ -66,19 +66,13 @@ class Target:
 
     def _recorded(self, running: Running) -> None:
         self.name = running.name or running.id
-        self.prepared = recorded.prepared_of(running)
+        self.made = recorded.made_of(running)
         self._base, self._root = -1, -1
         self._upper = str(running.data.get("upper") or "")
         self.running = running.status == "running"
         if self.running:
-            pidfd = recorded.open_pidfd(running)
-            os.close(pidfd)
-            root = f"/proc/{running.pid}/root"
-            if self.prepared.machine is not None:
-                from hutch.engine import machines
-
-                root = machines.root_of(running.pid, self.prepared.machine, self.name)
-            self._root = self._open(root)
+            self._root = recorded.open_root_of(running, self.made.machine)
+            self._opened.append(self._root)
             self.cgroup = recorded.cgroup_of(running)
         elif not self._upper or not os.path.isdir(self._upper):
             raise StateError(f"container {self.name}: has ended, and its changes with it", "`--upper disk` keeps them until `hutch rm`")
@@ -109,15 +103,15 @@ class Target:
     @property
     def rootfs(self) -> Rootfs:
         """What it was made from."""
-        return self.prepared.rootfs
+        return self.made.rootfs
 
     @property
     def root(self) -> int:
         """A descriptor of its root directory; of one that has ended, of a container that is on its upper directory now."""
         if self._root < 0:
             self._hold_upper()
-            plain = self.prepared.settings.replace(
-                name="", **NO_NETWORK, pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
+            plain = self.made.settings.replace(
+                name="", seccomp="default", **NO_NETWORK, pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
                 volumes=(), images=(), devices=(), memory=None,
                 memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
@@ -137,8 +131,7 @@ class Target:
 
     def files(self) -> Files:
         """Its files."""
-        compiled = self.prepared.compiled
-        return Files(self.root, compiled.root_uid, compiled.root_gid)
+        return Files(self.root, self.made.facts.root_uid, self.made.facts.root_gid)
 
     def base(self) -> tuple[int, bool]:
         """(a descriptor of the directory that holds its upper directories, whether that is on disk). Raises StateError."""
@@ -164,7 +157,7 @@ class Target:
 
     def ids(self) -> tuple[Owners, Owners]:
         """Its files' owners on disk, as `owners_of` has them."""
-        return owners_of(self.prepared.compiled)
+        return owners_of(self.made.facts)
 
     def frozen(self, wanted: bool) -> Callable[[], None]:
         """Stop its processes, if it has any and the kernel can; what lets them go on."""
@@ -180,12 +173,11 @@ class Target:
     @property
     def points(self) -> frozenset[str]:
         """Directories and files that were made to be mounted on."""
-        return points(self.prepared)
+        return points(self.made.settings)
 
 
-def points(prepared: Prepared) -> frozenset[str]:
+def points(s: Settings) -> frozenset[str]:
     """Where something is mounted in a container, with all directories above it."""
-    s = prepared.settings
     targets = {bind.target.rstrip("/") for bind in s.binds} | {volume.target.rstrip("/") for volume in s.volumes}
     targets |= {image.target.rstrip("/") for image in s.images}
     targets |= {tmpfs.target.rstrip("/") for tmpfs in s.tmpfs} | {target for _, target, _ in s.devices}
@@ -255,7 +247,7 @@ def commit(
             digests = layers_of(target, content, held)
         finally:
             thaw()
-        command = " ".join(target.prepared.args)
+        command = " ".join(target.made.facts.args)
         record = making.make(
             content, held, base, digests, target.features, reference, changes=changes, author=author, comment=message, created_by=command
         )  # fmt: skip

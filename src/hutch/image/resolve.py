@@ -13,6 +13,8 @@ from hutch.kernel.features import Features
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hutch.image.content import Content
     from hutch.image.names import Name
     from hutch.oci.config import User
@@ -150,6 +152,12 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     looks like a number is one (crun's CVE-2026-30892 was a parser that was not sure).
     """
     from hutch.image import lookup
+
+    return user_in(text, groups, lambda path: lookup.read(rootfs, path))
+
+
+def user_in(text: str, groups: tuple[str, ...], read: Callable[[str], str | None]) -> tuple[User, str]:
+    """As `user`, by the files that `read` gives."""
     from hutch.oci.config import User
 
     name, colon, group = text.partition(":")
@@ -158,7 +166,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     if not text and not groups:
         return User(), "/root"
     uid, gid, home, extra = 0, 0, "/root", []
-    passwd = (lookup.read(rootfs, "/etc/passwd") or "").split("\n")
+    passwd = (read("/etc/passwd") or "").split("\n")
     if name:
         entry = _entry(passwd, name)
         if name.isascii() and name.isdigit():
@@ -171,7 +179,7 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
             uid, gid, home = _number(entry[2], "user"), _number(entry[3], "user"), entry[5] or "/"
     else:
         entry = None
-    lines = (lookup.read(rootfs, "/etc/group") or "").split("\n")
+    lines = (read("/etc/group") or "").split("\n")
     if group:
         gid = _group(lines, group)
     elif entry is not None:
