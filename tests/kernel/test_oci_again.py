@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.security import attack
+
 pytestmark = pytest.mark.root
 
 
@@ -20,7 +22,10 @@ pytestmark = pytest.mark.root
 def run(busybox_root, tmp_path):
     """``run("sh", "-c", ...)`` runs a bundle called again-ID; ``run.kept()`` tells whether a plan is kept."""
     root = Path(tempfile.mkdtemp(prefix="hutch-again-", dir="/var/tmp"))
-    base = [sys.executable, "-m", "hutch.cli.oci", "--root", str(root / "state")]
+    # a plan is compiled anew when a mount has come or gone: here none does, whatever other tests mount
+    apart = subprocess.Popen(["unshare", "-m", "sleep", "1000"])
+    attack.until(lambda: os.readlink(f"/proc/{apart.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt"))
+    base = ["nsenter", "-m", f"--wd={os.getcwd()}", "-t", str(apart.pid), sys.executable, "-m", "hutch.cli.oci", "--root", str(root / "state")]
     subprocess.run([*base, "spec", "--bundle", str(tmp_path)], check=True)
     identity = f"again-{os.getpid()}"
 
@@ -37,6 +42,8 @@ def run(busybox_root, tmp_path):
     once.kept = lambda: sorted(os.listdir(root / "state.plans")) if (root / "state.plans").exists() else []
     once.root, once.base, once.identity = root, base, identity
     yield once
+    apart.kill()
+    apart.wait()
     shutil.rmtree(root)
 
 
@@ -49,6 +56,12 @@ def test_the_second_run_is_the_first(run):
 def test_another_configuration_is_compiled(run):
     assert run("echo", "one").stdout == "one\n"
     assert run("echo", "two").stdout == "two\n" and len(run.kept()) == 2
+
+
+def test_what_the_configuration_says_stays_as_it_is(run):
+    """Text that stood for the moment of creation once is an argument as any other."""
+    words = ("echo", "1970-01-01T00:00:00.000000000Z", "zQ7vXw0hKj3T")
+    assert [run(*words).stdout.split() for _ in range(3)] == [list(words[1:])] * 3 and len(run.kept()) == 1
 
 
 def test_what_needs_the_runtime_is_not_kept(run, tmp_path):

@@ -14,6 +14,7 @@ from hutch.errors import UsageError
 from hutch.executor import kept
 from hutch.image import resolve
 from hutch.kernel.features import SubordinateIds
+from hutch.plan import late
 from hutch.plan.lint import lint
 from tests.unit.machines import HOST, ROOT_HYBRID, ROOTLESS
 
@@ -32,12 +33,12 @@ def test_prepare(machine):
     prepared = prepare.prepare(Settings(image="host", command=("true",), name="box"))
     assert len(prepared.id) == 12 and int(prepared.id, 16) >= 0
     assert prepared.directory == f"{machine}/{prepared.id}"
-    assert prepared.id.encode() in prepared.encoded and identity.PLACEHOLDER.encode() not in prepared.encoded
-    assert identity.CREATED.encode() not in prepared.encoded
+    assert prepared.id.encode() in prepared.encoded
+    assert not [mark for mark in prepared.marks.words()[:3] if mark.encode() in prepared.encoded]
     plan = prepare.plan_of(prepared)
     assert lint(plan) == []
     assert len(plan.encode(0)) == len(prepared.encoded)
-    assert prepared.id in plan.describe() and identity.PLACEHOLDER not in plan.describe()
+    assert prepared.id in plan.describe() and prepared.marks.id not in plan.describe()
 
 
 def test_two_of_one_template(machine):
@@ -45,6 +46,46 @@ def test_two_of_one_template(machine):
     one, two = prepare.prepare(settings), prepare.prepare(settings)
     assert one.id != two.id and one.compiled is two.compiled
     assert one.encoded.replace(one.id.encode(), two.id.encode())[:200] == two.encoded[:200]
+
+
+WORDS_OF_OLD = ("zQ7vXw0hKj3T", "7301928465.918273", "zQ7v.Xw0h.Kj3T.", "zQ000", "1970-01-01T00:00:00.000000000Z")
+
+
+def test_what_the_user_writes_stays(machine):
+    """Whatever it is: no word stands for something else."""
+    settings = Settings(image="host", command=("echo", *WORDS_OF_OLD), env=tuple(f"V{i}={word}" for i, word in enumerate(WORDS_OF_OLD)))
+    prepared = prepare.prepare(settings)
+    for word in WORDS_OF_OLD:
+        assert prepared.encoded.count(word.encode()) >= 2
+    again = prepare.prepare(settings)
+    assert again.marks == prepared.marks and again.encoded != prepared.encoded
+
+
+def test_marks_are_of_nothing_that_went_in():
+    """Not even of a text that holds almost all that could be drawn; and each is as long as its value."""
+    marks = identity.new_marks("".join(f"{a}{b}" for a in identity.LETTERS for b in identity.LETTERS[:-1]))
+    assert marks.port[0] in identity.LETTERS and marks.port[1] == identity.LETTERS[-1]
+    for _ in range(300):
+        marks = identity.new_marks("")
+        assert [len(word) for word in marks.words()] == [12, 17, 15, 2]
+        assert repr(float(marks.created)) == marks.created
+        assert len(marks.port_mark(7)) == identity.PORT_LENGTH
+
+
+def test_values_go_to_their_places_alone():
+    """`fill` writes at the places that were noted, and reads nothing."""
+    encoded = b"..mark..mark..kram"
+    places = tuple(("a", at) for at in late.offsets(encoded, b"mark"))
+    assert places == (("a", 2), ("a", 8))
+    once = late.fill(encoded, places, {"a": b"kram", "b": b"none"})
+    assert once == b"..kram..kram..kram"
+    assert late.fill(once, places, {"a": b"1234"}) == b"..1234..1234..kram"
+
+
+def test_what_is_kept_of_marks():
+    marks = identity.new_marks("")
+    places = (("id", 12), ("port0", 90))
+    assert plancache.parts(plancache.said(("a", "b"), marks, places)) == (("a", "b"), marks, places)
 
 
 def test_no_command(machine):

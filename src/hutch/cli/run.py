@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hutch.engine.identity import Marks
     from hutch.engine.settings import Settings
     from hutch.plan.plan import Plan
 
@@ -115,10 +116,10 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         # the image has been pulled by now, with its progress shown, or was not to be
         return request.settings(values, rest).replace(pull="never")
 
-    def compiled() -> Plan:
+    def compiled(marks: Marks) -> Plan:
         from hutch.engine import prepare
 
-        return prepare.prepare(wanted(), remove=bool(values.get("rm"))).compiled.plan
+        return prepare.prepare(wanted(), remove=bool(values.get("rm")), marks=marks).compiled.plan
 
     own = b""
     base = state.root()
@@ -128,9 +129,10 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         own = plancache.key(words, resolve.resolve(rest[0], found), found)
         found_plan = kept.load(plancache.place(base), own)
         if found_plan is not None:
-            fresh, encoded = identity.personalise(found_plan[1])
-            stored = kept.Stored(tuple(found_plan[0].split()), encoded, compiled)
-            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, replace=(identity.PLACEHOLDER, fresh))
+            exports, marks, places = plancache.parts(found_plan[0])
+            fresh, encoded = identity.personalise(found_plan[1], places)
+            stored = kept.Stored(exports, encoded, lambda: compiled(marks))
+            return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, replace=(marks.id, fresh))
     from hutch.engine import create, launching
 
     prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")))
@@ -140,7 +142,8 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     for warning in warnings:
         attach.say(f"warning: {warning}")
     if own and not warnings:
-        kept.save(plancache.place(base), own, " ".join(prepared.compiled.plan.exports()), prepared.template)
+        said = plancache.said(prepared.compiled.plan.exports(), prepared.marks, prepared.places)
+        kept.save(plancache.place(base), own, said, prepared.template)
     return prepared.id, lambda i, o, e: launching.launch(prepared, stdin=i, stdout=o, stderr=e)
 
 

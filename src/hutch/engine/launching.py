@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from hutch.engine.identity import ADDRESS, PLACEHOLDER, PORT
+from hutch.engine.identity import ADDRESS, ADDRESS_LENGTH, PORT, PORT_LENGTH
 from hutch.executor.launcher import Execution
 from hutch.kernel.features import features
+from hutch.plan.late import fill
 from hutch.runtime.lifecycle import JOIN_NETWORKS, NET_DEVICES
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ def answer(prepared: Prepared, request: str, pid: int) -> None:
 
         limits = machine_resources(limits, prepared.machine, features(), prepared.settings.vm_root == "shared" and prepared.settings.upper != "disk")
     with systemd.Manager() as manager:
-        manager.start_scope(request.removeprefix("start ").replace(PLACEHOLDER, prepared.id), pid, v2_settings(limits))
+        manager.start_scope(request.removeprefix("start ").replace(prepared.marks.id, prepared.id), pid, v2_settings(limits))
 
 
 def launch(prepared: Prepared, *, stdin: int, stdout: int, stderr: int, extra: tuple[int, ...] = ()) -> Execution:
@@ -69,11 +70,11 @@ def _launch(prepared: Prepared, stdin: int, stdout: int, stderr: int, extra: tup
             raise
         # nobody takes the addresses over: the executor has them open to its end, and that is all
         extra = (*extra, *own, *(one.fileno() for one in (sockets.sockets if sockets else ())), *places.fds)
-        encoded = encoded.replace(ADDRESS.encode(), places.address.ljust(len(ADDRESS)).encode())
+        encoded = fill(encoded, prepared.places, {ADDRESS: places.address.ljust(ADDRESS_LENGTH).encode()})
         if prepared.machine is not None:
             from hutch.engine import machines
 
-            encoded = machines.with_network(encoded, places.places, prepared.machine)
+            encoded = fill(encoded, prepared.places, {machines.NETWORK_VALUE: machines.network_of(places.places, prepared.machine.addresses)})
 
     def on_call(request: str, pid: int, _: int) -> None:
         if request == JOIN_NETWORKS and places is not None:
@@ -99,7 +100,7 @@ def _launch(prepared: Prepared, stdin: int, stdout: int, stderr: int, extra: tup
             stderr=stderr,
             extra=extra,
             encoded=encoded,
-            replace=(PLACEHOLDER, prepared.id),
+            replace=(prepared.marks.id, prepared.id),
             on_call=on_call,
         )
     finally:
@@ -130,6 +131,5 @@ def _bind(prepared: Prepared, encoded: bytes) -> tuple[bytes, Sockets | None]:
     from hutch.network.ports import Sockets
 
     sockets = Sockets(prepared.ports, prepared.ipv6)
-    for i, one in enumerate(sockets.published):
-        encoded = encoded.replace(f"{PORT}{i:03d}".encode(), f"{one.port:<5}".encode())
-    return encoded, sockets
+    found = {f"{PORT}{i}": str(one.port).ljust(PORT_LENGTH).encode() for i, one in enumerate(sockets.published)}
+    return fill(encoded, prepared.places, found), sockets

@@ -10,6 +10,7 @@ from hutch.executor.launcher import BINARY
 from hutch.image.store import private
 from hutch.kernel import proc
 from hutch.kernel.features import Features, features
+from hutch.plan.late import offsets
 from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
 from hutch.vm.compile import NETWORK, NETWORK_ROOM, SHARED as SHARED_PATH, Parts
 from hutch.vm.machine import DEFAULT_MEMORY, KERNEL_MEMORY, KVM, MIB, MOST_INTERFACES, TCG, Machine
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from hutch.engine.joining import Place
     from hutch.image.rootfs import Rootfs
     from hutch.oci.config import Process
+    from hutch.plan.late import Places
     from hutch.plan.plan import Plan
     from hutch.vm.machine import Vmm
     from hutch.vm.virtiofsd import Virtiofsd
 
+NETWORK_VALUE = "network"
 ISOLATIONS, ACCELS = ("namespaces", "vm"), (KVM, TCG)
 SHARED, DISK = "shared", "disk"
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache")
@@ -211,9 +214,9 @@ def network_of(places: Iterable[Place], before: Iterable[tuple[int, str, int]] =
     return data + bytes(NETWORK_ROOM - len(data))
 
 
-def with_network(encoded: bytes, places: Iterable[Place], machine: Parts) -> bytes:
-    """An encoded plan with the interfaces' settings in their placeholder."""
-    return encoded.replace(NETWORK, network_of(places, machine.addresses))
+def network_places(encoded: bytes) -> Places:
+    """Where an encoded plan has room for the interfaces' settings."""
+    return tuple((NETWORK_VALUE, at) for at in offsets(encoded, NETWORK))
 
 
 def join_taps(netlink: int, places: Sequence[Place]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from hutch.engine.identity import Marks
 from hutch.kernel import proc
 from hutch.kernel.features import Features
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hutch.image.rootfs import Rootfs
+    from hutch.plan.late import Places
 
 # Flags whose plan depends on nothing but their own words (and see `keepable`). Others (users by name, profiles, devices, files) are compiled anew.
 PLAIN = frozenset(
@@ -45,6 +47,19 @@ def key(words: Sequence[str], rootfs: Rootfs, features: Features) -> bytes:
 def _mounts() -> str:
     """What is mounted, without layers, which come and go with other containers."""
     return "\n".join(line for line in proc.read_text("/proc/self/mountinfo").split("\n") if " - erofs " not in line)
+
+
+def said(exports: tuple[str, ...], marks: Marks, places: Places) -> str:
+    """What is kept with a plan: what it exports, its marks, and where they stand."""
+    return "\n".join((" ".join(exports), " ".join(marks.words()), " ".join(f"{name}:{at}" for name, at in places)))
+
+
+def parts(text: str) -> tuple[tuple[str, ...], Marks, Places]:
+    """What `said` gave."""
+    exports, words, places = text.split("\n")
+    identity, created, address, port = words.split(" ")
+    found = tuple((name, int(at)) for name, _, at in (item.partition(":") for item in places.split(" ")))
+    return tuple(exports.split()), Marks(id=identity, created=created, address=address, port=port), found
 
 
 def place(base: str) -> str:

@@ -7,7 +7,7 @@ import os
 from hutch import jsontext
 from hutch.engine import configuration, settings as settings_module, signals, state, wording
 from hutch.engine.facts import RECORD_KEY as FACTS, Facts, Made, facts_of
-from hutch.engine.identity import ADDRESS, CREATED, PLACEHOLDER, PORT, personalise
+from hutch.engine.identity import Marks, new_marks, personalise
 from hutch.engine.settings import CONTAINER, ImageSource, Settings
 from hutch.errors import HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA
@@ -29,18 +29,21 @@ if TYPE_CHECKING:
     from hutch.engine.machine_snapshots import Saved
     from hutch.network.ports import Port
     from hutch.oci.config import Config
+    from hutch.plan.late import Places
     from hutch.plan.ops import HoldShared, Publish, ReturnDevice
     from hutch.vm.compile import Parts
 
 
 class Prepared(Record):
     """A container ready to be started. `encoded` is the plan for the executor but for the owner's pid; `template` the same
-    with placeholders for id and time."""
+    with `marks` for id, time and the like, which stand at `places`."""
 
     id: str
     compiled: Compiled
     encoded: bytes
     template: bytes
+    marks: Marks
+    places: Places
     settings: Settings
     rootfs: Rootfs
     directory: str
@@ -59,8 +62,8 @@ class Prepared(Record):
     def made(self, open_root: Callable[[], int] | None = None) -> Made:
         """What is known of the container from now on. `open_root` gives a descriptor of its root directory, while it runs."""
         facts = self.facts.replace(
-            cgroup={key: path.replace(PLACEHOLDER, self.id) for key, path in self.facts.cgroup.items()},
-            env=tuple(item.replace(PLACEHOLDER, self.id) for item in self.facts.env),
+            cgroup={key: path.replace(self.marks.id, self.id) for key, path in self.facts.cgroup.items()},
+            env=tuple(item.replace(self.marks.id, self.id) for item in self.facts.env),
         )
         return Made(self.id, self.directory, self.settings, facts, self.machine, self.rootfs, open_root)
 
@@ -70,7 +73,7 @@ _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
 
 def prepare(
     s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = "",
-    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (), machine: Parts | None = None,
+    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (), machine: Parts | None = None, marks: Marks | None = None,
 ) -> Prepared:  # fmt: skip
     """Check, resolve, compile. Raises UsageError, UnsupportedError, ImageError for an image that is not there; nothing is touched. What
     the settings name and is not there yet is made by `create.create`.
@@ -78,9 +81,9 @@ def prepare(
     `reopen` is the upper directory of a container that has ended, to be gone on with. `rootfs` is used instead of the image's,
     and `inherited` lower directories above it are handed to `launch`. `machine`: the one that a container has already.
 
-    Everything that differs from one container to the next with the same settings is its id and the time: the plan is
-    compiled and encoded with a placeholder for them, once, and the placeholder replaced in the encoded bytes. The
-    placeholder has an id's length, so that nothing else moves.
+    Everything that differs from one container to the next with the same settings is its id, the time, and what is free then: the plan
+    is compiled and encoded once with marks for them, and the values are written in their places. `marks`: with these, of a plan that
+    was kept.
     """
     found = features()
     saved = _saved(s) if s.image.startswith(resolve.SNAPSHOT) and machine is None else None
@@ -93,12 +96,12 @@ def prepare(
 
         settings_module.check(s)
         s, fresh = volumes.of_container(s, rootfs, detach and not remove)
-    return _prepare(s, found, rootfs, fresh, saved, idle, detach, remove, accounting, reopen, inherited, machine)
+    return _prepare(s, found, rootfs, fresh, saved, idle, detach, remove, accounting, reopen, inherited, machine, marks)
 
 
 def _prepare(
     s: Settings, found: Features, rootfs: Rootfs, fresh: tuple[str, ...], saved: Saved | None, idle: bool, detach: bool, remove: bool,
-    accounting: bool, reopen: str, inherited: tuple[str, ...], machine: Parts | None,
+    accounting: bool, reopen: str, inherited: tuple[str, ...], machine: Parts | None, marks: Marks | None,
 ) -> Prepared:  # fmt: skip
     """The plan of a container whose image and volumes are there."""
     if s.network.startswith(CONTAINER):
@@ -119,16 +122,17 @@ def _prepare(
         settings_module.check(s)
         if len(_templates) > 64:
             _templates.clear()
+        marks = marks or new_marks("\0".join((*map(str, key), repr(rootfs))))
         cached = (
             rootfs,
             found,
             base,
-            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine, fresh),
+            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine, fresh, marks),
         )
         _templates[key] = cached
     template = cached[3]
-    identity, encoded = personalise(template.template)
-    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(PLACEHOLDER, identity), fresh=fresh)
+    identity, encoded = personalise(template.template, template.places)
+    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=fresh)
 
 
 def _image_mount(source: ImageSource, found: Features) -> ImageMount:
@@ -142,13 +146,13 @@ def _image_mount(source: ImageSource, found: Features) -> ImageMount:
 def _template(
     s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
     reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
-    lent: tuple[ReturnDevice, ...], machine: Parts | None, fresh: tuple[str, ...],
+    lent: tuple[ReturnDevice, ...], machine: Parts | None, fresh: tuple[str, ...], marks: Marks,
 ) -> Prepared:  # fmt: skip
     user, home = who
-    hostname = s.hostname or (PLACEHOLDER if s.uts == "private" else "")
+    hostname = s.hostname or (marks.id if s.uts == "private" else "")
     images = tuple(_image_mount(source, found) for source in s.images)
     shared = tuple(layer for image in images for layer in image.layers)
-    config = configuration.to_config(s, rootfs, found, identity=PLACEHOLDER, hostname=hostname, user=user, home=home, shared=shared)
+    config = configuration.to_config(s, rootfs, found, identity=marks.id, hostname=hostname, user=user, home=home, shared=shared)
     names = wording.typed(s, config)
     process = config.process
     assert process is not None
@@ -156,15 +160,16 @@ def _template(
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
     ports, ipv6 = _ports(s, rootfs, joinings)
     user_network = bool(joinings) and not found.privileged
-    directory = f"{base}/{PLACEHOLDER}"
+    directory = f"{base}/{marks.id}"
     on_disk = s.upper == "disk" and (machine is None or not machine.machine.disks)  # else its changes are in the machine's memory
-    upper = reopen or (f"{store.data_root()}/{store.UPPERS}/{PLACEHOLDER}" if on_disk else "")
+    upper = reopen or (f"{store.data_root()}/{store.UPPERS}/{marks.id}" if on_disk else "")
+    published = _published(ports, ipv6, marks)
     record = {
-        "id": PLACEHOLDER,
+        "id": marks.id,
         "name": s.name,
         "image": s.image,
         "command": list(process.args) if not idle else [],
-        "created": float(CREATED),
+        "created": float(marks.created),
         "upper": "" if reopen else upper,  # what somebody else's record names is not this one's to remove
         "manifest": rootfs.manifest,
         "layers": [layer.lower for layer in rootfs.layers],
@@ -172,12 +177,12 @@ def _template(
         "settings": record_of(s),
         "stop_signal": s.stop_signal or signals.known(rootfs.config.stop_signal),
         "health": list(rootfs.config.health),
-        "ports": _published(ports, ipv6),
+        "ports": published,
         **_machine_record(machine),
     }
     used = [(mount.name, mount.source.removesuffix(f"/{mount.subpath.strip('/')}") if mount.subpath else mount.source) for mount in s.volumes]
     request = Request(
-        id=PLACEHOLDER,
+        id=marks.id,
         rootfs=rootfs,
         state=directory,
         name=state.name_place(s.name),
@@ -186,10 +191,10 @@ def _template(
         inherited=inherited,
         held=tuple(dict.fromkeys((path, f"{os.path.dirname(path)}/lock") for name, path in used if name not in fresh)),
         own=tuple((os.path.dirname(path), f"{os.path.dirname(path)}/lock") for name, path in used if name in fresh),
-        networks=_holds(joinings, s),
+        networks=_holds(joinings, s, marks),
         user_network=user_network,
         lent=lent,
-        publish=_publish(ports, ipv6, len(inherited) + 2 * user_network),
+        publish=_publish(ports, ipv6, marks, len(inherited) + 2 * user_network),
         images=images,
         beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
         upper_size=s.upper_size,
@@ -197,15 +202,15 @@ def _template(
         init=s.init,
         detach=detach,
         remove=remove,
-        hosts=_hosts(s, joinings, hostname),
+        hosts=_hosts(s, joinings, hostname, marks),
         resolv_conf=resolv_conf,
         make_workdir=bool(s.workdir or rootfs.config.workdir),
         accounting=accounting,
         files=idle,
-        systemd_scope=_scope(s),
+        systemd_scope=_scope(s, marks),
     )
     try:
-        compiled = _compile(config, request.replace(record=PLACEHOLDER), found, machine)
+        compiled = _compile(config, request.replace(record=marks.id), found, machine)
     except HutchError as error:
         wording.reword(error, names)
         raise
@@ -214,11 +219,14 @@ def _template(
     record[FACTS] = record_of(facts)
     compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
     compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings), typed=names))
+    template = compiled.plan.encode(0)
     return Prepared(
-        id=PLACEHOLDER,
+        id=marks.id,
         compiled=compiled,
         encoded=b"",
-        template=compiled.plan.encode(0),
+        template=template,
+        marks=marks,
+        places=(*marks.places(template, len(published)), *_network_places(template, machine)),
         settings=s,
         rootfs=rootfs,
         directory=directory,
@@ -236,6 +244,14 @@ def _machine_record(machine: Parts | None) -> dict[str, object]:
     from hutch.engine import machines
 
     return machines.record_of(machine)
+
+
+def _network_places(template: bytes, machine: Parts | None) -> Places:
+    if machine is None:
+        return ()
+    from hutch.engine import machines
+
+    return machines.network_places(template)
 
 
 def _saved(s: Settings) -> Saved:
@@ -276,20 +292,20 @@ def _lent(s: Settings) -> tuple[ReturnDevice, ...]:
     return joining.lent(s)
 
 
-def _holds(joinings: tuple[Joining, ...], s: Settings) -> tuple[HoldShared, ...]:
+def _holds(joinings: tuple[Joining, ...], s: Settings, marks: Marks) -> tuple[HoldShared, ...]:
     if not joinings:
         return ()
     from hutch.engine import joining
 
-    return joining.holds(joinings, PLACEHOLDER, s)
+    return joining.holds(joinings, marks.id, s)
 
 
-def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str) -> str:
+def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, marks: Marks) -> str:
     if not joinings and not s.extra_hosts and not s.network_path:
         return ""
     from hutch.engine import resolver
 
-    return resolver.hosts(s, joinings, hostname, ADDRESS)
+    return resolver.hosts(s, joinings, hostname, marks.address)
 
 
 def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[tuple[Port, ...], bool]:
@@ -312,7 +328,7 @@ def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[
     return tuple(found), ports.has_ipv6()
 
 
-def _publish(wanted: tuple[Port, ...], ipv6: bool, before: int) -> Publish | None:
+def _publish(wanted: tuple[Port, ...], ipv6: bool, marks: Marks, before: int) -> Publish | None:
     if not wanted:
         return None
     from hutch.network import ports
@@ -320,19 +336,19 @@ def _publish(wanted: tuple[Port, ...], ipv6: bool, before: int) -> Publish | Non
 
     found = [(port.protocol == "tcp", port.container) for port in wanted for _ in ports.places(port, ipv6)]
     return ops.Publish(
-        what="; ".join(ports.describe(port, ipv6) for port in wanted), address=ADDRESS, origin="ports",
+        what="; ".join(ports.describe(port, ipv6) for port in wanted), address=marks.address, origin="ports",
         ports=tuple((FIRST_EXTRA + before + i, stream, number) for i, (stream, number) in enumerate(found)),
     )  # fmt: skip
 
 
-def _published(wanted: tuple[Port, ...], ipv6: bool) -> list[str]:
+def _published(wanted: tuple[Port, ...], ipv6: bool, marks: Marks) -> list[str]:
     """What is published, for the record; the host's ports are known when they are bound."""
     if not wanted:
         return []
     from hutch.network import ports
 
     found = [(port, place) for port in wanted for place in ports.places(port, ipv6)]
-    return [f"{f'[{place}]' if ':' in place else place}:{PORT}{i:03d}->{port.container}/{port.protocol}" for i, (port, place) in enumerate(found)]
+    return [f"{f'[{place}]' if ':' in place else place}:{marks.port_mark(i)}->{port.container}/{port.protocol}" for i, (port, place) in enumerate(found)]
 
 
 def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
@@ -348,7 +364,7 @@ def _with_record(plan: Plan, text: str) -> Plan:
     return plan.replace(host=tuple(op.replace(data=text) if isinstance(op, HostRecord) else op for op in plan.host))
 
 
-def _scope(s: Settings) -> str:
+def _scope(s: Settings, marks: Marks) -> str:
     """Where systemd will put the container, asked of systemd itself; "" when it is not to."""
     if not s.systemd:
         return ""
@@ -356,26 +372,26 @@ def _scope(s: Settings) -> str:
 
     with systemd.Manager() as manager:
         place = systemd.slice_path(manager.control_group(), os.geteuid() != 0)
-    return f"{place}/hutch-{PLACEHOLDER}.scope"
+    return f"{place}/hutch-{marks.id}.scope"
 
 
 def plan_of(prepared: Prepared) -> Plan:
-    """The plan as it will run: with the placeholder replaced. For those who want to read it."""
-    request_plan = prepared.compiled.plan
-    return request_plan.replace(
-        host=tuple(_substitute(op, prepared.id) for op in request_plan.host),
-        container=tuple(_substitute(op, prepared.id) for op in request_plan.container),
+    """The plan as it will run, with the container's id. For those who want to read it."""
+    plan, mark = prepared.compiled.plan, prepared.marks.id
+    return plan.replace(
+        host=tuple(_substitute(op, mark, prepared.id) for op in plan.host),
+        container=tuple(_substitute(op, mark, prepared.id) for op in plan.container),
     )
 
 
-def _substitute(operation: Record, identity: str) -> Record:
+def _substitute(operation: Record, mark: str, identity: str) -> Record:
     def change(value: object) -> object:
         if isinstance(value, str):
-            return value.replace(PLACEHOLDER, identity)
+            return value.replace(mark, identity)
         if isinstance(value, tuple):
             return tuple(change(item) for item in value)
         if isinstance(value, Record):
-            return _substitute(value, identity)
+            return _substitute(value, mark, identity)
         return value
 
     return type(operation)(**{name: change(value) for name, value in operation.as_dict().items()})

@@ -14,6 +14,7 @@ from hutch import jsontext
 from hutch.executor import kept
 from hutch.executor.launcher import Execution
 from hutch.kernel import proc
+from hutch.plan.late import fill, offsets
 from hutch.runtime.verbs.common import Options, occupied, utc, vacant, write_pid
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from hutch.runtime.verbs.create import Creation
     from hutch.runtime.verbs.store import Store
 
-MOMENT = utc(0)  # stands for the moment of creation in a kept plan, and is as long
+MOMENT = "moment"
 
 
 def place(store: Store) -> str:
@@ -55,8 +56,11 @@ def keep(own: bytes, creation: Creation) -> None:
         return
     paths = creation.compiled.cgroup_paths
     above = {directory: cpuset(directory) for directory in (path.rpartition("/")[0] for path in paths.values())}
-    said = {"exports": creation.plan.exports(), "paths": paths, "above": above}
-    kept.save(place(creation.store), own, jsontext.dumps(said), creation.plan.encode(0).replace(creation.created.encode(), MOMENT.encode()))
+    encoded = creation.plan.encode(0)
+    # the moment of creation has nanoseconds: no configuration that was read before contains it
+    moments = offsets(encoded, creation.created.encode())
+    said = {"exports": creation.plan.exports(), "paths": paths, "above": above, "moments": moments}
+    kept.save(place(creation.store), own, jsontext.dumps(said), encoded)
 
 
 def cpuset(directory: str) -> str:
@@ -70,9 +74,10 @@ def cpuset(directory: str) -> str:
 class Again:
     """A run by a kept plan."""
 
-    def __init__(self, encoded: bytes, exports: tuple[str, ...], options: Options, compile_: Callable[[str], Plan]) -> None:
+    def __init__(self, encoded: bytes, moments: list[int], exports: tuple[str, ...], options: Options, compile_: Callable[[str], Plan]) -> None:
         moment = utc(time.time_ns())
-        self._stored = kept.Stored(exports, encoded.replace(MOMENT.encode(), moment.encode()), lambda: compile_(moment))
+        whole = fill(encoded, ((MOMENT, at) for at in moments), {MOMENT: moment.encode()})
+        self._stored = kept.Stored(exports, whole, lambda: compile_(moment))
         self._options = options
 
     def launch(self) -> Execution:
@@ -102,4 +107,4 @@ def find(store: Store, own: bytes, identity: str, options: Options, compile_: Ca
     vacant(store, identity)
     occupied(said["paths"])
     store.prepare()
-    return Again(found[1], tuple(said["exports"]), options, compile_)
+    return Again(found[1], said["moments"], tuple(said["exports"]), options, compile_)
