@@ -15,11 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
-    from hutch.engine import images as images, machine_snapshots as snapshots, networks as networks, volumes as volumes
+    from hutch.engine import images as images, machine_snapshots as snapshots, network_api as networks, volumes as volumes
     from hutch.engine.changes import Change as Change
     from hutch.engine.container import Container as Container, run as run, start as start
     from hutch.engine.process import Process as Process
-    from hutch.engine.result import Result as Result, Usage as Usage
     from hutch.engine.settings import (
         Attachment as Attachment,
         Bind as Bind,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     )
     from hutch.engine.state import Running as Running, containers as containers
     from hutch.errors import (
-        CommandFailed as CommandFailed,
         ConfigError as ConfigError,
         ContainerGone as ContainerGone,
         HutchError as HutchError,
@@ -45,21 +43,23 @@ if TYPE_CHECKING:
         UsageError as UsageError,
     )
     from hutch.kernel.features import Features as Features, features as features
+    from hutch.result import CommandFailed as CommandFailed, Result as Result, Usage as Usage
 
 _PLACES = {
     "hutch.engine.container": ("Container", "run", "start"),
     "hutch.engine.process": ("Process",),
-    "hutch.engine.result": ("Result", "Usage"),
+    "hutch.result": ("CommandFailed", "Result", "Usage"),
     "hutch.engine.changes": ("Change",),
     "hutch.engine.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
     "hutch.engine.state": ("Running", "containers"),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),
     "hutch.errors": (
-        "CommandFailed", "ConfigError", "ContainerGone", "HutchError", "ImageError", "MachineLost", "NotExecutable", "NotFoundInContainer", "RegistryError",
+        "ConfigError", "ContainerGone", "HutchError", "ImageError", "MachineLost", "NotExecutable", "NotFoundInContainer", "RegistryError",
         "StartError", "StateError", "UnsupportedError", "UsageError",
     ),
 }  # fmt: skip
+_MODULES = {"snapshots": "machine_snapshots", "networks": "network_api"}
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = [*_WHERE, "aio", "images", "networks", "snapshots", "volumes", "__version__"]  # noqa: PLE0604
 
@@ -68,7 +68,7 @@ def __getattr__(name: str) -> object:
     if name in ("images", "networks", "snapshots", "volumes"):
         from importlib import import_module
 
-        return import_module(f"hutch.engine.{'machine_snapshots' if name == 'snapshots' else name}")
+        return import_module(f"hutch.engine.{_MODULES.get(name, name)}")
     if name not in _WHERE and name != "aio":
         raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hutch.cgroup.live import Stats
     from hutch.engine.changes import Change
     from hutch.engine.machine_snapshots import Snapshot
-    from hutch.engine.result import Result
+    from hutch.result import Result
 
     T = TypeVar("T")
 

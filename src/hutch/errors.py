@@ -10,7 +10,7 @@
     ├── StartError            a container that could not be started; names the operation that failed
     │   ├── NotFoundInContainer   its program does not exist there (exit code 127)
     │   └── NotExecutable         its program exists and cannot be run (exit code 126)
-    ├── CommandFailed         a command that ended otherwise than with exit code 0 (`Result.check`)
+    ├── CommandFailed         a command that ended otherwise than with exit code 0 (`Result.check`; `hutch.result` has it)
     ├── ContainerGone         an operation on a container that runs no more
     ├── MachineLost           a virtual machine that ended before its container did
     ├── UnsupportedError      what this kernel, this host or this user may not do
@@ -20,10 +20,6 @@ A message names the thing, the operation and the cause. `hint` says what to do a
 """
 
 from __future__ import annotations
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hutch.engine.result import Result
 
 
 class HutchError(Exception):
@@ -104,12 +100,3 @@ class NotExecutable(StartError):
     """The program exists in the container and cannot be run."""
 
     exit_code = 126
-
-
-class CommandFailed(HutchError):
-    """A command ended otherwise than with exit code 0. `result` is its whole result."""
-
-    def __init__(self, message: str, result: Result) -> None:
-        super().__init__(message)
-        self.result = result
-        self.exit_code = result.exit_code or 1

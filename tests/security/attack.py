@@ -31,7 +31,7 @@ def compiled(image: str, command: tuple[str, ...], **wanted: object) -> Plan:
 
 def entering(box: hutch.Container, command: tuple[str, ...]) -> Plan:
     """The plan of a command in a running container."""
-    return enter.template(box.made, env={}, workdir=None, who=enter.user_of(box.made, None)).command(command).whole
+    return enter.template(box.live, env={}, workdir=None, who=enter.user_of(box.live, None)).command(command).whole
 
 
 def inserted(plan: Plan, lane: str, index: int, operation: ops.Operation) -> Plan:

@@ -330,7 +330,7 @@ def _(k: Kit):
 def _cpu_of_host(box: hutch.Container) -> float:
     from hutch.cgroup.live import Cgroup
 
-    return (Cgroup(box.made.facts.cgroup).stats().cpu_usage or 0) / 1e9
+    return (Cgroup(box.live.facts.cgroup).stats().cpu_usage or 0) / 1e9
 
 
 @row("a time limit", ("timeout", 137), boots=True)

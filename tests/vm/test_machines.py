@@ -217,7 +217,7 @@ def test_what_a_copy_cannot_be(debian, options, words):
 def test_what_machines_are_booted_from_is_kept_and_pruned(debian):
     with hutch.Container("host", **EMULATED) as box:
         place = Path(os.environ["HUTCH_DATA"]) / "machines"
-        used = {place / os.path.basename(path) for path in (box.made.machine.machine.kernel, box.made.machine.machine.initramfs)}
+        used = {place / os.path.basename(path) for path in (box.live.machine.machine.kernel, box.live.machine.machine.initramfs)}
         (place / "vmlinux-old").write_bytes(b"x" * 10000)
         for path in place.iterdir():
             os.utime(path, (1, 1))
@@ -271,10 +271,10 @@ def test_what_has_no_snapshot(debian):
 @thorough
 def test_a_snapshot_that_is_killed_half_way_leaves_a_machine_that_goes_on(debian):
     with hutch.Container(debian, **OWN_ROOT, name="halfway") as box:
-        door = socket.socket(fileno=hutch.engine.machines.connect(box.made.directory, box.name))
+        door = socket.socket(fileno=hutch.engine.machines.connect(box.live.directory, box.name))
         door.send((0).to_bytes(4, "little") + (12).to_bytes(2, "little") + bytes(2))  # QUIESCE
         assert int.from_bytes(door.recv(64)[4:6], "little") == 40
-        other = socket.socket(fileno=hutch.engine.machines.connect(box.made.directory, box.name))
+        other = socket.socket(fileno=hutch.engine.machines.connect(box.live.directory, box.name))
         started = box.start(["echo", "waited"])
         time.sleep(0.3)
         door.close()  # whoever made it quiet is gone

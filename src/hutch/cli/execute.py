@@ -6,7 +6,7 @@ import os
 
 from hutch.cli import attach, request
 from hutch.cli.output import tell
-from hutch.engine import enter, recorded, state
+from hutch.engine import enter, live, recorded, state
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
 from hutch.oci.config import ConsoleSize
@@ -39,24 +39,24 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     terminal, interactive = values.get("tty", False), values.get("interactive", False)
     if terminal and interactive and not os.isatty(0):
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
-    made = recorded.made_of(running)
+    container = recorded.live_of(running)
     env = dict(item.partition("=")[::2] for item in request.environment(values))
     rows, columns = attach.terminal_size() if terminal else (0, 0)
     size = ConsoleSize(height=rows, width=columns) if terminal else None
     privileged = values.get("privileged", False)
     argv = tuple(rest[1:])
-    who = enter.user_of(made, values.get("user"))
+    who = enter.user_of(container, values.get("user"))
     plan: Plan | Stored
-    if made.machine is not None:
+    if container.machine is not None:
         from hutch.engine import machines
 
-        process = enter.process_of(made, argv, env, values.get("workdir"), who, terminal=size, privileged=privileged)
-        plan = machines.remote_plan(made, process, privileged=privileged)
+        process = enter.process_of(container, argv, env, values.get("workdir"), who, terminal=size, privileged=privileged)
+        plan = enter.remote_plan(container, process, privileged=privileged)
         pidfd = machines.connect(running.directory, running.name or running.id)
     else:
-        template = enter.template(made, env=env, workdir=values.get("workdir"), who=who, terminal=size, privileged=privileged)
+        template = enter.template(container, env=env, workdir=values.get("workdir"), who=who, terminal=size, privileged=privileged)
         plan = template.command(argv)
-        pidfd = recorded.open_pidfd(running)
+        pidfd = live.open_pidfd(running)
     streams = attach.Streams(interactive=interactive and not terminal, output=not terminal)
     try:
         execution = Execution(plan, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr, extra=(pidfd,))

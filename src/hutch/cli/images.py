@@ -239,7 +239,8 @@ def export(values: dict[str, Any], rest: list[str]) -> int:
     from hutch.engine import snapshots, state
 
     running = state.find(one(rest, "export", "container"))
-    return _write(values, "export", lambda out: snapshots.export(running, out.write))
+    with snapshots.of_record(running) as target:
+        return _write(values, "export", lambda out: snapshots.export(target, out.write))
 
 
 def commit(values: dict[str, Any], rest: list[str]) -> int:
@@ -248,10 +249,11 @@ def commit(values: dict[str, Any], rest: list[str]) -> int:
 
     if not 1 <= len(rest) <= 2:
         raise UsageError("commit: expected a container, and perhaps a name", "`hutch commit web mine:2`")
-    found = snapshots.commit(
-        state.find(rest[0]), rest[1] if len(rest) > 1 else "", changes=values.get("change", ()), author=values.get("author", ""),
-        message=values.get("message", ""), pause=values.get("pause", True),
-    )  # fmt: skip
+    with snapshots.of_record(state.find(rest[0])) as target:
+        found = snapshots.commit(
+            target, rest[1] if len(rest) > 1 else "", changes=values.get("change", ()), author=values.get("author", ""),
+            message=values.get("message", ""), pause=values.get("pause", True),
+        )  # fmt: skip
     tell(found.id)
     return 0
 
@@ -260,7 +262,9 @@ def diff(_: dict[str, Any], rest: list[str]) -> int:
     """List what a container changed."""
     from hutch.engine import snapshots, state
 
-    for change in snapshots.diff(state.find(one(rest, "diff", "container"))):
+    with snapshots.of_record(state.find(one(rest, "diff", "container"))) as target:
+        found = snapshots.diff(target)
+    for change in found:
         tell(f"{change.kind[0].upper()} {change.path}")
     return 0
 

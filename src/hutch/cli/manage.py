@@ -8,7 +8,7 @@ import time
 
 from hutch.cli.output import binary, exact, table, tell, warn
 from hutch.cli.request import patience
-from hutch.engine import recorded, signals, state
+from hutch.engine import live, recorded, signals, state
 from hutch.errors import ContainerGone, HutchError, StateError, UsageError
 from hutch.kernel import syscalls
 
@@ -131,7 +131,7 @@ def kill(values: dict[str, Any], rest: list[str]) -> int:
 
 
 def _send(running: Running, number: int) -> None:
-    pidfd = recorded.open_pidfd(running)
+    pidfd = live.open_pidfd(running)
     try:
         syscalls.pidfd_send_signal(pidfd, number)
     finally:
@@ -158,7 +158,7 @@ def stop(values: dict[str, Any], rest: list[str]) -> int:
     asked = signals.number(values["signal"]) if "signal" in values else 0
 
     def one(running: Running) -> None:
-        pidfd = recorded.open_pidfd(running)
+        pidfd = live.open_pidfd(running)
         try:
             syscalls.pidfd_send_signal(pidfd, asked or signals.number(signals.known(str(running.data.get("stop_signal") or "")) or "TERM"))
             poll = select.poll()

@@ -7,7 +7,7 @@ from hutch.cli.images import some
 from hutch.cli.output import exact, table, tell
 from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
-from hutch.engine import naming, networks
+from hutch.engine import naming, network_api as networks
 from hutch.errors import StateError, UsageError
 from hutch.network import spec
 

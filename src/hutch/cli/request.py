@@ -7,7 +7,7 @@ import stat
 
 from hutch.cli.parse import truth
 from hutch.engine import options, units
-from hutch.engine.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount, check_volume_name
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -132,10 +132,8 @@ def mount(text: str) -> Bind | Tmpfs | VolumeMount | ImageSource:
         words += ["noidmap"] if fields.pop("idmap", "true") in ("false", "0") else []
         found = Bind(source=os.path.abspath(source), target=target, readonly=readonly, options=tuple(words))
     elif kind == "volume":
-        from hutch.engine.volumes import check_name
-
         if source:
-            check_name(source)
+            check_volume_name(source)
         readonly = _switch(fields, "readonly", "ro")
         subpath = fields.pop("volume-subpath", fields.pop("subpath", ""))
         found = VolumeMount(name=source, target=target, readonly=readonly, subpath=subpath, nocopy=_switch(fields, "volume-nocopy"))

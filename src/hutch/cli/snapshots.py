@@ -6,8 +6,8 @@ from hutch.cli.images import size, some
 from hutch.cli.manage import ago
 from hutch.cli.output import exact, table, tell, warn
 from hutch.cli.template import Template
-from hutch.engine import machine_snapshots as snapshots, state
-from hutch.errors import HutchError, UsageError
+from hutch.engine import machine_snapshots as snapshots, recorded, state
+from hutch.errors import ContainerGone, HutchError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ def create(_: dict[str, Any], rest: list[str]) -> int:
     """Save a machine, and print the snapshot's name."""
     if len(rest) != 2:
         raise UsageError("snapshot create: expected a container and a name", "`hutch snapshot create CONTAINER NAME`")
-    tell(snapshots.create(state.find(rest[0]), rest[1]).name)
+    running = state.find(rest[0])
+    if not running.pid:
+        raise ContainerGone(f"container {running.name or running.id}: does not run")
+    tell(snapshots.create(recorded.live_of(running), running.pid, rest[1]).name)
     return 0
 
 

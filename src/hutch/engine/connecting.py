@@ -10,7 +10,8 @@ import fcntl
 import os
 import signal
 
-from hutch.engine import joining, naming, networks, recorded, resolver, state, usernet
+from hutch.engine import joining, live, naming, networks, reclaiming, resolver, state, usernet
+from hutch.engine.facts import settings_from
 from hutch.engine.settings import CONTAINER, Attachment
 from hutch.errors import HutchError, StateError, UnsupportedError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
@@ -77,7 +78,7 @@ class Connected:
     def __init__(self, container: str) -> None:
         self.running: Running = state.find(container)
         self.name = self.running.name or self.running.id
-        self.settings: Settings = recorded.settings_of(self.running.data["settings"])
+        self.settings: Settings = settings_from(self.running.data["settings"])
         self._policy = egress.parse(self.settings.egress)
         self._fds: list[int] = []
         self._user_network: UserNetwork | None = None
@@ -90,7 +91,7 @@ class Connected:
                 f"network: container {self.name} was started without a network, and without root none can be added", "--network bridge at its start"
             )
         try:
-            self._pidfd = self._keep(recorded.open_pidfd(self.running))
+            self._pidfd = self._keep(live.open_pidfd(self.running))
             self._namespace = self._keep(os.open(f"/proc/{self.running.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
             signal.pidfd_send_signal(self._pidfd, 0)  # its process, still: so the namespace is its own
             fcntl.flock(self._keep(os.open(self.running.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)), fcntl.LOCK_EX)
@@ -220,7 +221,7 @@ class Connected:
                     attach.lead_out(inside, other, f"eth{theirs.number}")
         self._tell(network)
         if not networks.members(network):
-            networks.reclaim(network)
+            reclaiming.reclaim(network)
 
     # names
 

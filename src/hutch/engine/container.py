@@ -6,15 +6,15 @@ import os
 
 from hutch.engine import create, launching, options as api_options, prepare
 from hutch.engine.process import OUTPUT_LIMIT, Process
-from hutch.engine.result import FAILED_TO_START, Result
 from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
 from hutch.executor.launcher import Execution
 from hutch.image.resolve import SNAPSHOT
+from hutch.result import FAILED_TO_START, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import BinaryIO, Self, TypeAlias, Unpack
+    from typing import BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
     from hutch.engine.changes import Change
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from hutch.engine.prepare import Prepared
     from hutch.engine.process import Input
     from hutch.engine.settings import Settings
-    from hutch.image.rootfs import Rootfs
+    from hutch.engine.snapshots import Target
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
 
+    T = TypeVar("T")
     Launch: TypeAlias = Callable[[int, int, int], Execution]
 
 
@@ -129,17 +130,15 @@ class Container:
     """
 
     def __init__(self, image: str, **options: Unpack[Options]) -> None:
-        self._begin(api_options.settings(image, (), options))
-
-    def _begin(self, settings: Settings, reopen: str = "", rootfs: Rootfs | None = None) -> None:
-        self._spawn(create.create(settings, idle=True, reopen=reopen, rootfs=rootfs), settings)
+        settings = api_options.settings(image, (), options)
+        self._spawn(create.create(settings, idle=True), settings)
         self._wait()
 
     def _spawn(self, prepared: Prepared, settings: Settings, lowers: Sequence[tuple[int, str]] = ()) -> None:
         """Start its executor. `lowers` are directories that it begins with above its image: the descriptor of a detached mount,
         and the path in it."""
         self._settings, self._prepared = settings, prepared
-        self.made = prepared.made(self._open_root)
+        self.live = prepared.live(self._open_root)
         self.id = prepared.id
         self.name = settings.name or self.id
         self._files: Files | None = None
@@ -186,20 +185,6 @@ class Container:
         """Its upper directory has become a lower one, and it has another now."""
         self._lowers.insert(0, (os.dup(self._execution.descriptors["base-tree"]), f"upper/{self._generation}"))
         self._generation += 1
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """A container with settings that are complete already."""
-        box = cls.__new__(cls)
-        box._begin(settings)
-        return box
-
-    @classmethod
-    def reopen(cls, settings: Settings, upper: str, rootfs: Rootfs) -> Self:
-        """A container on what another one has left in its upper directory (on disk), which stays when this one ends."""
-        box = cls.__new__(cls)
-        box._begin(settings, upper, rootfs)
-        return box
 
     def __enter__(self) -> Self:
         return self
@@ -254,8 +239,8 @@ class Container:
             raise UsageError("command: is empty")
         self._commands += 1
         # of a copied machine the guest has the groups of its origin
-        group = "" if timeout is None else f"command-{self._commands}" if self.made.machine is None else f"command-{self.id}-{self._commands}"
-        if self.made.machine is not None:
+        group = "" if timeout is None else f"command-{self._commands}" if self.live.machine is None else f"command-{self.id}-{self._commands}"
+        if self.live.machine is not None:
             launch = self._remote(argv, env or {}, workdir, user, group)
         else:
             plan = self._template(env or {}, workdir, user, group).command(argv)
@@ -281,11 +266,11 @@ class Container:
     def _remote(self, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Launch:
         from hutch.engine import enter, machines
 
-        process = enter.process_of(self.made, argv, env, workdir, enter.user_of(self.made, None if user is None else str(user)))
-        plan = machines.remote_plan(self.made, process, group=group)
+        process = enter.process_of(self.live, argv, env, workdir, enter.user_of(self.live, None if user is None else str(user)))
+        plan = enter.remote_plan(self.live, process, group=group)
 
         def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-            relay = machines.connect(self.made.directory, self.name)
+            relay = machines.connect(self.live.directory, self.name)
             try:
                 return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(relay,))
             finally:
@@ -296,10 +281,10 @@ class Container:
     def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
         from hutch.engine import enter
 
-        who = enter.user_of(self.made, None if user is None else str(user))
+        who = enter.user_of(self.live, None if user is None else str(user))
         key = (tuple(env.items()), workdir, who)
         if group or key not in self._templates:
-            made = enter.template(self.made, env=env, workdir=workdir, who=who, child_cgroup=group)
+            made = enter.template(self.live, env=env, workdir=workdir, who=who, child_cgroup=group)
             if group:
                 return made
             if len(self._templates) > 16:
@@ -308,7 +293,7 @@ class Container:
         return self._templates[key]
 
     def _kill_group(self, process: Process, group: str) -> None:
-        if self.made.machine is not None:
+        if self.live.machine is not None:
             return  # the guest does it, when the process that stands for the command goes
         from hutch.engine import enter
 
@@ -352,13 +337,13 @@ class Container:
     @property
     def cgroup(self) -> Cgroup:
         """The container's cgroup: numbers, changes of limits, freezing."""
-        if self.made.machine is not None:
+        if self.live.machine is not None:
             from hutch.engine.guest_cgroup import GuestCgroup
 
-            return GuestCgroup(self.made.directory, self.name)
+            return GuestCgroup(self.live.directory, self.name)
         from hutch.cgroup.live import Cgroup
 
-        return Cgroup(self.made.facts.cgroup)
+        return Cgroup(self.live.facts.cgroup)
 
     def stats(self) -> Stats:
         """What the container uses now."""
@@ -380,15 +365,15 @@ class Container:
             self._check_shared()
             from hutch.engine.files import Files
 
-            self._files = Files(self._execution.descriptors["container-root"], self.made.facts.root_uid, self.made.facts.root_gid)
+            self._files = Files(self._execution.descriptors["container-root"], self.live.facts.root_uid, self.live.facts.root_gid)
         return self._files
 
     def _check_shared(self) -> None:
         """Raises UnsupportedError for a machine whose root is its own: nothing of it can be seen from here."""
-        if self.made.machine is not None:
+        if self.live.machine is not None:
             from hutch.engine import machines
 
-            machines.shared_root(self.made.machine, self.name)
+            machines.shared_root(self.live.machine, self.name)
 
     def read(self, path: str) -> str:
         """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
@@ -418,12 +403,34 @@ class Container:
         except OSError as error:
             raise HutchError(f"{what}: {error.filename or ''}: {error.strerror}") from None
 
+    def target(self) -> Target:
+        """Its files, for copies and commits. Close it after use."""
+        from hutch.engine.snapshots import Target
+        from hutch.image import store
+
+        self._check()
+        descriptors = self._execution.descriptors
+        return Target(
+            self.live,
+            running=True,
+            root=descriptors["container-root"],
+            base=descriptors.get("base", -1),
+            upper=f"{store.uppers()}/{self.id}" if self._settings.upper == "disk" else "",
+            cgroup=self.cgroup,
+            earlier=tuple(reversed(self._lowers)),
+            last=f"upper/{self._generation}",
+        )
+
+    def _with_target(self, use: Callable[[Target], T]) -> T:
+        with self.target() as target:
+            return use(target)
+
     def diff(self) -> list[Change]:
         """What changed against the layers below, by path: added, changed, deleted."""
         from hutch.engine import snapshots
 
         self._check_shared()
-        found: list[Change] = self._guarded("diff", lambda: snapshots.diff(self))
+        found: list[Change] = self._guarded("diff", lambda: self._with_target(snapshots.diff))
         return found
 
     def commit(self, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True) -> Image:
@@ -432,14 +439,14 @@ class Container:
         from hutch.engine import snapshots
 
         self._check_shared()
-        return snapshots.commit(self, name, changes=changes, author=author, message=message, pause=pause)
+        return self._with_target(lambda target: snapshots.commit(target, name, changes=changes, author=author, message=message, pause=pause))
 
     def export(self, out: BinaryIO) -> None:
         """Write the root file system, without what is mounted in it, as a tar."""
         from hutch.engine import snapshots
 
         self._check_shared()
-        snapshots.export(self, out.write)
+        self._with_target(lambda target: snapshots.export(target, out.write))
 
     def fork(self, count: int = 1) -> list[Container]:
         """New containers with this one's files as they are now, and its settings; this one goes on, and none of them sees
@@ -448,7 +455,7 @@ class Container:
 
         Memory (tmpfs, volumes) of its own is not part of it, and neither are its processes. Raises UsageError, StartError.
         """
-        if self.made.machine is not None:
+        if self.live.machine is not None:
             raise UnsupportedError(f"fork {self.name}: a machine cannot be forked", "snapshot() copies one, with its processes: --vm-root disk")
         from hutch.engine import forking
 
@@ -463,7 +470,8 @@ class Container:
         """
         from hutch.engine import machine_snapshots
 
-        return machine_snapshots.create(self, name)
+        self._check()
+        return machine_snapshots.create(self.live, self.pid, name)
 
     def pause(self) -> None:
         """Freeze every process of the container; of a machine, its processors. Raises UnsupportedError without a freezer."""
@@ -478,7 +486,7 @@ class Container:
         """How commands are started in this container, unless they say otherwise."""
         from hutch.engine import enter
 
-        return enter.process_of(self.made, (), {}, None, enter.user_of(self.made, None))
+        return enter.process_of(self.live, (), {}, None, enter.user_of(self.live, None))
 
     def close(self) -> None:
         """End the container and everything in it. Safe to call twice."""

@@ -60,7 +60,7 @@ def archive_in(container: Target, stream: BinaryIO, target: str) -> None:
 
 
 def _do(container: Target, verb: str, *paths: str, stream: BinaryIO | None = None, out: Callable[[bytes], object] = lambda _: None) -> None:
-    facts = container.made.facts
+    facts = container.live.facts
     if container.features.privileged:
         uids, gids = container.ids()
         place = Place(root=container.root, name=container.name, uid=facts.root_uid, gid=facts.root_gid, uids=uids, gids=gids)

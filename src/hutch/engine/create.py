@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hutch.engine import prepare, state
 from hutch.engine.prepare import Prepared
 from hutch.engine.settings import DEFAULT_NETWORK, Settings
@@ -51,11 +53,26 @@ def create(
         from hutch.engine import volumes
 
         try:
-            volumes.make(s, rootfs, prepared.fresh)
+            _make_volumes(s, rootfs, prepared.fresh)
         except BaseException:
             volumes.forget(prepared.fresh)
             raise
     return prepared
+
+
+def _make_volumes(s: Settings, rootfs: Rootfs, fresh: tuple[str, ...]) -> None:
+    """Make and fill the volumes of a new container, whose settings `of_container` gave. Raises UsageError, StateError."""
+    from hutch.engine import volumes
+    from hutch.engine.populate import fill
+
+    for mount in s.volumes:
+        volume = volumes.create(mount.name, anonymous=mount.name in fresh)
+        if mount.subpath and os.path.realpath(mount.source) != mount.source:
+            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
+        if not os.path.exists(mount.source):
+            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
+        if not mount.nocopy and not mount.subpath:
+            fill(volume, rootfs, mount.target)
 
 
 def _pull(s: Settings, when: str) -> None:

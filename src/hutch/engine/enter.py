@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from hutch.engine import configuration
-from hutch.engine.facts import Facts, Made
+from hutch.engine.facts import Facts
+from hutch.engine.live import Live
 from hutch.errors import ConfigError, UsageError
 from hutch.executor import undo
 from hutch.executor.kept import Stored
@@ -20,23 +21,23 @@ from hutch.runtime.enter import EnterRequest, compile_enter
 from hutch.runtime.process import candidates
 
 
-def user_of(made: Made, user: str | None) -> tuple[User, str]:
+def user_of(container: Live, user: str | None) -> tuple[User, str]:
     """A command's user and his home: by the container's files as they are now, or the container's own (None). Raises UsageError."""
     if user is None:
-        return made.facts.oci_user, made.facts.home
-    ids, home = resolve.user_in(user, (), made.read)
-    if made.facts.user_namespace and made.machine is None:
-        _check_ids(user, ids, made.facts)
+        return container.facts.oci_user, container.facts.home
+    ids, home = resolve.user_in(user, (), container.read)
+    if container.facts.user_namespace and container.machine is None:
+        _check_ids(user, ids, container.facts)
     return ids, home
 
 
 def process_of(
-    made: Made, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, who: tuple[User, str], *,
+    container: Live, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, who: tuple[User, str], *,
     terminal: ConsoleSize | None = None, privileged: bool = False,
 ) -> Process:  # fmt: skip
     """The process that a command becomes: the container's own, with the command's changes; `who` is what `user_of` gave. Raises
     UsageError."""
-    facts = made.facts
+    facts = container.facts
     ids, home = who
     if workdir is not None and not workdir.startswith("/"):
         raise UsageError(f"workdir: expected an absolute path, got {workdir!r}")
@@ -48,7 +49,7 @@ def process_of(
     values.setdefault("HOME", home)
     if terminal is not None:
         values["TERM"] = "xterm"
-    caps = configuration.capability_set(made.settings.replace(privileged=True)) if privileged else facts.capabilities
+    caps = configuration.capability_set(container.settings.replace(privileged=True)) if privileged else facts.capabilities
     held = caps if ids.uid == 0 else ()
     process = Process(
         cwd=workdir or facts.workdir,
@@ -61,9 +62,9 @@ def process_of(
     return process if terminal is None else process.replace(terminal=True, console_size=terminal)
 
 
-def seccomp_of(made: Made, privileged: bool) -> Seccomp | None:
+def seccomp_of(container: Live, privileged: bool) -> Seccomp | None:
     """The filter of a command."""
-    return None if privileged else configuration.seccomp_of(made.facts.seccomp, made.facts.capabilities)
+    return None if privileged else configuration.seccomp_of(container.facts.seccomp, container.facts.capabilities)
 
 
 def _check_ids(typed: str, ids: User, facts: Facts) -> None:
@@ -107,7 +108,7 @@ class Template:
 
 
 def template(
-    made: Made,
+    container: Live,
     *,
     env: dict[str, str],
     workdir: str | None,
@@ -117,8 +118,8 @@ def template(
     privileged: bool = False,
 ) -> Template:
     """The plan of commands in a container, by who `user_of` gave. Raises UsageError."""
-    facts = made.facts
-    process = process_of(made, ("true",), env, workdir, who, terminal=terminal, privileged=privileged)
+    facts = container.facts
+    process = process_of(container, ("true",), env, workdir, who, terminal=terminal, privileged=privileged)
     request = EnterRequest(
         namespaces=facts.namespaces,
         cgroup_paths=facts.cgroup,
@@ -132,7 +133,16 @@ def template(
         ("process", "the command"),
         ("linux", "the container's isolation"),
     )
-    return Template(compile_enter(process, seccomp_of(made, privileged), request, features()).replace(typed=typed))
+    return Template(compile_enter(process, seccomp_of(container, privileged), request, features()).replace(typed=typed))
+
+
+def remote_plan(container: Live, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
+    """The plan of a command in a container's machine: a process outside that stands for it, and the plan that the guest carries out."""
+    from hutch.vm.remote import RemoteRequest, compile_remote
+
+    assert container.machine is not None
+    request = RemoteRequest(user_namespace=container.facts.user_namespace and container.machine.user_namespace, child_cgroup=group)
+    return compile_remote(process, seccomp_of(container, privileged), request, container.machine, features())
 
 
 def kill_command(paths: dict[str, str], group: str, pid: int, init: int) -> None:

@@ -7,19 +7,17 @@ another name by then, a profile may be deleted, a directory elsewhere.
 from __future__ import annotations
 
 from hutch.engine import configuration
+from hutch.engine.settings import Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import StateError
 from hutch.oci import config as oci
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    from hutch.engine.settings import Settings
     from hutch.image.rootfs import Rootfs
     from hutch.runtime.request import Compiled
-    from hutch.vm.compile import Parts
 
 RECORD_KEY = "facts"
 
@@ -116,55 +114,21 @@ def facts_from(data: object) -> Facts:
         raise StateError(f"the container's record cannot be read: {error}", "it was made by another version of Hutch: start it anew") from None
 
 
-class Made:
-    """A container as it was made: by its record, or by the object of whoever made it. `machine` is the virtual machine that it is in."""
+_ITEMS: dict[str, type[Record]] = {"binds": Bind, "tmpfs": Tmpfs, "ulimits": Ulimit, "volumes": VolumeMount, "images": ImageSource, "attachments": Attachment}
 
-    def __init__(
-        self, identity: str, directory: str, settings: Settings, facts: Facts, machine: Parts | None = None, rootfs: Rootfs | None = None,
-        open_root: Callable[[], int] | None = None,
-    ) -> None:  # fmt: skip
-        self.id, self.directory, self.settings, self.facts, self.machine = identity, directory, settings, facts, machine
-        self._rootfs, self._open_root = rootfs, open_root
 
-    @property
-    def name(self) -> str:
-        """Its name; its id where it has none."""
-        return self.settings.name or self.id
+def settings_from(data: dict[str, Any]) -> Settings:
+    """The settings in a record's JSON. Raises StateError when they are not ones."""
 
-    @property
-    def rootfs(self) -> Rootfs:
-        """What it was made from. Raises ImageError when that is not there any more."""
-        if self._rootfs is None:
-            self._rootfs = self._find_rootfs()
-        return self._rootfs
+    def value(name: str, item: Any) -> Any:
+        if name in _ITEMS:
+            kind = _ITEMS[name]
+            return tuple(kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}) for part in item)
+        if isinstance(item, list):
+            return tuple(tuple(part) if isinstance(part, list) else part for part in item)
+        return item
 
-    def _find_rootfs(self) -> Rootfs:
-        from hutch.image import resolve
-        from hutch.kernel.features import features
-
-        if self.facts.manifest:  # the name may stand for another image by now, or for none
-            return resolve.of_manifest(self.facts.manifest, self.settings.image, features())
-        if self.settings.snapshot:
-            from hutch.engine import machine_snapshots
-
-            return machine_snapshots.rootfs_of(self.settings.snapshot)
-        return resolve.resolve(self.facts.image, features())
-
-    def read(self, path: str) -> str | None:
-        """A text file of its root file system as it is now, for users' names; None where there is none. Of one whose files cannot be
-        reached from here it is the image's."""
-        from hutch.engine.files import Files
-        from hutch.errors import HutchError
-        from hutch.image import lookup
-
-        if self._open_root is None:
-            return lookup.read(self.rootfs, path)
-        import os
-
-        fd = self._open_root()
-        try:
-            return Files(fd, self.facts.root_uid, self.facts.root_gid).read(path, lookup.FILE_LIMIT).decode("utf-8", "replace")
-        except (HutchError, OSError):
-            return None
-        finally:
-            os.close(fd)
+    try:
+        return Settings(**{name: value(name, item) for name, item in data.items()})
+    except (TypeError, AttributeError) as error:
+        raise StateError(f"the container's record cannot be read: {error}") from None

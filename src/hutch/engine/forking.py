@@ -36,7 +36,7 @@ def fork(box: Container, count: int) -> list[Container]:
     if not 0 < count <= 10_000:
         raise UsageError(f"fork: expected a number of containers, got {count}")
     box._check()
-    rootfs = box.made.rootfs
+    rootfs = box.live.rootfs
     if len(rootfs.views) != 1 or rootfs.views[0].path != "/":
         raise UsageError(f"fork {box.name}: its root is {rootfs.name}, and only containers of an image or a directory can be forked")
     made: list[Container] = []
@@ -135,11 +135,11 @@ def _works_inside(pid: int, root: os.stat_result) -> bool:
 def _plan(box: Container, pid: int) -> Plan:
     rows = proc.mounts(pid)
     top = next(row for row in reversed(rows) if row.mount_point == "/")
-    view = box.made.rootfs.views[0]
+    view = box.live.rootfs.views[0]
     request = ForkRequest(
         view=view,
-        layers=box.made.rootfs.layers,
-        userns=f"/proc/{pid}/ns/user" if box.made.facts.user_namespace else "",
+        layers=box.live.rootfs.layers,
+        userns=f"/proc/{pid}/ns/user" if box.live.facts.user_namespace else "",
         generation=box._generation + 1,
         inherited=tuple(path for _, path in box._lowers[len(box._lowers) - box._inherited :]),
         own=_has_own(box),
@@ -163,7 +163,7 @@ def _as_layer(box: Container) -> Rootfs:
     """The container's changes as a layer of the store, above those of its image."""
     content = Content()
     found = features()
-    with snapshots.Target(box) as target, Lease(content) as held:
+    with box.target() as target, Lease(content) as held:
         thaw = target.frozen(True)
         try:
             digests = snapshots.layers_of(target, content, held)

@@ -12,10 +12,10 @@ import time
 from contextlib import suppress
 
 from hutch import jsontext
-from hutch.engine import machines, recorded
-from hutch.engine.facts import Made
+from hutch.engine import machines
+from hutch.engine.facts import settings_from
 from hutch.engine.settings import Settings
-from hutch.errors import ContainerGone, HutchError, ImageError, StateError, UnsupportedError, UsageError
+from hutch.errors import HutchError, ImageError, StateError, UnsupportedError, UsageError
 from hutch.image import resolve
 from hutch.image.rootfs import ImageConfig, Rootfs
 from hutch.image.store import private
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from hutch.engine.container import Container
-    from hutch.engine.state import Running
+    from hutch.engine.live import Live
 
 RECORD = "snapshot"
 QUIESCE, QUIET = 12, 40  # executor/frames.h
@@ -146,15 +145,15 @@ def sweep() -> None:
                 _remove(f"{_root()}/{entry}")
 
 
-def create(container: Container | Running, name: str) -> Snapshot:
-    """Save a machine as it is now; it stands still for the moment that takes, and goes on. Commands that were started in it beside
+def create(container: Live, pid: int, name: str) -> Snapshot:
+    """Save a machine, by its container and the pid of its first process, as it is now; it stands still for the moment that takes, and
+    goes on. Commands that were started in it beside
     its own are not part of its copies.
 
     Raises UsageError, UnsupportedError, StateError, ContainerGone, ImageError when the disk is full.
     """
     check_name(name)
-    made, pid = _of(container)
-    parts, called = made.machine, made.name
+    parts, called = container.machine, container.name
     if parts is None:
         raise UnsupportedError(f"snapshot {name}: container {called} is in no machine of its own", "--isolation vm --vm-root disk makes one that can be copied")
     if not parts.machine.disks:
@@ -168,7 +167,7 @@ def create(container: Container | Running, name: str) -> Snapshot:
     fresh = f"{_root()}/.new-{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(fresh, 0o700)
     try:
-        _save(made.directory, called, pid, fresh, parts.machine.memory)
+        _save(container.directory, called, pid, fresh, parts.machine.memory)
         files = [("kernel", parts.machine.kernel), ("initramfs", parts.machine.initramfs), *((f"disk{i}", path) for i, path in enumerate(parts.machine.disks))]
         for link, path in files:
             try:
@@ -176,7 +175,7 @@ def create(container: Container | Running, name: str) -> Snapshot:
             except FileNotFoundError:
                 raise ImageError(f"snapshot {name}: {path}, which the machine was begun with, is not there any more", "start another one") from None
         with open(f"{fresh}/{RECORD}", "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(_description(made, parts)) + "\n")
+            file.write(jsontext.dumps(_description(container, parts)) + "\n")
         os.rename(fresh, f"{_root()}/{name}")
     except OSError as error:
         raise ImageError(f"snapshot {name}: write into {_root()}: {error.strerror}", "`hutch system df` shows what takes room") from None
@@ -186,21 +185,10 @@ def create(container: Container | Running, name: str) -> Snapshot:
     return find(name)
 
 
-def _of(container: Container | Running) -> tuple[Made, int]:
-    from hutch.engine.container import Container
-
-    if isinstance(container, Container):
-        container._check()
-        return container.made, container.pid
-    if not container.pid:
-        raise ContainerGone(f"container {container.name or container.id}: does not run")
-    return recorded.made_of(container), container.pid
-
-
-def _description(made: Made, parts: Parts) -> dict[str, Any]:
-    s, facts = made.settings, made.facts
-    image = made.rootfs.config
-    places = machines.addresses_of(made.id)
+def _description(container: Live, parts: Parts) -> dict[str, Any]:
+    s, facts = container.settings, container.facts
+    image = container.rootfs.config
+    places = machines.addresses_of(container.id)
     return {
         "created": time.time(),
         "image": s.image,
@@ -299,7 +287,7 @@ def load(wanted: Settings) -> Saved:
     """What a request for a copy of a snapshot means. Raises StateError, UsageError, UnsupportedError."""
     found = find(wanted.image.removeprefix(resolve.SNAPSHOT))
     data = found.data
-    s = recorded.settings_of(data["settings"])
+    s = settings_from(data["settings"])
     changed = sorted(key for key, value in wanted.as_dict().items() if key not in OWN and value != Settings._defaults.get(key) and value != getattr(s, key))
     changed += [key for key in ("vm_accel", "vm_root") if getattr(wanted, key) not in (Settings._defaults[key], getattr(s, key))]
     if changed:

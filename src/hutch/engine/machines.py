@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from hutch.engine.machine_settings import DISK, SHARED, check
 from hutch.engine.settings import Settings
-from hutch.errors import ContainerGone, StateError, UnsupportedError, UsageError
+from hutch.errors import ContainerGone, StateError, UnsupportedError
 from hutch.executor.launcher import BINARY
 from hutch.image.store import private
 from hutch.kernel import proc
@@ -13,8 +14,7 @@ from hutch.kernel.features import Features, features
 from hutch.plan.late import offsets
 from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
 from hutch.vm.compile import NETWORK, NETWORK_ROOM, SHARED as SHARED_PATH, Parts
-from hutch.vm.machine import DEFAULT_MEMORY, KERNEL_MEMORY, KVM, MIB, MOST_INTERFACES, TCG, Machine
-from hutch.vm.remote import RemoteRequest, compile_remote
+from hutch.vm.machine import DEFAULT_MEMORY, KERNEL_MEMORY, KVM, MIB, TCG, Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,45 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from hutch.engine.facts import Made
     from hutch.engine.joining import Place
     from hutch.image.rootfs import Rootfs
-    from hutch.oci.config import Process
     from hutch.plan.late import Places
-    from hutch.plan.plan import Plan
     from hutch.vm.machine import Vmm
     from hutch.vm.virtiofsd import Virtiofsd
 
 NETWORK_VALUE = "network"
-ISOLATIONS, ACCELS = ("namespaces", "vm"), (KVM, TCG)
-SHARED, DISK = "shared", "disk"
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache")
 CAPABILITY_OF_EMULATION = "--vm-accel tcg emulates in software: some thirty times slower, and no security boundary"
-
-
-def check(s: Settings) -> None:
-    """What has no meaning in a machine, or none yet. Raises UsageError, UnsupportedError."""
-    for name, chosen, allowed in (("isolation", s.isolation, ISOLATIONS), ("vm-accel", s.vm_accel, ACCELS), ("vm-root", s.vm_root, (SHARED, DISK))):
-        if chosen not in allowed:
-            raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {chosen!r}")
-    if s.isolation != "vm":
-        for name, given in (("kernel", bool(s.kernel)), ("vm-accel", s.vm_accel != KVM), ("vm-root", s.vm_root != SHARED)):
-            if given:
-                raise UsageError(f"{name}: is for --isolation vm alone")
-        return
-    for name in ("pid", "ipc", "uts"):
-        if getattr(s, name) == "host":
-            raise UsageError(f"{name} host: a machine shares no namespace with the host", "leave it out, or --isolation vm")
-    if s.network == "host" or s.network_path:
-        raise UsageError(f"network {s.network}: a machine has a network of its own", "--network bridge, a network by its name, or none")
-    if s.net_devices:
-        raise UnsupportedError(f"network device:{s.net_devices[0][0]}: an interface of the host's cannot be lent to a machine", "--network NAME")
-    if s.devices:
-        raise UnsupportedError(f"device {s.devices[0][0]}: a machine has no devices of the host's", "leave --device or --isolation vm out")
-    if s.vm_root == DISK and (s.binds or s.volumes or s.images):
-        raise UnsupportedError("mount: a machine with a root of its own sees nothing of the host's", "--vm-root shared does")
-    if len(s.attachments) > MOST_INTERFACES:
-        raise UnsupportedError(f"network: a machine has {MOST_INTERFACES} interfaces at most, and {len(s.attachments)} are asked for")
 
 
 def memory_of(s: Settings) -> int:
@@ -252,15 +222,6 @@ def join_taps(netlink: int, places: Sequence[Place]) -> None:
                 raise HutchError(
                     f"network: join tap{number} to eth{number}: {error.strerror}", "the kernel's act_mirred, cls_u32 and sch_ingress do it"
                 ) from None
-
-
-def remote_plan(made: Made, process: Process, *, group: str = "", privileged: bool = False) -> Plan:
-    """The plan of a command in a container's machine: a process outside that stands for it, and the plan that the guest carries out."""
-    from hutch.engine.enter import seccomp_of
-
-    assert made.machine is not None
-    request = RemoteRequest(user_namespace=made.facts.user_namespace and made.machine.user_namespace, child_cgroup=group)
-    return compile_remote(process, seccomp_of(made, privileged), request, made.machine, features())
 
 
 def shared_root(machine: Parts, name: str) -> str:

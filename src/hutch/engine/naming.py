@@ -81,14 +81,15 @@ def revive() -> None:
 
 
 def _revive(user_network: UserNetwork | None) -> None:
-    from hutch.engine import recorded, state
+    from hutch.engine import live, state
+    from hutch.engine.facts import settings_from
 
     for running in state.containers():
         if running.status != "running" or time.time() - running.created < YOUNG:
             continue
-        s = recorded.settings_of(running.data["settings"])
+        s = settings_from(running.data["settings"])
         try:
-            pidfd = recorded.open_pidfd(running)
+            pidfd = live.open_pidfd(running)
         except HutchError:
             continue  # it has just ended
         namespace = -1

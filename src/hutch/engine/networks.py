@@ -1,4 +1,4 @@
-"""Networks: `hutch.networks`.
+"""The definitions of networks, and who is on them.
 
 A network is a file; the kernel has nothing of it until the first container joins, and nothing again when the last one has
 left. `bridge` is there without being made: the network of those who name no other.
@@ -14,7 +14,6 @@ from hutch import jsontext
 from hutch.errors import StateError, UsageError
 from hutch.image.store import data_root
 from hutch.kernel.features import features
-from hutch.kernel.locks import locked
 from hutch.network import leases, spec
 from hutch.network.leases import Tenant
 from hutch.network.spec import Network, Subnet
@@ -23,9 +22,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
-    from hutch.engine.container import Container
     from hutch.network.attach import Endpoint
     from hutch.plan import ops
 
@@ -259,119 +256,6 @@ def leases_of(network: Network, number: int) -> str:
     return f"{place_of(network.name)}/leases-{number}"
 
 
-def connect(name: str, container: str | Container, *, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> str:
-    """Connect a running container, by its name or id, to a further network; the name of its interface there.
-
-    Raises StateError for one that is on the network already, ContainerGone for one that has ended, UsageError for addresses that cannot be,
-    UnsupportedError.
-    """
-    from hutch.engine import connecting
-
-    reference = container if isinstance(container, str) else container.id
-    return connecting.connect(name, reference, ip=ip, ip6=ip6, mac_address=mac_address, aliases=aliases)
-
-
-def disconnect(name: str, container: str | Container) -> None:
-    """Take a running container, by its name or id, off a network. Raises StateError for one that is not on it."""
-    from hutch.engine import connecting
-
-    connecting.disconnect(name, container if isinstance(container, str) else container.id)
-
-
-def remove(name: str) -> None:
-    """Remove a network. Raises StateError when there is none, or containers are on it."""
-    network = get(name)
-    found = members(network)
-    if found:
-        raise StateError(f"network {network.name}: container {next(iter(found))} is on it", "`hutch stop` or `hutch network disconnect` first")
-    if network.name == DEFAULT and locked(f"{place_of(DEFAULT)}/lock"):
-        # the one that is made next has the same bridge, which they would take away at their end
-        raise StateError(f"network {DEFAULT}: a container that began on it and has left still holds it", "`hutch stop` it first")
-    reclaim(network, even_held=True)
-    place = place_of(network.name)
-    from hutch.kernel.trees import remove_tree
-
-    os.unlink(f"{place}/network")
-    remove_tree(place)
-
-
-def prune() -> list[str]:
-    """Remove every network that nobody is on, but for the default one, and what dead containers left of the others; the names
-    of those that are gone."""
-    if features().privileged:
-        clear()
-    else:
-        from hutch.engine import usernet
-
-        process = usernet.reach() if any(members(network) for network in every()) else usernet.reach_running()
-        if process is not None:
-            with process:
-                process.clear()
-    gone = [network.name for network in every() if network.name != DEFAULT and not members(network)]
-    for name in gone:
-        remove(name)
-    return gone
-
-
-def clear() -> None:
-    """Remove what dead containers have left in this network namespace."""
-    from hutch.kernel.netlink.route import Route
-    from hutch.network import attach, forwarding
-
-    _sweep_policies()
-    for network in every():
-        if network.driver != spec.BRIDGE:
-            continue  # what there is goes with the containers
-        with Route() as socket:
-            used = bool(members(network))
-            if used and not network.internal:
-                forwarding.allow(socket, locks(), ipv6=any(":" in item.subnet for item in network.subnets))
-            attach.sweep(socket, network, lambda network=network: ports_of(network))  # type: ignore[misc]
-        if not used:
-            release(network)
-
-
-def _sweep_policies() -> None:
-    """Remove the tables of containers that are on no network any more. One that starts has its addresses before its table."""
-    from hutch.kernel.netlink.route import Route
-    from hutch.network import egress, nft
-
-    tables = egress.tables(root())
-    on_one = {container[:12] for network in every() for container in members(network)}
-    with Route() as socket:  # of a container whose executor was killed, processes may still be about
-        there = {link.name for link in socket.links()}
-    for container in tables:
-        if container not in on_one and not any(spec.is_port(name) and name[1:13] == container for name in there):
-            nft.drop_table("inet", egress.table_name(root(), container))
-
-
-def reclaim(network: Network, *, even_held: bool = False) -> None:
-    """Remove from the kernel what a network has there, if nobody holds it: for executors that were killed. `even_held`: those who hold it
-    are on it no more."""
-    if features().privileged:
-        release(network, even_held=even_held)
-        return
-    from hutch.engine import usernet
-
-    process = usernet.reach_running()
-    if process is not None:
-        with process:
-            process.release(network, even_held)
-
-
-def release(network: Network, *, even_held: bool = False) -> None:
-    """`reclaim`, in this network namespace."""
-    from hutch.executor import undo
-    from hutch.kernel.netlink.route import Route
-    from hutch.network import bridge
-
-    if even_held and network.driver == spec.BRIDGE:
-        with Route() as socket:
-            bridge.remove(socket, network)
-    for operation in holds(network, "0" * 12):
-        undo.let_go(operation)
-
-
 def locks() -> str:
     """What the names of the files begin with that are locked by all who need this host to forward: root's of every data directory, in
     this network namespace, whose settings they are. A user's are in a namespace of the user's own."""
@@ -391,35 +275,3 @@ def holds(network: Network, container: str, number: int = 0, *, guard: str = "")
     from hutch.network import hold
 
     return hold.holds(network, f"{place_of(network.name)}/lock", locks(), container, number, guard=guard)
-
-
-def inspect(network: Network) -> dict[str, Any]:
-    """As `hutch network inspect` prints it: Docker's names, as far as they fit."""
-    from hutch.engine import usernet
-    from hutch.network import egress
-
-    on_it: dict[str, dict[str, Any]] = {
-        container: {
-            "IPv4Address": next((item for item in member.addresses if ":" not in item), ""),
-            "IPv6Address": next((item for item in member.addresses if ":" in item), ""),
-        }
-        for container, member in members(network).items()
-    }
-    with usernet.Host() as host:
-        for container, entry in on_it.items():
-            table = host.table("inet", egress.table_name(root(), container))
-            if table:
-                entry["EgressRefused"] = dict(zip(("Packets", "Bytes"), egress.refused(table), strict=True))
-    pools = [{"Subnet": item.subnet, "Gateway": item.gateway, **({"IPRange": item.range} if item.range else {})} for item in network.subnets]
-    return {
-        "Name": network.name, "Id": network.id, "Driver": network.driver, "Internal": network.internal, "Bridge": network.bridge, "MTU": network.mtu,
-        "EnableIPv6": any(":" in item.subnet for item in network.subnets), "IPAM": {"Driver": "default", "Config": pools},
-        **({"Options": {"parent": network.parent, f"{network.driver}_mode": network.mode}} if network.parent else {}),
-        "Created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(network.created)), "Labels": network.labels, "Containers": on_it,
-    }  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    if name == "list":  # as everyone expects it: hutch.networks.list(); in here it is the type
-        return every
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,19 @@ import os
 import sys
 
 from hutch.engine import units
-from hutch.engine.settings import CONTAINER, DEFAULT_NETWORK, NETWORKS, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
+from hutch.engine.settings import (
+    CONTAINER,
+    DEFAULT_NETWORK,
+    NETWORKS,
+    Attachment,
+    Bind,
+    ImageSource,
+    Settings,
+    Tmpfs,
+    Ulimit,
+    VolumeMount,
+    check_volume_name,
+)  # fmt: skip
 from hutch.errors import UsageError
 from hutch.network.spec import is_interface
 
@@ -97,9 +109,7 @@ def bind(text: str) -> Bind | VolumeMount:
     if not colon or not source or not target:
         raise UsageError(f"mount: expected SOURCE:TARGET or SOURCE:TARGET:OPTIONS, got {text!r}")
     if not source.startswith((".", "~", "/")):
-        from hutch.engine.volumes import check_name
-
-        check_name(source)
+        check_volume_name(source)
         flags = options.split(",") if options else []
         unknown = next((word for word in flags if word not in ("ro", "rw", "nocopy", "z", "Z")), None)
         if unknown is not None:

@@ -6,8 +6,9 @@ import os
 
 from hutch import jsontext
 from hutch.engine import configuration, settings as settings_module, signals, state, wording
-from hutch.engine.facts import RECORD_KEY as FACTS, Facts, Made, facts_of
+from hutch.engine.facts import RECORD_KEY as FACTS, Facts, facts_of
 from hutch.engine.identity import Marks, new_marks, personalise
+from hutch.engine.live import Live
 from hutch.engine.settings import CONTAINER, ImageSource, Settings
 from hutch.errors import HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA
@@ -59,13 +60,13 @@ class Prepared(Record):
         """Whether its executor asks its owner for something while it starts."""
         return bool(self.joinings or self.settings.net_devices or self.settings.systemd)
 
-    def made(self, open_root: Callable[[], int] | None = None) -> Made:
+    def live(self, open_root: Callable[[], int] | None = None) -> Live:
         """What is known of the container from now on. `open_root` gives a descriptor of its root directory, while it runs."""
         facts = self.facts.replace(
             cgroup={key: path.replace(self.marks.id, self.id) for key, path in self.facts.cgroup.items()},
             env=tuple(item.replace(self.marks.id, self.id) for item in self.facts.env),
         )
-        return Made(self.id, self.directory, self.settings, facts, self.machine, self.rootfs, open_root)
+        return Live(self.id, self.directory, self.settings, facts, self.machine, rootfs=lambda: self.rootfs, open_root=open_root)
 
 
 _templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}

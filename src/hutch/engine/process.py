@@ -6,14 +6,14 @@ import os
 import select
 import time
 
+from hutch import result as outcomes
 from hutch.cgroup.live import parse_keyed, whole
 from hutch.cgroup.operations import CPU, OOM, PEAK, PIDS
-from hutch.engine import result as outcomes
-from hutch.engine.result import Result, Usage
 from hutch.errors import StartError, UsageError
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import FAILED
 from hutch.kernel.terminals import is_device
+from hutch.result import Result, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

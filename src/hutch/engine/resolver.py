@@ -24,10 +24,11 @@ SYSTEMD_SERVERS = "/run/systemd/resolve/resolv.conf"
 
 def _other(s: Settings) -> tuple[Settings, tuple[Joining, ...], str]:
     """Of the container whose network namespace is shared: its settings, networks, and its line of /etc/hosts."""
-    from hutch.engine import recorded, state
+    from hutch.engine import state
+    from hutch.engine.facts import settings_from
 
     other = state.find(s.network.removeprefix(CONTAINER))
-    theirs = recorded.settings_of(other.data["settings"])
+    theirs = settings_from(other.data["settings"])
     found = joinings_of(theirs)
     own = networks.members(found[0].network).get(other.id) if found else None
     address = own.addresses[0] if own is not None else ""
@@ -103,8 +104,11 @@ def resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
 def change(running: Running, s: Settings, joinings: tuple[Joining, ...]) -> None:
     """Have a container whose networks have changed ask the name server, where its resolver's settings are still those that it began with,
     and can be written."""
+    import os
+
+    from hutch.engine import live
+    from hutch.engine.facts import RECORD_KEY, facts_from
     from hutch.engine.files import Files
-    from hutch.engine.snapshots import Target
 
     targets = [mount.target.rstrip("/") for mounts in (s.binds, s.volumes, s.images) for mount in mounts]
     if any(target in ("/etc", RESOLV_CONF) for target in targets):
@@ -114,9 +118,11 @@ def change(running: Running, s: Settings, joinings: tuple[Joining, ...]) -> None
         after = resolv_conf(s.replace(network=joinings[0].network.name), joinings)
         if before is None or after is None or before == after:
             return
-        with Target(running) as target:
-            files = Files(target.root, target.made.facts.root_uid, target.made.facts.root_gid)
-            files.exchange(RESOLV_CONF, before.encode(), after.encode())
+        facts, root = facts_from(running.data.get(RECORD_KEY)), live.open_root(running)
+        try:
+            Files(root, facts.root_uid, facts.root_gid).exchange(RESOLV_CONF, before.encode(), after.encode())
+        finally:
+            os.close(root)
     except (HutchError, OSError):
         return  # a network of its beginning is no more, or the file is the container's own
 

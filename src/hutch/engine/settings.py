@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+VOLUME_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 USERNS = ("auto", "host", "private", "single")
 CONTAINER = "container:"  # in front of another's name: its network namespace
 DEFAULT_NETWORK = "bridge"  # of who publishes ports and names no network
@@ -190,9 +191,9 @@ def check(s: Settings) -> None:
 
         signals.number(s.stop_signal, "stop-signal")
     if s.isolation != "namespaces" or s.vm_accel != "kvm" or s.kernel or s.vm_root != "shared":
-        from hutch.engine import machines
+        from hutch.engine import machine_settings
 
-        machines.check(s)
+        machine_settings.check(s)
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):
         _one_of(getattr(s, name), ("private", "host"), name)
@@ -246,6 +247,12 @@ def check(s: Settings) -> None:
     for cap in (*s.cap_add, *s.cap_drop):
         if cap.upper() != "ALL":
             capabilities.canonical(cap)
+
+
+def check_volume_name(name: str) -> None:
+    """Raise UsageError for what is no volume's name (Docker's rule)."""
+    if len(name) < 2 or len(name) > 128 or set(name) - VOLUME_NAME or not name[0].isalnum():
+        raise UsageError(f"volume {name!r}: expected 2 to 128 letters, digits, dots, dashes and underscores", "a directory of the host begins with / or ./")
 
 
 def place(target: str) -> str:

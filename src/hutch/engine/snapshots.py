@@ -10,15 +10,14 @@ import fcntl
 import os
 import sys
 
-from hutch.engine import recorded
+from hutch.engine import create, launching, recorded
 from hutch.engine.changes import Change, changes as changes_of, stacked
-from hutch.engine.container import Container
 from hutch.engine.export import owners_of, write_tree
 from hutch.engine.files import Files
 from hutch.engine.settings import NO_NETWORK
 from hutch.engine.state import Running
 from hutch.errors import HutchError, StateError, UsageError
-from hutch.image import changes, making, mapped, names, reference as references, store, stored
+from hutch.image import changes, making, mapped, names, reference as references, stored
 from hutch.image.content import Content
 from hutch.image.lease import Lease
 from hutch.kernel.features import features
@@ -33,49 +32,34 @@ if TYPE_CHECKING:
     from hutch.cgroup.live import Cgroup
     from hutch.engine.export import Owners
     from hutch.engine.images import Image
+    from hutch.engine.live import Live
+    from hutch.engine.prepare import Prepared
     from hutch.engine.settings import Settings
+    from hutch.executor.launcher import Execution
     from hutch.image.rootfs import Rootfs
 
 
 class Target:
-    """A container whose files somebody wants: from Python's own object, or from a record. Close it after use."""
+    """A container whose files somebody wants, running or ended. Close it after use.
 
-    def __init__(self, container: Container | Running) -> None:
+    `root` is a descriptor of its root directory, -1 where it has ended; `base` one of the directory in memory that holds its upper
+    directories, `upper` the directory on disk that does. `earlier` are those that forks have frozen, oldest first, as (a descriptor of a
+    mount, the path in it); `last` is the path of the one that it writes to.
+    """
+
+    def __init__(
+        self, live: Live, *, running: bool, root: int = -1, base: int = -1, upper: str = "", cgroup: Cgroup | None = None,
+        earlier: tuple[tuple[int, str], ...] = (), last: str = "upper/0",
+    ) -> None:  # fmt: skip
+        self.live, self.name, self.running, self.cgroup = live, live.name, running, cgroup
+        self._root, self._base, self._upper, self._earlier, self._last = root, base, upper, earlier, last
         self._opened: list[int] = []
-        self._box: Container | None = None
+        self._reopened: Execution | None = None
         self.features = features()
-        if isinstance(container, Container):
-            self._own(container)
-        else:
-            self._recorded(container)
 
-    cgroup: Cgroup | None = None
-    _earlier: tuple[tuple[int, str], ...] = ()
-    _last = "upper/0"
-
-    def _own(self, box: Container) -> None:
-        box._check()
-        self.name, self.made = box.name, box.made
-        self.cgroup = box.cgroup
-        self._root = box._execution.descriptors["container-root"]
-        self._base = box._execution.descriptors.get("base", -1)
-        self._upper = f"{store.uppers()}/{box.id}" if box._settings.upper == "disk" else ""
-        self._earlier = tuple(reversed(box._lowers))
-        self._last = f"upper/{box._generation}"
-        self.running = True
-
-    def _recorded(self, running: Running) -> None:
-        self.name = running.name or running.id
-        self.made = recorded.made_of(running)
-        self._base, self._root = -1, -1
-        self._upper = str(running.data.get("upper") or "")
-        self.running = running.status == "running"
-        if self.running:
-            self._root = recorded.open_root_of(running, self.made.machine)
-            self._opened.append(self._root)
-            self.cgroup = recorded.cgroup_of(running)
-        elif not self._upper or not os.path.isdir(self._upper):
-            raise StateError(f"container {self.name}: has ended, and its changes with it", "`--upper disk` keeps them until `hutch rm`")
+    def own(self, fd: int) -> None:
+        """Close a descriptor with it."""
+        self._opened.append(fd)
 
     def _open(self, path: str) -> int:
         try:
@@ -93,9 +77,9 @@ class Target:
 
     def close(self) -> None:
         """Let go of it."""
-        if self._box is not None:
-            self._box.close()
-            self._box = None
+        if self._reopened is not None:
+            self._reopened.close()
+            self._reopened = None
         for fd in self._opened:
             os.close(fd)
         self._opened.clear()
@@ -103,22 +87,22 @@ class Target:
     @property
     def rootfs(self) -> Rootfs:
         """What it was made from."""
-        return self.made.rootfs
+        return self.live.rootfs
 
     @property
     def root(self) -> int:
         """A descriptor of its root directory; of one that has ended, of a container that is on its upper directory now."""
         if self._root < 0:
             self._hold_upper()
-            plain = self.made.settings.replace(
+            plain = self.live.settings.replace(
                 name="", seccomp="default", **NO_NETWORK, pid="private", ipc="private", uts="private", upper="disk", binds=(), tmpfs=(),
                 volumes=(), images=(), devices=(), memory=None,
                 memory_swap=None, memory_reservation=None, memory_swappiness=None, cpu_quota=None, cpu_period=None, cpu_shares=None,
                 cpuset_cpus="", cpuset_mems="", pids=None, blkio_weight=None, device_rates=(), unified={}, cgroup_parent="", systemd=False,
                 ulimits=(), sysctls={}, time_offsets={}, readonly=False,
             )  # fmt: skip
-            self._box = Container.reopen(plain, self._upper, self.rootfs)
-            self._root = self._box._execution.descriptors["container-root"]
+            self._reopened = _idle(create.create(plain, idle=True, reopen=self._upper, rootfs=self.rootfs))
+            self._root = self._reopened.descriptors["container-root"]
         return self._root
 
     def _hold_upper(self) -> None:
@@ -131,7 +115,7 @@ class Target:
 
     def files(self) -> Files:
         """Its files."""
-        return Files(self.root, self.made.facts.root_uid, self.made.facts.root_gid)
+        return Files(self.root, self.live.facts.root_uid, self.live.facts.root_gid)
 
     def base(self) -> tuple[int, bool]:
         """(a descriptor of the directory that holds its upper directories, whether that is on disk). Raises StateError."""
@@ -157,7 +141,7 @@ class Target:
 
     def ids(self) -> tuple[Owners, Owners]:
         """Its files' owners on disk, as `owners_of` has them."""
-        return owners_of(self.made.facts)
+        return owners_of(self.live.facts)
 
     def frozen(self, wanted: bool) -> Callable[[], None]:
         """Stop its processes, if it has any and the kernel can; what lets them go on."""
@@ -173,7 +157,35 @@ class Target:
     @property
     def points(self) -> frozenset[str]:
         """Directories and files that were made to be mounted on."""
-        return points(self.made.settings)
+        return points(self.live.settings)
+
+
+def of_record(running: Running) -> Target:
+    """A container by its record. Raises StateError, UnsupportedError for one whose files are out of reach."""
+    live, upper = recorded.live_of(running), str(running.data.get("upper") or "")
+    if running.status == "running":
+        root = recorded.open_root(running, live.machine)
+        target = Target(live, running=True, root=root, upper=upper, cgroup=recorded.cgroup_of(running))
+        target.own(root)
+        return target
+    if not upper or not os.path.isdir(upper):
+        raise StateError(f"container {live.name}: has ended, and its changes with it", "`--upper disk` keeps them until `hutch rm`")
+    return Target(live, running=False, upper=upper)
+
+
+def _idle(prepared: Prepared) -> Execution:
+    """A container without a program, which ends when this is closed. Raises StartError."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        execution = launching.launch(prepared, stdin=null, stdout=null, stderr=null)
+    finally:
+        os.close(null)
+    try:
+        execution.wait_ready()
+    except BaseException:
+        execution.close()
+        raise
+    return execution
 
 
 def points(s: Settings) -> frozenset[str]:
@@ -191,21 +203,20 @@ def _parents(path: str) -> Iterator[str]:
         path = path.rpartition("/")[0]
 
 
-def diff(container: Container | Running) -> list[Change]:
-    """What it changed, by path: Docker's A, C and D. Raises StateError."""
-    with Target(container) as target:
-        base, disk = target.base()
-        own = frozenset(GENERATED) | target.points
-        if not target.features.privileged:
-            return _diff_mapped(target, base, own, disk)
-        if not target._earlier:
-            return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
-        uppers = target.uppers()
-        try:
-            return sorted(stacked(uppers, target.rootfs, own), key=lambda change: change.path)
-        finally:
-            for upper in uppers:
-                os.close(upper)
+def diff(target: Target) -> list[Change]:
+    """What a container changed, by path: Docker's A, C and D. Raises StateError."""
+    base, disk = target.base()
+    own = frozenset(GENERATED) | target.points
+    if not target.features.privileged:
+        return _diff_mapped(target, base, own, disk)
+    if not target._earlier:
+        return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
+    uppers = target.uppers()
+    try:
+        return sorted(stacked(uppers, target.rootfs, own), key=lambda change: change.path)
+    finally:
+        for upper in uppers:
+            os.close(upper)
 
 
 def _diff_mapped(target: Target, base: int, own: frozenset[str], disk: bool) -> list[Change]:
@@ -225,7 +236,7 @@ def diff_here(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Non
 
 
 def commit(
-    container: Container | Running, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True
+    target: Target, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True
 ) -> Image:  # fmt: skip
     """An image of the container's: its image's layers, and one of what it changed. The same changes give the same layer.
 
@@ -236,7 +247,7 @@ def commit(
 
     reference = str(references.parse(name)) if name else ""
     content = Content()
-    with Target(container) as target, Lease(content) as held:
+    with Lease(content) as held:
         if not target.rootfs.manifest:
             raise UsageError(f"commit {target.name}: was not made from an image but from {target.rootfs.name}", "`hutch export` and `hutch import` make one")
         held.add(target.rootfs.manifest)
@@ -247,7 +258,7 @@ def commit(
             digests = layers_of(target, content, held)
         finally:
             thaw()
-        command = " ".join(target.made.facts.args)
+        command = " ".join(target.live.facts.args)
         record = making.make(
             content, held, base, digests, target.features, reference, changes=changes, author=author, comment=message, created_by=command
         )  # fmt: skip
@@ -267,12 +278,11 @@ def layers_of(target: Target, content: Content, held: Lease) -> list[str]:
     return [digest for digest in digests if digest != EMPTY] or [EMPTY]
 
 
-def export(container: Container | Running, out: Callable[[bytes], object]) -> None:
+def export(target: Target, out: Callable[[bytes], object]) -> None:
     """The whole root file system of a container as a tar, without what is mounted in it. Raises StateError."""
-    with Target(container) as target:
-        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.root)
-        try:
-            uids, gids = target.ids()
-            write_tree(root, target.name, changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True), out)
-        finally:
-            os.close(root)
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.root)
+    try:
+        uids, gids = target.ids()
+        write_tree(root, target.name, changes.Scope(uids=uids, gids=gids, whiteouts=False, one_device=True), out)
+    finally:
+        os.close(root)

@@ -13,7 +13,7 @@ import signal
 import socket
 
 from hutch import jsontext
-from hutch.engine import networks, state, usernet
+from hutch.engine import networks, reclaiming, state, usernet
 from hutch.errors import HutchError, UnsupportedError
 from hutch.kernel import syscalls
 from hutch.kernel.features import features, program
@@ -168,10 +168,10 @@ class UserNetworkProcess:
                 sockets.append(filler.start())
             return tuple(one.detach() for one in sockets), {}
         if kind == usernet.CLEAR:
-            networks.clear()
+            reclaiming.clear()
             return (), {}
         if kind == usernet.RELEASE:
-            networks.release(Network.of_plain(request["network"]), even_held=request["even_held"])
+            reclaiming.release(Network.of_plain(request["network"]), even_held=request["even_held"])
             return (), {}
         if kind == usernet.DETACH:
             attach.disconnect(usernet.connection_of(request["connection"]))

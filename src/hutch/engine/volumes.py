@@ -12,6 +12,7 @@ import time
 
 from hutch import jsontext
 from hutch.engine import state
+from hutch.engine.settings import check_volume_name
 from hutch.errors import StateError, UsageError
 from hutch.image import collect, mapped
 from hutch.image.store import data_root, private
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from hutch.image.rootfs import Rootfs
 
 PLACE = "volumes"  # in the data directory
-NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
 class Volume(Record):
@@ -54,12 +54,6 @@ class Volume(Record):
         return {"Name": self.name, "Driver": "local", "Mountpoint": self.path, "CreatedAt": moment, "Labels": self.labels, "Anonymous": self.anonymous}
 
 
-def check_name(name: str) -> None:
-    """Raise UsageError for what is no volume's name (Docker's rule)."""
-    if len(name) < 2 or len(name) > 128 or set(name) - NAME or not name[0].isalnum():
-        raise UsageError(f"volume {name!r}: expected 2 to 128 letters, digits, dots, dashes and underscores", "a directory of the host begins with / or ./")
-
-
 def root() -> str:
     """The directory of all volumes. A set-uid program in one is nobody's to start on the host."""
     return private(PLACE)
@@ -75,7 +69,7 @@ def create(name: str = "", *, labels: dict[str, str] | None = None, anonymous: b
     UsageError."""
     anonymous = anonymous or not name
     name = name or os.urandom(32).hex()
-    check_name(name)
+    check_volume_name(name)
     base = root()
     place = f"{base}/{name}"
     if not os.path.exists(f"{place}/volume"):
@@ -98,7 +92,7 @@ def get(name: str) -> Volume:
     """A volume by its name. Raises StateError."""
     place = f"{root()}/{name}"
     try:
-        check_name(name)
+        check_volume_name(name)
         with open(f"{place}/volume", encoding="utf-8") as file:
             data = jsontext.loads(file.read())
         return Volume(name=name, path=f"{place}/data", created=float(data["created"]), labels=dict(data["labels"]), anonymous=bool(data["anonymous"]))
@@ -179,23 +173,9 @@ def of_container(s: Settings, rootfs: Rootfs, keeps: bool) -> tuple[Settings, tu
         name = mount.name or os.urandom(32).hex()
         if not mount.name:
             fresh.append(name)
-        check_name(name)
+        check_volume_name(name)
         found.append(mount.replace(name=name, source="/".join(filter(None, (path_of(name), mount.subpath.strip("/"))))))
     return s.replace(volumes=tuple(found)), tuple(fresh)
-
-
-def make(s: Settings, rootfs: Rootfs, fresh: tuple[str, ...]) -> None:
-    """Make and fill the volumes of a new container, whose settings `of_container` gave. Raises UsageError, StateError."""
-    from hutch.engine.populate import fill
-
-    for mount in s.volumes:
-        volume = create(mount.name, anonymous=mount.name in fresh)
-        if mount.subpath and os.path.realpath(mount.source) != mount.source:
-            raise UsageError(f"mount: {mount.subpath!r} does not lie in volume {volume.name}, or a link leads out of it")
-        if not os.path.exists(mount.source):
-            raise UsageError(f"mount: volume {volume.name} has no {mount.subpath!r}")
-        if not mount.nocopy and not mount.subpath:
-            fill(volume, rootfs, mount.target)
 
 
 def check_target(target: str, rootfs: Rootfs) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from hutch.errors import ImageError
-from hutch.image import lease, manifest as manifests, mapped, names
+from hutch.image import ingest, lease, manifest as manifests, mapped, names
 from hutch.image.content import Content, hash_file
 from hutch.image.manifest import Manifest
 from hutch.kernel.features import Features
@@ -78,7 +78,7 @@ def collect(content: Content, features: Features, containers: Iterable[str] = ()
                 os.unlink(content.path(digest))
                 blobs += 1
                 size += info.st_blocks * 512
-        sweep(content, features, partial=True)
+        ingest.sweep(content, features, partial=True)
         _forget_files(content)
     return Collected(blobs=blobs, layers=layers, bytes=size)
 
@@ -98,29 +98,6 @@ def _remove_layer(place: str, features: Features) -> bool:
         return True
     finally:
         os.close(fd)
-
-
-def sweep(content: Content, features: Features, *, partial: bool = False) -> None:
-    """Remove what dead processes had begun to write; with `partial`, also the blobs that were half fetched, which the next
-    pull would go on with."""
-    for name in os.listdir(f"{content.root}/ingest"):
-        if name.startswith("sha") and not partial:
-            continue
-        path = f"{content.root}/ingest/{name}"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.isdir(path):
-                mapped.remove_tree(path, features)
-            else:
-                os.unlink(path)
-        except OSError:
-            pass  # somebody writes it
-        finally:
-            os.close(fd)
 
 
 def _forget_files(content: Content) -> None:

@@ -75,10 +75,10 @@ def fetch(
     verified before it can be used: the blob's size and digest, and the plain tar's. Raises ImageError; what was fetched
     stays, so that the next attempt goes on from there.
     """
-    from hutch.image import collect
+    from hutch.image import ingest
 
     while True:
-        collect.sweep(content, features)
+        ingest.sweep(content, features)
         claim = content.claim(digest, waiting)
         if claim is None:
             return ensure(content, diff_id, digest, features, what)
@@ -156,9 +156,9 @@ class _Blob:
 def build(content: Content, diff_id: str, raw: Iterator[bytes], features: Features, what: str) -> Layer:
     """A layer from the bytes of its blob, compressed or plain, which are read to their end. Nothing of it can be seen before
     its digest is verified."""
-    from hutch.image import collect
+    from hutch.image import ingest
 
-    collect.sweep(content, features)
+    ingest.sweep(content, features)
     with Ahead(compress.plain(reader(raw), what)) as pieces:
         if not indexed(content, features):
             return _tree(content, diff_id, pieces, features, what)

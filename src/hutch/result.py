@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.errors import CommandFailed, MachineLost, StartError
+from hutch.errors import HutchError, MachineLost, StartError
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -76,3 +76,12 @@ class Result(Record):
         tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode("utf-8", "replace")
         last = tail.strip().rpartition("\n")[2]
         return f"{name}: exit code {self.exit_code}{f': {last}' if last and self.exit_code else ''}"
+
+
+class CommandFailed(HutchError):
+    """A command ended otherwise than with exit code 0. `result` is its whole result."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+        self.exit_code = result.exit_code or 1
