@@ -34,7 +34,7 @@ from runtimes import STEPS, measure_lives, runtimes
 from worker import LIMITS
 
 import hutch
-from hutch.engine import state
+from hutch.engine.records import state
 from images import cold_runs, fork_times, index_time
 
 HERE = Path(__file__).resolve().parent

@@ -10,8 +10,8 @@ import peers
 from contest import Contestant, Missing, Shop
 
 import hutch
-from hutch.engine import machines
-from hutch.engine.settings import Settings
+from hutch.engine.machines import assembly
+from hutch.engine.spec.settings import Settings
 from hutch.kernel.kvm.probe import probe
 from hutch.vm.initramfs import FILE, entry
 from images import debian
@@ -28,7 +28,7 @@ def contestants(shop: Shop, init: str) -> list[Contestant]:
     accel = "kvm" if probe().works else "tcg"
     options = {"isolation": "vm", "vm_accel": accel}
     try:
-        machine = machines.parts(Settings(image="host", **options), 0, None).machine  # type: ignore[arg-type]
+        machine = assembly.parts(Settings(image="host", **options), 0, None).machine  # type: ignore[arg-type]
     except hutch.HutchError as error:
         raise Missing(str(error.message)) from None
     how = "KVM" if accel == "kvm" else "software emulation"

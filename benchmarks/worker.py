@@ -11,7 +11,7 @@ import hutch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch.engine.options import Options
+    from hutch.engine.spec.options import Options
 
 LIMITS: Options = {"memory": "512m", "pids": 64, "cpus": 1}
 

@@ -15,11 +15,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
-    from hutch.engine import images as images, machine_snapshots as snapshots, network_api as networks, volumes as volumes
-    from hutch.engine.changes import Change as Change
-    from hutch.engine.container import Container as Container, run as run, start as start
-    from hutch.engine.process import Process as Process
-    from hutch.engine.settings import (
+    from hutch.engine.containers.container import Container as Container, run as run, start as start
+    from hutch.engine.containers.process import Process as Process
+    from hutch.engine.files.changes import Change as Change
+    from hutch.engine.images import images as images
+    from hutch.engine.machines import machine_snapshots as snapshots
+    from hutch.engine.networks import api as networks
+    from hutch.engine.records.state import Running as Running, containers as containers
+    from hutch.engine.spec.settings import (
         Attachment as Attachment,
         Bind as Bind,
         ImageSource as ImageSource,
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
         Tmpfs as Tmpfs,
         VolumeMount as VolumeMount,
     )
-    from hutch.engine.state import Running as Running, containers as containers
+    from hutch.engine.volumes import volumes as volumes
     from hutch.errors import (
         ConfigError as ConfigError,
         ContainerGone as ContainerGone,
@@ -46,12 +49,12 @@ if TYPE_CHECKING:
     from hutch.result import CommandFailed as CommandFailed, Result as Result, Usage as Usage
 
 _PLACES = {
-    "hutch.engine.container": ("Container", "run", "start"),
-    "hutch.engine.process": ("Process",),
+    "hutch.engine.containers.container": ("Container", "run", "start"),
+    "hutch.engine.containers.process": ("Process",),
     "hutch.result": ("CommandFailed", "Result", "Usage"),
-    "hutch.engine.changes": ("Change",),
-    "hutch.engine.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
-    "hutch.engine.state": ("Running", "containers"),
+    "hutch.engine.files.changes": ("Change",),
+    "hutch.engine.spec.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
+    "hutch.engine.records.state": ("Running", "containers"),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),
     "hutch.errors": (
@@ -59,16 +62,16 @@ _PLACES = {
         "StartError", "StateError", "UnsupportedError", "UsageError",
     ),
 }  # fmt: skip
-_MODULES = {"snapshots": "machine_snapshots", "networks": "network_api"}
+_MODULES = {"images": "images.images", "networks": "networks.api", "snapshots": "machines.machine_snapshots", "volumes": "volumes.volumes"}
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = [*_WHERE, "aio", "images", "networks", "snapshots", "volumes", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    if name in ("images", "networks", "snapshots", "volumes"):
+    if name in _MODULES:
         from importlib import import_module
 
-        return import_module(f"hutch.engine.{_MODULES.get(name, name)}")
+        return import_module(f"hutch.engine.{_MODULES[name]}")
     if name not in _WHERE and name != "aio":
         raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module

@@ -18,8 +18,8 @@ import asyncio
 import contextlib
 import threading
 
-from hutch.engine import container as sync
-from hutch.engine.process import Process as SyncProcess
+from hutch.engine.containers import container as sync
+from hutch.engine.containers.process import Process as SyncProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from hutch.cgroup.live import Stats
-    from hutch.engine.changes import Change
-    from hutch.engine.machine_snapshots import Snapshot
+    from hutch.engine.files.changes import Change
+    from hutch.engine.machines.machine_snapshots import Snapshot
     from hutch.result import Result
 
     T = TypeVar("T")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hutch
-from hutch.engine import state
+from hutch.engine.records import state
 from tests.conftest import HUTCH
 
 pytestmark = pytest.mark.root

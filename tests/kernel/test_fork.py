@@ -8,7 +8,7 @@ import time
 import pytest
 
 import hutch
-from hutch.engine import forking
+from hutch.engine.containers import forking
 from hutch.kernel.features import features
 
 pytestmark = pytest.mark.root

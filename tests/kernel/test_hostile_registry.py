@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from hutch.engine import images, storage
+from hutch.engine.images import images
+from hutch.engine.reports import storage
 from hutch.errors import HutchError, ImageError, RegistryError
 from hutch.image.registry import http
 from tests.archives import ARCHITECTURE, member, sha256, tar

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import hutch
-from hutch.engine import state
+from hutch.engine.records import state
 from tests.conftest import HUTCH
 from tests.hosts import Host, host
 

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from hutch import run as hutch_run
-from hutch.engine import images, prepare, storage
-from hutch.engine.settings import VolumeMount
+from hutch.engine.images import images
+from hutch.engine.launch import prepare
+from hutch.engine.reports import storage
+from hutch.engine.spec.settings import VolumeMount
 from hutch.errors import RegistryError, StartError
 from hutch.image.content import Content, file_name
 from tests.archives import directory, member, tar

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hutch
-from hutch.engine import volumes
+from hutch.engine.volumes import volumes
 from tests.conftest import HUTCH
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hutch
-from hutch.engine import create, enter, options as api_options, prepare
+from hutch.engine.containers import create
+from hutch.engine.launch import enter, prepare
+from hutch.engine.spec import options as api_options
 from hutch.executor.launcher import Execution
 from hutch.plan import ops
 from hutch.plan.plan import Plan

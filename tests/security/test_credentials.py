@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hutch.engine import images
+from hutch.engine.images import images
 from hutch.errors import HutchError
 from tests.kernel.test_hostile_registry import Handler
 from tests.registry import PASSWORD, USER, Image, authority, base, make, simple

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import hutch
-from hutch.engine import state
+from hutch.engine.records import state
 from hutch.plan import ops
 from tests.security import attack
 from tests.security.attack import Victim

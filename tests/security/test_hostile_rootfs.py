@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import hutch
-from hutch.engine import options, prepare
+from hutch.engine.launch import prepare
+from hutch.engine.spec import options
 from hutch.plan import ops
 from tests.security import attack
 

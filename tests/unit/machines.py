@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hutch.engine.configuration import to_config
-from hutch.engine.settings import Settings
+from hutch.engine.spec.configuration import to_config
+from hutch.engine.spec.settings import Settings
 from hutch.image.rootfs import Hidden, Rootfs, View
 from hutch.kernel import capabilities
 from hutch.kernel.cgroupfs import CgroupLayout, V1Controller

@@ -15,9 +15,10 @@ from hutch import jsontext
 from hutch.cli import completion, flags, image_flags, main, request
 from hutch.cli.flags import RUN_FLAGS
 from hutch.cli.parse import HELP, Command, Flag, help_text, parse
-from hutch.engine import options, units
-from hutch.engine.configuration import capability_set
-from hutch.engine.settings import Attachment, Bind, Settings, Tmpfs, Ulimit, check
+from hutch.engine.spec import options, units
+from hutch.engine.spec.check import check
+from hutch.engine.spec.configuration import capability_set
+from hutch.engine.spec.settings import Attachment, Bind, Settings, Tmpfs, Ulimit
 from hutch.errors import HutchError, UsageError
 
 COMMANDS = (*flags.COMMANDS, *image_flags.COMMANDS)

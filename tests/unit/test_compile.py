@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hutch.engine.settings import Bind, Settings, Tmpfs, Ulimit
+from hutch.engine.spec.settings import Bind, Settings, Tmpfs, Ulimit
 from hutch.errors import ConfigError, HutchError, UnsupportedError
 from hutch.image.rootfs import Rootfs, View
 from hutch.kernel.cgroupfs import CgroupLayout
@@ -546,7 +546,7 @@ def test_a_view_with_mounts_below_it():
 
 
 def test_time_offsets_are_checked():
-    from hutch.engine.settings import check
+    from hutch.engine.spec.check import check
 
     with pytest.raises(HutchError, match="monotonic or boottime"):
         check(own(time_offsets={"realtime": 1}))

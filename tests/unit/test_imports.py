@@ -36,8 +36,8 @@ def loaded(code: str) -> set[str]:
         "hutch.cli.parse",
         "hutch.cli.flags",
         "hutch.cli.request",
-        "hutch.engine.prepare",
-        "hutch.engine.container",
+        "hutch.engine.launch.prepare",
+        "hutch.engine.containers.container",
         "hutch.runtime.compile",
     ],
 )
@@ -56,7 +56,7 @@ import os
 os.environ["HUTCH_STATE"] = PLACE
 from hutch.cli import main, run, request
 from hutch.cli.parse import parse
-from hutch.engine import prepare
+from hutch.engine.launch import prepare
 values, rest = parse(main.find("run"), ["-m", "64m", "host", "true"])
 from hutch.errors import UnsupportedError
 try:

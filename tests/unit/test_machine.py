@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import hutch.executor
-from hutch.engine import machines
-from hutch.engine.settings import Bind, Settings
+from hutch.engine.machines import assembly, wiring
+from hutch.engine.spec import machine_settings
+from hutch.engine.spec.settings import Bind, Settings
 from hutch.errors import UnsupportedError, UsageError
 from hutch.image.erofs import format as erofs, writer
 from hutch.kernel.features import Features
@@ -144,7 +145,7 @@ def test_constants_are_the_executors():
     text = (Path(hutch.executor.__file__).parent / "frames.h").read_text()
     for name in ("START_TERMINAL", "START_ENTER", "START_RESUMED"):
         assert f"{name} = {getattr(machine_ops, name)}" in text
-    from hutch.engine import guest_cgroup, machine_snapshots
+    from hutch.engine.machines import guest_cgroup, machine_snapshots
 
     for name, value in (("QUIESCE", machine_snapshots.QUIESCE), ("QUIET", machine_snapshots.QUIET), ("READ_FILE", guest_cgroup.READ_FILE),
                         ("FILE_CONTENT", guest_cgroup.FILE_CONTENT)):  # fmt: skip
@@ -167,12 +168,12 @@ def test_the_monitors_command():
 
 
 def test_memory_and_processors():
-    assert machines.memory_of(own()) == (512 + 96) * MIB
-    assert machines.memory_of(own(memory=4096)) == 97 * MIB
+    assert assembly.memory_of(own()) == (512 + 96) * MIB
+    assert assembly.memory_of(own(memory=4096)) == 97 * MIB
     with pytest.raises(UnsupportedError, match="and this host has"):
-        machines.memory_of(own(memory=1 << 50))
-    assert [machines.cpus_of(own(cpu_quota=quota), ROOT_HYBRID) for quota in (None, 1, 100_000, 150_000, 9_900_000)] == [1, 1, 1, 2, 4]
-    assert machines.cpus_of(own(cpu_quota=50_000, cpu_period=10_000), ROOT_HYBRID) == 4
+        assembly.memory_of(own(memory=1 << 50))
+    assert [assembly.cpus_of(own(cpu_quota=quota), ROOT_HYBRID) for quota in (None, 1, 100_000, 150_000, 9_900_000)] == [1, 1, 1, 2, 4]
+    assert assembly.cpus_of(own(cpu_quota=50_000, cpu_period=10_000), ROOT_HYBRID) == 4
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,12 @@ def test_memory_and_processors():
 )
 def test_what_has_no_meaning_in_a_machine(changes, words):
     with pytest.raises((UsageError, UnsupportedError), match=words):
-        machines.check(own(**changes))
+        machine_settings.check(own(**changes))
 
 
 def test_records_of_machines():
     parts = parts_of(disks=DISKS, interfaces=1)
-    from hutch.engine.prepare import record_of
+    from hutch.engine.launch.prepare import record_of
 
     assert Machine(**{k: tuple(v) if isinstance(v, list) else v for k, v in record_of(parts.machine).items()}) == parts.machine
 
@@ -321,6 +322,6 @@ def test_packets_for_the_name_server_are_kept():
 
 
 def test_interfaces_before_a_copy_are_cleared():
-    data = machines.network_of((), ((0, "172.18.0.5", 16), (1, "172.19.0.5", 16)))
+    data = wiring.network_of((), ((0, "172.18.0.5", 16), (1, "172.19.0.5", 16)))
     assert len(data) == NETWORK_ROOM and bytes((172, 18, 0, 5)) in data and bytes((172, 19, 0, 5)) in data
     assert io.BytesIO(data).read(4) != bytes(4)

@@ -221,7 +221,7 @@ def test_macs():
 
 def test_without_root_and_without_pasta(monkeypatch):
     """What is missing is said, with what to install."""
-    from hutch.engine import usernet
+    from hutch.engine.networks import usernet
     from hutch.errors import UnsupportedError
     from hutch.kernel.features import features
 
@@ -236,7 +236,7 @@ def test_without_root_and_without_pasta(monkeypatch):
 
 
 def test_what_is_sent_to_the_users_network_comes_as_it_was():
-    from hutch.engine import usernet
+    from hutch.engine.networks import usernet
     from hutch.network import egress
     from hutch.network.attach import Connection, Endpoint
     from hutch.network.spec import Network, Subnet

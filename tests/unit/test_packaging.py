@@ -21,5 +21,5 @@ def test_every_library_that_is_looked_for_is_declared():
     """`hutch doctor` asks for libraries that the package or one of its extras brings."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[><=; ]", item)[0].lower() for group in (project["dependencies"], *project["optional-dependencies"].values()) for item in group}
-    wanted = re.findall(r"pip install ([\w.-]+)", (REPO / "src/hutch/engine/doctor.py").read_text())
+    wanted = re.findall(r"pip install ([\w.-]+)", (REPO / "src/hutch/engine/reports/doctor.py").read_text())
     assert wanted and set(wanted) <= declared

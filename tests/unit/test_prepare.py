@@ -8,8 +8,8 @@ import types
 
 import pytest
 
-from hutch.engine import identity, plancache, prepare
-from hutch.engine.settings import Bind, Settings, Ulimit
+from hutch.engine.launch import identity, plancache, prepare
+from hutch.engine.spec.settings import Bind, Settings, Ulimit
 from hutch.errors import UsageError
 from hutch.executor import kept
 from hutch.image import resolve

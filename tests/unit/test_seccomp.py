@@ -10,10 +10,11 @@ import struct
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from hutch.engine import profiles
+from hutch.engine.spec import profiles
 from hutch.errors import ConfigError
 from hutch.kernel import capabilities
 from hutch.kernel.syscall_table import numbers
+from hutch.oci import decode as oci_decode
 from hutch.oci.config import Seccomp, SeccompArgument, SeccompRule
 from hutch.runtime import profile, seccomp
 from hutch.runtime.profile import default_profile
@@ -424,7 +425,7 @@ FAMILIES = (0, 1, 2, 3, 10, 16, 17, 38, 40, 44)
 )
 def test_not_looser_than_podmans(caps):
     ours = compile_filter(default_profile(caps, compat=True), "x86_64")
-    theirs = compile_filter(profiles.load(SYSTEM, tuple(caps)), "x86_64")
+    theirs = compile_filter(oci_decode.decode(Seccomp, profiles.read(SYSTEM, tuple(caps))), "x86_64")
     looser = set()
     for architecture in (X86_64, I386):
         for name, number in NUMBERS[architecture].items():
@@ -439,6 +440,6 @@ def test_not_looser_than_podmans(caps):
 
 @pytest.mark.skipif(not os.path.exists(SYSTEM), reason="no profile of Podman's here")
 def test_docker_form_of_a_profile():
-    loaded = profiles.load(SYSTEM, ("CAP_SYS_CHROOT",))
+    loaded = oci_decode.decode(Seccomp, profiles.read(SYSTEM, ("CAP_SYS_CHROOT",)))
     program = compile_filter(loaded, "x86_64")
     assert call(program, "chroot") == ALLOW and call(program, "acct") == EPERM and call(program, "read") == ALLOW

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from hutch.engine import machines
+from hutch.engine.machines import assembly
 from hutch.record import Record
 from hutch.vm.machine import Machine
 
@@ -69,5 +69,5 @@ def guest(monkeypatch: pytest.MonkeyPatch, script: str, patience: int = 3000) ->
     """From here on machines are this script."""
     path = shutil.which("python3", path="/usr/bin:/bin")
     assert path is not None
-    monkeypatch.setattr(machines.qemu, "find", lambda: Fake(script=script, path=path))
+    monkeypatch.setattr(assembly.qemu, "find", lambda: Fake(script=script, path=path))
     monkeypatch.setattr("hutch.vm.compile.PATIENCE", {"tcg": patience, "kvm": patience})

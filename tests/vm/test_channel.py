@@ -152,7 +152,7 @@ def test_a_snapshot_that_is_not_answered_holds_up_nobody(monkeypatch):
     """Whoever asked for silence has gone, and the guest never fell silent: nothing spins."""
     fake.guest(monkeypatch, "started(); time.sleep(60)")
     with hutch.Container("host", **EMULATED) as box:
-        door = socket.socket(fileno=hutch.engine.machines.connect(box.live.directory, box.name))
+        door = socket.socket(fileno=hutch.engine.machines.channel.connect(box.live.directory, box.name))
         door.send((0).to_bytes(4, "little") + (12).to_bytes(2, "little") + bytes(2))  # QUIESCE
         time.sleep(0.2)
         door.close()
@@ -184,7 +184,7 @@ def test_a_command_whose_caller_is_killed_is_ended_in_the_guest(monkeypatch):
             "import sys; from hutch.engine import state, recorded, enter, machines; from hutch.executor.launcher import Execution\n"
             "r = state.find(sys.argv[1]); p = recorded.live_of(r)\n"
             "plan = enter.remote_plan(p, enter.process_of(p, ('sleep',), {}, None, enter.user_of(p, None)))\n"
-            "fd = machines.connect(r.directory, 'x'); e = Execution(plan, stdin=0, stdout=1, stderr=2, extra=(fd,)); e.wait_ready(); print('up', flush=True); e.wait()"
+            "fd = channel.connect(r.directory, 'x'); e = Execution(plan, stdin=0, stdout=1, stderr=2, extra=(fd,)); e.wait_ready(); print('up', flush=True); e.wait()"
         )
         caller = subprocess.Popen([sys.executable, "-c", code, running.id], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert caller.stdout is not None and caller.stdout.readline() == "up\n"

@@ -6,7 +6,9 @@ import os
 import sys
 
 from hutch.cli.output import binary
-from hutch.engine import copying, snapshots, state
+from hutch.engine.containers import filesystem
+from hutch.engine.files import copying
+from hutch.engine.records import state
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -29,7 +31,7 @@ def cp(_: dict[str, Any], rest: list[str]) -> int:
     (source_name, source), (target_name, target) = split(rest[0]), split(rest[1])
     if bool(source_name) == bool(target_name):
         raise UsageError("cp: one of the two is CONTAINER:PATH, and the other a path of this machine", "`hutch cp web:/etc/hosts .`")
-    with snapshots.of_record(state.find(source_name or target_name)) as container:
+    with filesystem.of_record(state.find(source_name or target_name)) as container:
         if source_name:
             if target == "-":
                 copying.archive_out(container, source or "/", binary().write)

@@ -14,7 +14,7 @@ def doctor(values: dict[str, Any], rest: list[str]) -> int:
     """Print every finding; 1 when no container can be run."""
     if rest:
         raise UsageError(f"doctor: unexpected argument {rest[0]!r}")
-    from hutch.engine.doctor import examine
+    from hutch.engine.reports.doctor import examine
 
     findings = examine()
     if values.get("json"):

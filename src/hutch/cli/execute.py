@@ -6,7 +6,9 @@ import os
 
 from hutch.cli import attach, request
 from hutch.cli.output import tell
-from hutch.engine import enter, live, recorded, state
+from hutch.engine.containers import recorded
+from hutch.engine.launch import enter
+from hutch.engine.records import live, state
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
 from hutch.oci.config import ConsoleSize
@@ -48,11 +50,11 @@ def execute(values: dict[str, Any], rest: list[str]) -> int:
     who = enter.user_of(container, values.get("user"))
     plan: Plan | Stored
     if container.machine is not None:
-        from hutch.engine import machines
+        from hutch.engine.machines import channel
 
         process = enter.process_of(container, argv, env, values.get("workdir"), who, terminal=size, privileged=privileged)
         plan = enter.remote_plan(container, process, privileged=privileged)
-        pidfd = machines.connect(running.directory, running.name or running.id)
+        pidfd = channel.connect(running.directory, running.name or running.id)
     else:
         template = enter.template(container, env=env, workdir=values.get("workdir"), who=who, terminal=size, privileged=privileged)
         plan = template.command(argv)

@@ -9,14 +9,14 @@ from hutch.cli.manage import ago, scaled
 from hutch.cli.output import ask, binary, exact, table, tell
 from hutch.cli.progress import show
 from hutch.cli.template import Template
-from hutch.engine import images as nouns
+from hutch.engine.images import images as nouns
 from hutch.errors import ImageError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-    from hutch.engine.images import Image
+    from hutch.engine.images.images import Image
 
 
 def one(rest: list[str], command: str, what: str) -> str:
@@ -236,21 +236,23 @@ def import_(values: dict[str, Any], rest: list[str]) -> int:
 
 def export(values: dict[str, Any], rest: list[str]) -> int:
     """Write a container's root file system."""
-    from hutch.engine import snapshots, state
+    from hutch.engine.containers import filesystem
+    from hutch.engine.records import state
 
     running = state.find(one(rest, "export", "container"))
-    with snapshots.of_record(running) as target:
-        return _write(values, "export", lambda out: snapshots.export(target, out.write))
+    with filesystem.of_record(running) as target:
+        return _write(values, "export", lambda out: filesystem.export(target, out.write))
 
 
 def commit(values: dict[str, Any], rest: list[str]) -> int:
     """Make an image of a container's changes, and print its id."""
-    from hutch.engine import snapshots, state
+    from hutch.engine.containers import filesystem
+    from hutch.engine.records import state
 
     if not 1 <= len(rest) <= 2:
         raise UsageError("commit: expected a container, and perhaps a name", "`hutch commit web mine:2`")
-    with snapshots.of_record(state.find(rest[0])) as target:
-        found = snapshots.commit(
+    with filesystem.of_record(state.find(rest[0])) as target:
+        found = filesystem.commit(
             target, rest[1] if len(rest) > 1 else "", changes=values.get("change", ()), author=values.get("author", ""),
             message=values.get("message", ""), pause=values.get("pause", True),
         )  # fmt: skip
@@ -260,10 +262,11 @@ def commit(values: dict[str, Any], rest: list[str]) -> int:
 
 def diff(_: dict[str, Any], rest: list[str]) -> int:
     """List what a container changed."""
-    from hutch.engine import snapshots, state
+    from hutch.engine.containers import filesystem
+    from hutch.engine.records import state
 
-    with snapshots.of_record(state.find(one(rest, "diff", "container"))) as target:
-        found = snapshots.diff(target)
+    with filesystem.of_record(state.find(one(rest, "diff", "container"))) as target:
+        found = filesystem.diff(target)
     for change in found:
         tell(f"{change.kind[0].upper()} {change.path}")
     return 0
@@ -272,12 +275,12 @@ def diff(_: dict[str, Any], rest: list[str]) -> int:
 def inspect(values: dict[str, Any], rest: list[str]) -> int:
     """All that is known, as JSON; 1 when something does not exist."""
     if values.get("kernel"):
-        from hutch.engine import kernelview
+        from hutch.engine.reports import kernelview
 
         for name in some(rest, "inspect", "a container"):
             tell(*kernelview.of_container(name).lines())
         return 0
-    from hutch.engine import documents
+    from hutch.engine.reports import documents
 
     kind = values.get("type", "")
     if kind not in ("", "image", "container", "volume"):
@@ -302,7 +305,7 @@ def inspect(values: dict[str, Any], rest: list[str]) -> int:
 
 def login(values: dict[str, Any], rest: list[str]) -> int:
     """Remember credentials that a registry takes."""
-    from hutch.engine import registries
+    from hutch.engine.images import registries
 
     if len(rest) > 1:
         raise UsageError(f"login: unexpected argument {rest[1]!r}")
@@ -326,7 +329,7 @@ def login(values: dict[str, Any], rest: list[str]) -> int:
 
 def logout(_: dict[str, Any], rest: list[str]) -> int:
     """Forget credentials."""
-    from hutch.engine import registries
+    from hutch.engine.images import registries
 
     host = rest[0] if rest else "docker.io"
     if not registries.logout(host):

@@ -7,7 +7,7 @@ import time
 
 from hutch.cli.output import tell
 from hutch.cli.request import integer, seconds
-from hutch.engine import units
+from hutch.engine.spec import units
 from hutch.errors import HutchError, UsageError
 from hutch.kernel.kvm import Kvm, Machine, Vcpu, exits, modes
 

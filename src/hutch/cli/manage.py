@@ -8,7 +8,9 @@ import time
 
 from hutch.cli.output import binary, exact, table, tell, warn
 from hutch.cli.request import patience
-from hutch.engine import live, recorded, signals, state
+from hutch.engine.containers import recorded
+from hutch.engine.records import live, state
+from hutch.engine.spec import signals
 from hutch.errors import ContainerGone, HutchError, StateError, UsageError
 from hutch.kernel import syscalls
 
@@ -16,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hutch.engine.state import Running
+    from hutch.engine.records.state import Running
 
 
 def ago(moment: float) -> str:

@@ -7,7 +7,7 @@ from hutch.cli.images import some
 from hutch.cli.output import exact, table, tell
 from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
-from hutch.engine import naming, network_api as networks
+from hutch.engine.networks import api as networks, naming
 from hutch.errors import StateError, UsageError
 from hutch.network import spec
 
@@ -83,7 +83,7 @@ def inspect(values: dict[str, Any], rest: list[str]) -> int:
     """Show networks as JSON."""
     some(rest, "network inspect", "a network")
     if values.get("kernel"):
-        from hutch.engine import kernelview
+        from hutch.engine.reports import kernelview
 
         for name in rest:
             tell(*kernelview.of_network(networks.get(name)).lines())

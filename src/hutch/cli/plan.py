@@ -6,7 +6,7 @@ import json
 
 from hutch.cli import request
 from hutch.cli.output import exact, tell
-from hutch.engine import prepare
+from hutch.engine.launch import prepare
 from hutch.errors import UsageError
 from hutch.plan.lint import lint
 

@@ -6,8 +6,8 @@ import os
 import stat
 
 from hutch.cli.parse import truth
-from hutch.engine import options, units
-from hutch.engine.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount, check_volume_name
+from hutch.engine.spec import options, units
+from hutch.engine.spec.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount, check_volume_name
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False

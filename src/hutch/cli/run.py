@@ -6,7 +6,8 @@ import os
 
 from hutch.cli import attach
 from hutch.cli.output import tell
-from hutch.engine import identity, plancache, state
+from hutch.engine.launch import identity, plancache
+from hutch.engine.records import state
 from hutch.errors import NotFoundInContainer, UsageError
 from hutch.executor import kept
 from hutch.executor.launcher import Execution
@@ -18,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hutch.engine.identity import Marks
-    from hutch.engine.settings import Settings
+    from hutch.engine.launch.identity import Marks
+    from hutch.engine.spec.settings import Settings
     from hutch.plan.plan import Plan
 
 OOM_TAG = 1  # hutch.cgroup.operations.OOM, whose import is not worth one number
@@ -74,7 +75,7 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
                 last, expired = attach.wait(execution, timeout, streams)
         except NotFoundInContainer as error:
             if rest[0] == "host":
-                from hutch.engine import options
+                from hutch.engine.spec import options
                 from hutch.image.host import INVISIBLE
 
                 error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]), INVISIBLE)
@@ -93,7 +94,7 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
 def _pull(values: dict[str, Any], image: str, when: str) -> None:
     """Fetch the image, as --pull says."""
     from hutch.cli.progress import show
-    from hutch.engine import images
+    from hutch.engine.images import images
 
     images.ensure(image, when, lambda steps: show(steps, quiet=bool(values.get("quiet"))))
 
@@ -117,7 +118,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         return request.settings(values, rest).replace(pull="never")
 
     def compiled(marks: Marks) -> Plan:
-        from hutch.engine import prepare
+        from hutch.engine.launch import prepare
 
         return prepare.prepare(wanted(), remove=bool(values.get("rm")), marks=marks).compiled.plan
 
@@ -133,7 +134,8 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
             fresh, encoded = identity.personalise(found_plan[1], places)
             stored = kept.Stored(exports, encoded, lambda: compiled(marks))
             return fresh, lambda i, o, e: Execution(stored, stdin=i, stdout=o, stderr=e, replace=(marks.id, fresh))
-    from hutch.engine import create, launching
+    from hutch.engine.containers import create
+    from hutch.engine.launch import launching
 
     prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")))
     if prepared.facts.idle and not detach:

@@ -6,7 +6,9 @@ from hutch.cli.images import size, some
 from hutch.cli.manage import ago
 from hutch.cli.output import exact, table, tell, warn
 from hutch.cli.template import Template
-from hutch.engine import machine_snapshots as snapshots, recorded, state
+from hutch.engine.containers import recorded
+from hutch.engine.machines import machine_snapshots as snapshots
+from hutch.engine.records import state
 from hutch.errors import ContainerGone, HutchError, UsageError
 
 TYPE_CHECKING = False

@@ -7,7 +7,9 @@ import sys
 from hutch.cli.images import size
 from hutch.cli.output import draw, table, tell
 from hutch.cli.template import Template
-from hutch.engine import images, storage, volumes
+from hutch.engine.images import images
+from hutch.engine.reports import storage
+from hutch.engine.volumes import volumes
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ from hutch.cli.images import size, some
 from hutch.cli.output import exact, table, tell
 from hutch.cli.request import pairs
 from hutch.cli.template import Template
-from hutch.engine import volumes
+from hutch.engine.volumes import volumes
 from hutch.errors import StateError, UsageError
 
 TYPE_CHECKING = False

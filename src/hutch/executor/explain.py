@@ -7,7 +7,7 @@ import os
 from hutch.errors import MachineLost, NotExecutable, NotFoundInContainer, StartError
 from hutch.executor.messages import EREMOTEIO, Message
 from hutch.plan import ops
-from hutch.plan.ops.base import printable
+from hutch.plan.operation import printable
 from hutch.plan.plan import Plan, called
 
 ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, EPERM, ENOSPC, E2BIG, ENOEXEC, ELIBACC, ELOOP, EMFILE, EBUSY, EBADMSG, ECANCELED, EAGAIN = (

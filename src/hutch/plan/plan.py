@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hutch.plan.ops import Operation, Slot
-from hutch.plan.ops.base import printable
+from hutch.plan.operation import Operation, Slot, printable
 from hutch.record import Record
 
 TYPE_CHECKING = False

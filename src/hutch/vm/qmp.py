@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 from hutch.errors import HutchError, UnsupportedError
-from hutch.plan.ops.base import printable
+from hutch.plan.operation import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -118,6 +118,6 @@ def _size(values: dict[str, Any], key: str) -> int | None:
         return None
     if text == "-1":
         return -1
-    from hutch.engine.units import size
+    from hutch.engine.spec.units import size
 
     return size(text, f"--{key.replace('_', '-')}")

@@ -7,7 +7,7 @@ operation assigns and later ones use.
 
 from __future__ import annotations
 
-from hutch.plan.ops.base import (
+from hutch.plan.operation import (
     ATIME_MASK as ATIME_MASK,
     ATTRIBUTES as ATTRIBUTES,
     MS_REC as MS_REC,

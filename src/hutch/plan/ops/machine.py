@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hutch.plan.ops.base import Operation, Slot, joined
+from hutch.plan.operation import Operation, Slot, joined
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hutch.plan.ops.base import Argument
+    from hutch.plan.operation import Argument
     from hutch.plan.plan import Plan
 
 SOCK_STREAM, SOCK_SEQPACKET = 1, 5

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hutch.plan.ops.base import ATIME_MASK, MS_REC, PROPAGATION, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names
+from hutch.plan.operation import ATIME_MASK, MS_REC, PROPAGATION, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hutch.plan.ops.base import Argument
+    from hutch.plan.operation import Argument
 
 
 class Propagation(Operation):

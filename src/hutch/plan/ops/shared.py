@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hutch.plan.ops.base import PROPAGATION, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names, joined, namespace_names, shown
+from hutch.plan.operation import PROPAGATION, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names, joined, namespace_names, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hutch.plan.ops.base import Argument
+    from hutch.plan.operation import Argument
 
 
 class Wait(Operation):

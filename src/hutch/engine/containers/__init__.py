@@ -1,0 +1,1 @@
+"""The container: made, started, run, forked, committed."""

@@ -1,0 +1,1 @@
+"""Images by name: pulled, pushed, listed, made, removed."""

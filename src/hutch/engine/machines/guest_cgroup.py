@@ -1,0 +1,85 @@
+"""The cgroup of a container in a machine: its files are the guest's, and are asked for through the machine's control channel."""
+
+from __future__ import annotations
+
+from hutch.cgroup.live import Cgroup, whole
+from hutch.engine.machines import channel
+from hutch.errors import ContainerGone, UnsupportedError
+from hutch.vm.compile import GUEST_CGROUP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from hutch.cgroup.live import Stats
+    from hutch.oci.config import Resources
+
+READ_FILE, FILE_CONTENT, HEAD = 9, 38, 8  # executor/frames.h
+PATIENCE = 2000  # milliseconds for an answer: of a machine that is paused there is none
+
+
+class GuestCgroup(Cgroup):
+    """As any container's; but its limits are the machine's, which do not change, and it is the machine that is paused."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        super().__init__({"": f"/sys/fs/cgroup{GUEST_CGROUP}"})
+        self._directory, self._name = directory, name
+        self._door: socket.socket | None = None
+
+    def stats(self) -> Stats:
+        """The numbers now, as the guest counts them; an empty record for a machine that is gone, or paused."""
+        import socket
+
+        try:
+            with socket.socket(fileno=channel.connect(self._directory, self._name)) as door:
+                self._door = door
+                return super().stats()
+        except ContainerGone:
+            return super().stats()
+        finally:
+            self._door = None
+
+    def _text(self, controller: str, key: str) -> str | None:
+        import select
+
+        if self._door is None:
+            return None
+        path = f"{self._file(controller, key)}\0".encode()
+        try:
+            self._door.send(len(path).to_bytes(4, "little") + READ_FILE.to_bytes(2, "little") + bytes(2) + path)
+            poll = select.poll()
+            poll.register(self._door.fileno(), select.POLLIN)
+            answer = self._door.recv(1 << 16) if poll.poll(PATIENCE) else b""
+        except OSError:
+            answer = b""
+        if len(answer) < HEAD or int.from_bytes(answer[4:6], "little") != FILE_CONTENT:
+            self._door = None
+            return None
+        return answer[HEAD:].decode("ascii", "replace") or None
+
+    def _hugetlb(self, controller: str, suffix: str) -> dict[str, int]:
+        return {}
+
+    def _there(self) -> bool:
+        from hutch.engine.records import state
+
+        return state.locked(f"{self._directory}/{state.RECORD}")
+
+    def update(self, resources: Resources) -> None:
+        """Raises UnsupportedError."""
+        raise UnsupportedError(f"container {self._name}: the limits of a machine are its memory and its processors, and do not change")
+
+    def processes(self) -> list[int]:
+        """The pids in it, as its guest numbers them."""
+        import socket
+
+        with socket.socket(fileno=channel.connect(self._directory, self._name)) as door:
+            self._door = door
+            try:
+                return [found for word in (self._text("", "cgroup.procs") or "").split() if (found := whole(word)) is not None]
+            finally:
+                self._door = None
+
+    def freeze(self, frozen: bool = True, timeout: float = 5.0) -> None:
+        """Stop the machine's processors, or let them go on. Raises ContainerGone, HutchError, UnsupportedError."""
+        channel.pause(self._directory, self._name, frozen)

@@ -1,0 +1,1 @@
+"""Volumes: directories with a name that outlive their containers."""
