@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
     from hutch.engine.containers.container import Container as Container, run as run, start as start
+    from hutch.engine.containers.existing import Existing as Existing, containers as containers
     from hutch.engine.containers.process import Process as Process
     from hutch.engine.files.changes import Change as Change
     from hutch.engine.images import images as images
     from hutch.engine.machines import machine_snapshots as snapshots
     from hutch.engine.networks import api as networks
-    from hutch.engine.records.state import Running as Running, containers as containers
+    from hutch.engine.records.state import Running as Running
     from hutch.engine.spec.settings import (
         Attachment as Attachment,
         Bind as Bind,
@@ -54,7 +55,8 @@ _PLACES = {
     "hutch.result": ("CommandFailed", "Result", "Usage"),
     "hutch.engine.files.changes": ("Change",),
     "hutch.engine.spec.settings": ("Attachment", "Bind", "ImageSource", "Settings", "Tmpfs", "VolumeMount"),
-    "hutch.engine.records.state": ("Running", "containers"),
+    "hutch.engine.containers.existing": ("Existing", "containers"),
+    "hutch.engine.records.state": ("Running",),
     "hutch.cgroup.live": ("Event", "Pressure", "Stats"),
     "hutch.kernel.features": ("Features", "features"),
     "hutch.errors": (

@@ -20,7 +20,7 @@ import pytest
 
 from hutch import run as hutch_run
 from hutch.engine.images import images
-from hutch.engine.launch import prepare
+from hutch.engine.launch import launching
 from hutch.engine.reports import storage
 from hutch.engine.spec.settings import VolumeMount
 from hutch.errors import RegistryError, StartError
@@ -973,21 +973,20 @@ def test_a_subpath_that_becomes_a_link_after_it_was_checked_leads_nowhere(server
     name = server.put(simple("volumes"), "volume:1")
     hutch("run", "-q", "-v", "raced:/v", name, "mkdir", "-p", "/v/a/b")
     volume = Path(json.loads(hutch("volume", "inspect", "raced"))[0]["Mountpoint"])
-    original = prepare._template
+    original = launching._launch
 
     def swapped(*arguments, **options):
-        found = original(*arguments, **options)
-        (volume / "a/b").rmdir()
-        (volume / "a/b").symlink_to("/etc")
-        return found
+        if not (volume / "a/b").is_symlink():
+            (volume / "a/b").rmdir()
+            (volume / "a/b").symlink_to("/etc")
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(prepare, "_template", swapped)
+    monkeypatch.setattr(launching, "_launch", swapped)
     refused = hutch_run(name, ["ls", "/x"], mounts=[VolumeMount(name="raced", target="/x", subpath="a/b")])
     assert isinstance(refused.error, StartError) and "a/b" in refused.error.message
     (volume / "etc").mkdir()
     (volume / "etc/own").touch()
     (volume / "a/b").unlink()
     (volume / "a/b").mkdir()
-    prepare._templates.clear()
     found = hutch_run(name, ["ls", "/x"], mounts=[VolumeMount(name="raced", target="/x", subpath="a/b")])
     assert found.stdout == "own\n"

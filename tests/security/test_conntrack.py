@@ -90,7 +90,7 @@ def machine(request) -> Host:
 def network(machine: Host) -> tuple[tuple[str, ...], list[str]]:
     """A network with a container that stays; the flags that give the others one address, and the gateways."""
     machine("network", "create", "--ipv6", "--subnet", "10.90.0.0/24", "--subnet", "fd90::/64", "net")
-    machine("run", "-d", "--name", "stays", "--network", "net", "host", "sleep", "1000")
+    machine("run", "-d", "--name", "stays", "--network", "net", "--ip", "10.90.0.2", "--ip6", "fd90::2", "host", "sleep", "1000")
     (inspected,) = json.loads(machine("network", "inspect", "net"))
     gateways = [item["Gateway"] for item in inspected["IPAM"]["Config"]]
     return ("--network", "net", "--ip", "10.90.0.50", "--ip6", "fd90::50"), gateways

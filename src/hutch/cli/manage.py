@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
 from hutch.cli.output import binary, exact, table, tell, warn
 from hutch.cli.request import patience
-from hutch.engine.containers import recorded
-from hutch.engine.records import live, state
+from hutch.engine.containers.existing import CHUNK, Existing, containers
+from hutch.engine.records import state
 from hutch.engine.spec import signals
-from hutch.errors import ContainerGone, HutchError, StateError, UsageError
-from hutch.kernel import syscalls
+from hutch.errors import HutchError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
-
-    from hutch.engine.records.state import Running
 
 
 def ago(moment: float) -> str:
@@ -75,49 +72,36 @@ def ps(values: dict[str, Any], rest: list[str]) -> int:
     return 0
 
 
-def _one(rest: list[str], what: str) -> Running:
-    if len(rest) != 1:
-        raise UsageError(f"{what}: expected one container, got {len(rest)}")
-    return state.find(rest[0])
-
-
 def port(_: dict[str, Any], rest: list[str]) -> int:
     """Print where a container's ports are published."""
     if not 1 <= len(rest) <= 2:
         raise UsageError("port: expected a container, and at most one of its ports", "`hutch port web 80/tcp`")
-    running = state.find(rest[0])
-    lines = [text.replace(" ", "").partition("->") for text in running.data.get("ports", ())]
+    box = containers.get(rest[0])
     if len(rest) == 1:
-        for place, _arrow, own in lines:
+        for own, place in box.ports():
             tell(f"{own} -> {place}")
         return 0
     wanted = rest[1] if "/" in rest[1] else f"{rest[1]}/tcp"
-    found = [place for place, _arrow, own in lines if own == wanted]
+    found = [place for own, place in box.ports() if own == wanted]
     if not found:
-        raise StateError(f"container {running.name or running.id}: port {wanted} is not published")
+        raise StateError(f"container {box.name}: port {wanted} is not published")
     tell(*found)
     return 0
 
 
 def logs(values: dict[str, Any], rest: list[str]) -> int:
     """Print a detached container's output."""
-    running = _one(rest, "logs")
-    path = f"{running.directory}/log"
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise StateError(f"container {running.name or running.id}: keeps no log", "only detached containers do") from None
-    with open(fd, "rb") as file:
-        out = binary()
-        while True:
-            alive = state.locked(f"{running.directory}/{state.RECORD}")
-            while data := file.read(65536):
-                out.write(data)
+    if len(rest) != 1:
+        raise UsageError(f"logs: expected one container, got {len(rest)}")
+    out = binary()
+    for data in containers.get(rest[0]).logs(follow=bool(values.get("follow"))):
+        out.write(data)
+        if len(data) < CHUNK:
             out.flush()
-            if not values.get("follow") or not alive:
-                return 0
-            if reader_gone(100):
-                raise BrokenPipeError
+        if not data and reader_gone(0):
+            raise BrokenPipeError
+    out.flush()
+    return 0
 
 
 def reader_gone(milliseconds: int) -> bool:
@@ -127,26 +111,13 @@ def reader_gone(milliseconds: int) -> bool:
     return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(milliseconds))
 
 
-def kill(values: dict[str, Any], rest: list[str]) -> int:
-    """Send a signal to containers."""
-    return _each(rest, "kill", lambda running: _send(running, signals.number(values.get("signal", "KILL"))))
-
-
-def _send(running: Running, number: int) -> None:
-    pidfd = live.open_pidfd(running)
-    try:
-        syscalls.pidfd_send_signal(pidfd, number)
-    finally:
-        os.close(pidfd)
-
-
-def _each(rest: list[str], what: str, action) -> int:  # type: ignore[no-untyped-def]
+def _each(rest: list[str], what: str, action: Callable[[Existing], None]) -> int:
     if not rest:
         raise UsageError(f"{what}: no container was named")
     code = 0
     for name in rest:
         try:
-            action(state.find(name))
+            action(containers.get(name))
             tell(name)
         except HutchError as error:
             warn(f"hutch: {error.message}")
@@ -154,85 +125,53 @@ def _each(rest: list[str], what: str, action) -> int:  # type: ignore[no-untyped
     return code
 
 
+def kill(values: dict[str, Any], rest: list[str]) -> int:
+    """Send a signal to containers."""
+    signals.number(wanted := values.get("signal", "KILL"))
+    return _each(rest, "kill", lambda box: box.kill(wanted))
+
+
 def stop(values: dict[str, Any], rest: list[str]) -> int:
     """Ask containers to end; kill those that do not in time."""
-    given = patience(values.get("time"), "time")
-    asked = signals.number(values["signal"]) if "signal" in values else 0
-
-    def one(running: Running) -> None:
-        pidfd = live.open_pidfd(running)
-        try:
-            syscalls.pidfd_send_signal(pidfd, asked or signals.number(signals.known(str(running.data.get("stop_signal") or "")) or "TERM"))
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            own = running.data["settings"].get("stop_timeout")
-            patience = given if given is not None else 10 if own is None else own
-            if not poll.poll(patience * 1000 if patience >= 0 else None):
-                syscalls.pidfd_send_signal(pidfd, 9)
-                poll.poll(10_000)
-        finally:
-            os.close(pidfd)
-        deadline = time.monotonic() + 5
-        while state.locked(f"{running.directory}/{state.RECORD}") and time.monotonic() < deadline:
-            time.sleep(0.002)  # its executor still writes down how it ended
-
-    return _each(rest, "stop", one)
+    given, asked = patience(values.get("time"), "time"), values.get("signal", "")
+    if asked:
+        signals.number(asked)
+    return _each(rest, "stop", lambda box: box.stop(given, asked))
 
 
 def pause(_: dict[str, Any], rest: list[str]) -> int:
     """Freeze containers."""
-    return _each(rest, "pause", lambda running: _freeze(running, True))
+    return _each(rest, "pause", Existing.pause)
 
 
 def unpause(_: dict[str, Any], rest: list[str]) -> int:
     """Let frozen containers go on."""
-    return _each(rest, "unpause", lambda running: _freeze(running, False))
-
-
-def _freeze(running: Running, frozen: bool) -> None:
-    if running.status != "running":
-        raise ContainerGone(f"container {running.name or running.id}: does not run")
-    recorded.cgroup_of(running).freeze(frozen)
+    return _each(rest, "unpause", Existing.resume)
 
 
 def rm(values: dict[str, Any], rest: list[str]) -> int:
     """Remove the records of containers that have ended."""
-
-    def one(running: Running) -> None:
-        if running.status != "exited":
-            if not values.get("force"):
-                raise StateError(f"container {running.name or running.id}: still runs", "`hutch stop` first, or -f")
-            try:
-                _send(running, 9)
-            except ContainerGone:
-                pass
-            for _ in range(500):
-                if not state.locked(f"{running.directory}/{state.RECORD}"):
-                    break
-                time.sleep(0.01)
-        state.remove(running.directory, running.data)
-
-    return _each(rest, "rm", one)
+    return _each(rest, "rm", lambda box: box.remove(force=bool(values.get("force"))))
 
 
 def stats(values: dict[str, Any], rest: list[str]) -> int:
     """What containers use now."""
-    found = [state.find(name) for name in rest] if rest else [r for r in state.containers() if r.status == "running"]
+    found = [containers.get(name) for name in rest] if rest else [box for box in containers.list() if box.status == "running"]
     rows: list[tuple[str, ...]] = [("CONTAINER ID", "NAME", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS", "READ", "WRITTEN", "THROTTLED")]
-    for running in found:
-        numbers = recorded.cgroup_of(running).stats()
+    for box in found:
+        numbers = box.stats()
         if values.get("json"):
             import json
 
             plain = {k: (v.as_dict() if hasattr(v, "as_dict") else v) for k, v in numbers.as_dict().items()}
-            exact(json.dumps({"id": running.id, **plain}))
+            exact(json.dumps({"id": box.id, **plain}))
             continue
         cpu = "-" if numbers.cpu_usage is None else f"{numbers.cpu_usage / 1e9:.2f}s"
         throttled = "-" if numbers.throttled_time is None else f"{numbers.throttled_time / 1e9:.2f}s"
         sizes = (numbers.memory_usage, numbers.memory_peak, numbers.memory_limit)
         pids = "-" if numbers.pids is None else str(numbers.pids)
         io = (amount(numbers.read_bytes), amount(numbers.write_bytes))
-        rows.append((running.id, running.name, cpu, *(amount(n) for n in sizes), pids, *io, throttled))
+        rows.append((box.id, box.record.name, cpu, *(amount(n) for n in sizes), pids, *io, throttled))
     if not values.get("json"):
         tell(*table(rows))
     return 0

@@ -307,7 +307,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         init=values.get("init", False),
         stop_signal=values.get("stop_signal", ""),
         stop_timeout=patience(values.get("stop_timeout"), "stop-timeout"),
-        upper=values.get("upper", "tmpfs"),
+        upper=values.get("upper", ""),
         upper_size=size("upper_size") or 0,
         cgroup_parent=values.get("cgroup_parent", ""),
         systemd=manager == "systemd",

@@ -17,10 +17,12 @@ from hutch.kernel.features import features
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from hutch.engine.launch.identity import Marks
     from hutch.engine.spec.settings import Settings
+    from hutch.image.pull import Progress
     from hutch.plan.plan import Plan
 
 OOM_TAG = 1  # hutch.cgroup.operations.OOM, whose import is not worth one number
@@ -34,22 +36,12 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
         raise UsageError("timeout: needs somebody to wait: leave --detach out")
     if terminal and interactive and not detach and not os.isatty(0):
         raise UsageError("tty: standard input is not a terminal", "leave -t out, or -i")
-    if rest and values.get("pull", "missing") != "missing":
-        _pull(values, rest[0], values["pull"])
     if terminal:
         values["console"] = attach.terminal_size()
     cidfile = values.get("cidfile")
     if cidfile and os.path.lexists(cidfile):
         raise UsageError(f"cidfile {cidfile}: exists")
-    if detach and "upper" not in values and state.keeps_uppers():
-        values["upper"] = "disk"  # others want to look at what it changes, and it may outlive its processes
-    try:
-        container_id, start = _ready(values, rest, detach)
-    except MissingImage:
-        if values.get("pull", "missing") != "missing":
-            raise
-        _pull(values, rest[0], "missing")
-        container_id, start = _ready(values, rest, detach)
+    container_id, start = _ready(values, rest, detach)
     own = detach or terminal  # streams of its own: its log, its terminal
     streams = attach.Streams(interactive=interactive and not own, output=not own)
     try:
@@ -91,14 +83,6 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
     return code
 
 
-def _pull(values: dict[str, Any], image: str, when: str) -> None:
-    """Fetch the image, as --pull says."""
-    from hutch.cli.progress import show
-    from hutch.engine.images import images
-
-    images.ensure(image, when, lambda steps: show(steps, quiet=bool(values.get("quiet"))))
-
-
 def seconds(text: str | None) -> float | None:
     """The time limit. Raises UsageError."""
     if text is None:
@@ -114,8 +98,12 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     def wanted() -> Settings:
         from hutch.cli import request
 
-        # the image has been pulled by now, with its progress shown, or was not to be
-        return request.settings(values, rest).replace(pull="never")
+        return request.settings(values, rest)
+
+    def shown(steps: Iterable[Progress]) -> None:
+        from hutch.cli.progress import show
+
+        show(steps, quiet=bool(values.get("quiet")))
 
     def compiled(marks: Marks) -> Plan:
         from hutch.engine.launch import prepare
@@ -124,10 +112,10 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
 
     own = b""
     base = state.root()
-    if rest and not detach and not rest[0].startswith(resolve.SNAPSHOT) and plancache.keepable(values):
-        found = features()
-        words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
-        own = plancache.key(words, resolve.resolve(rest[0], found), found)
+    fetched = values.get("pull", "missing") == "always"
+    if rest and not detach and not fetched and not rest[0].startswith(resolve.SNAPSHOT) and plancache.keepable(values):
+        own = _key(values, rest)
+    if own:
         found_plan = kept.load(plancache.place(base), own)
         if found_plan is not None:
             exports, marks, places = plancache.parts(found_plan[0])
@@ -137,7 +125,7 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
     from hutch.engine.containers import create
     from hutch.engine.launch import launching
 
-    prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")))
+    prepared = create.create(wanted(), detach=detach, remove=bool(values.get("rm")), show=shown)
     if prepared.facts.idle and not detach:
         raise UsageError(f"{rest[0]}: what runs in it waits for commands, and would never end", f"hutch run -d {rest[0]}, and hutch exec")
     warnings = prepared.compiled.plan.warnings
@@ -147,6 +135,16 @@ def _ready(values: dict[str, Any], rest: list[str], detach: bool):  # type: igno
         said = plancache.said(prepared.compiled.plan.exports(), prepared.marks, prepared.places)
         kept.save(plancache.place(base), own, said, prepared.template)
     return prepared.id, lambda i, o, e: launching.launch(prepared, stdin=i, stdout=o, stderr=e)
+
+
+def _key(values: dict[str, Any], rest: list[str]) -> bytes:
+    """What a kept plan of a command is found by; nothing when its image is not here yet."""
+    found = features()
+    words = [*sorted(f"{k}={v}" for k, v in values.items()), "--", *rest]
+    try:
+        return plancache.key(words, resolve.resolve(rest[0], found), found)
+    except MissingImage:
+        return b""
 
 
 def _write(path: str, text: str) -> None:

@@ -16,6 +16,9 @@ from hutch.image import resolve, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hutch.image.pull import Progress
     from hutch.image.rootfs import Rootfs
 
 WHEN = ("missing", "always", "never")
@@ -23,17 +26,19 @@ WHEN = ("missing", "always", "never")
 
 def create(
     s: Settings, *, idle: bool = False, detach: bool = False, remove: bool = True, accounting: bool = True, reopen: str = "",
-    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (),
+    rootfs: Rootfs | None = None, inherited: tuple[str, ...] = (), show: Callable[[Iterable[Progress]], object] = list,
 ) -> Prepared:  # fmt: skip
     """A container ready to be launched, as `prepare.prepare` describes it: its images pulled as the settings say, its network and
     its volumes made, and these filled with what the image has there.
+
+    `show` is given the progress of what is pulled, and goes through it.
 
     Raises UsageError, ImageError, RegistryError, StateError, UnsupportedError; what was made for it alone is gone then.
     """
     if s.pull not in WHEN:
         raise UsageError(f"pull: expected {', '.join(WHEN[:-1])} or {WHEN[-1]}, got {s.pull!r}")
     if s.pull == "always":
-        _pull(s, s.pull)
+        _pull(s, show)
     if any(item.network == DEFAULT_NETWORK for item in s.attachments):
         from hutch.engine.networks import definitions
 
@@ -43,7 +48,7 @@ def create(
     except resolve.MissingImage:
         if s.pull != "missing":
             raise
-        _pull(s, s.pull)
+        _pull(s, show)
         prepared = prepare.prepare(s, idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, rootfs=rootfs, inherited=inherited)
     s, rootfs = prepared.settings, prepared.rootfs
     if s.upper == "disk":
@@ -76,8 +81,8 @@ def _make_volumes(s: Settings, rootfs: Rootfs, fresh: tuple[str, ...]) -> None:
             fill(volume, rootfs, mount.target)
 
 
-def _pull(s: Settings, when: str) -> None:
+def _pull(s: Settings, show: Callable[[Iterable[Progress]], object]) -> None:
     from hutch.engine.images import images
 
     for name in dict.fromkeys((s.image, *(source.image for source in s.images))):
-        images.ensure(name, when, lambda steps: [None for _ in steps])
+        images.ensure(name, s.pull, show)

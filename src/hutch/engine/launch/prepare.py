@@ -93,6 +93,8 @@ def prepare(
     if saved is not None:
         s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
     rootfs = rootfs or resolve.resolve(s.image, found)
+    if not s.upper:  # others want to look at what a detached one changes, and it may outlive its processes
+        s = s.replace(upper="disk" if detach and state.keeps_uppers() else "tmpfs")
     fresh: tuple[str, ...] = ()
     if s.volumes or (detach and not remove and rootfs.config.volumes):
         from hutch.engine.volumes import volumes

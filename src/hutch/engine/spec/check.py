@@ -51,7 +51,7 @@ def check(s: Settings) -> None:
     _one_of(s.userns, USERNS, "userns")
     for name in ("pid", "ipc", "uts", "cgroupns"):
         _one_of(getattr(s, name), ("private", "host"), name)
-    _one_of(s.upper, ("tmpfs", "disk"), "upper")
+    _one_of(s.upper or "tmpfs", ("tmpfs", "disk"), "upper")
     for name, value in (("name", s.name), ("hostname", s.hostname)):
         if value and (not value[0].isalnum() or not all(c.isalnum() or c in "_.-" for c in value) or len(value) > 63):
             raise UsageError(f"{name}: expected up to 63 letters, digits, dots, dashes and underscores, got {value!r}")

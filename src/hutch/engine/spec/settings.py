@@ -141,7 +141,7 @@ class Settings(Record):
     init: bool = False
     stop_signal: str = ""
     stop_timeout: float | None = None
-    upper: str = "tmpfs"
+    upper: str = ""
     upper_size: int = 0
     cgroup_parent: str = ""
     systemd: bool = False
