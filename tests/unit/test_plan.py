@@ -44,6 +44,7 @@ SAMPLES: tuple[tuple[ops.Operation, tuple[str, ...]], ...] = (
     (ops.HostDirectory(path="/run/h", undo="tree", userns=slot("u")), ("/run/h", "remove the tree")),
     (ops.HostWrite(path="/cg/memory.max", data="4096"), ("/cg/memory.max", "4096")),
     (ops.HostRecord(path="/run/h/state", data="{}", into=slot("rec")), ("/run/h/state",)),
+    (ops.Reserve(path="/run/h/state", name="/run/.names/web"), ("/run/h/state", "/run/.names/web")),
     (ops.Clone(flags=0x20020000, into=slot("p"), cgroup=slot("c")), ("mount", "pid", "<c>")),
     (ops.ProcWrite(name="uid_map", data="0 1000 1"), ("uid_map", "0 1000 1")),
     (ops.MapHelper(program="/usr/bin/newuidmap", numbers=(0, 1000, 1)), ("/usr/bin/newuidmap", "0 1000 1")),

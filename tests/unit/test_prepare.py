@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from hutch.engine.launch import identity, plancache, prepare
+from hutch.engine.launch import identity, plancache, prepare, resolution
 from hutch.engine.spec.settings import Bind, Settings, Ulimit
 from hutch.errors import UsageError
 from hutch.executor import kept
@@ -23,7 +23,7 @@ from tests.unit.machines import HOST, ROOT_HYBRID, ROOTLESS
 def machine(monkeypatch, tmp_path):
     """`prepare` on a machine that does not exist."""
     monkeypatch.setenv("HUTCH_STATE", str(tmp_path))
-    monkeypatch.setattr(prepare, "features", lambda: ROOT_HYBRID)
+    monkeypatch.setattr(resolution, "features", lambda: ROOT_HYBRID)
     monkeypatch.setattr(resolve, "resolve", lambda name, features: HOST)
     monkeypatch.setattr(prepare, "_templates", {})
     return tmp_path
@@ -102,7 +102,7 @@ def test_add_host(machine):
 def test_the_resolver_is_read_for_each_container(machine, monkeypatch):
     """A program that runs for days starts containers on the host's network: /etc/resolv.conf changes meanwhile."""
     answer = ["nameserver 10.0.0.1\n"]
-    monkeypatch.setattr(prepare, "_resolv_conf", lambda s, joinings: answer[0])
+    monkeypatch.setattr(resolution, "_resolv_conf", lambda s, joinings: answer[0])
     settings = Settings(image="host", command=("true",), network="host")
     assert b"10.0.0.1" in prepare.prepare(settings).encoded
     answer[0] = "nameserver 10.9.9.9\n"

@@ -6,18 +6,18 @@ import os
 
 from hutch import jsontext
 from hutch.engine.launch.identity import Marks, new_marks, personalise
+from hutch.engine.launch.resolution import How, Resolved, image_mount, ports_of, resolve
 from hutch.engine.records import state
 from hutch.engine.records.facts import RECORD_KEY as FACTS, Facts, facts_of
 from hutch.engine.records.live import Live
 from hutch.engine.spec import configuration, signals, wording
 from hutch.engine.spec.check import check
-from hutch.engine.spec.settings import CONTAINER, ImageSource, Settings
+from hutch.engine.spec.settings import Settings
 from hutch.errors import HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA
-from hutch.image import resolve, store
+from hutch.image import store
 from hutch.image.rootfs import ImageMount, Rootfs
-from hutch.kernel.features import Features, features
-from hutch.oci.config import User
+from hutch.kernel.features import Features
 from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
 from hutch.record import Record, plain as record_of
@@ -28,12 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hutch.engine.machines.machine_snapshots import Saved
     from hutch.engine.networks.joining import Joining
     from hutch.network.ports import Port
     from hutch.oci.config import Config
     from hutch.plan.late import Places
-    from hutch.plan.ops import HoldShared, Publish, ReturnDevice
+    from hutch.plan.ops import HoldShared, Publish
     from hutch.vm.compile import Parts
 
 
@@ -71,7 +70,7 @@ class Prepared(Record):
         return Live(self.id, self.directory, self.settings, facts, self.machine, rootfs=lambda: self.rootfs, open_root=open_root)
 
 
-_templates: dict[object, tuple[Rootfs, Features, str, Prepared]] = {}
+_templates: dict[object, tuple[Rootfs, Features, Prepared]] = {}
 
 
 def prepare(
@@ -88,140 +87,42 @@ def prepare(
     is compiled and encoded once with marks for them, and the values are written in their places. `marks`: with these, of a plan that
     was kept.
     """
-    found = features()
-    saved = _saved(s) if s.image.startswith(resolve.SNAPSHOT) and machine is None else None
-    if saved is not None:
-        s, idle, rootfs = saved.settings, saved.idle, saved.rootfs
-    rootfs = rootfs or resolve.resolve(s.image, found)
-    if not s.upper:  # others want to look at what a detached one changes, and it may outlive its processes
-        s = s.replace(upper="disk" if detach and state.keeps_uppers() else "tmpfs")
-    fresh: tuple[str, ...] = ()
-    if s.volumes or (detach and not remove and rootfs.config.volumes):
-        from hutch.engine.volumes import volumes
-
-        check(s)
-        s, fresh = volumes.of_container(s, rootfs, detach and not remove)
-    return _prepare(s, found, rootfs, fresh, saved, idle, detach, remove, accounting, reopen, inherited, machine, marks)
-
-
-def _prepare(
-    s: Settings, found: Features, rootfs: Rootfs, fresh: tuple[str, ...], saved: Saved | None, idle: bool, detach: bool, remove: bool,
-    accounting: bool, reopen: str, inherited: tuple[str, ...], machine: Parts | None, marks: Marks | None,
-) -> Prepared:  # fmt: skip
-    """The plan of a container whose image and volumes are there."""
-    if s.network.startswith(CONTAINER):
-        from hutch.engine.networks import joining
-
-        s = joining.shared(s)
-    joinings = _joinings(s)
-    base = state.root()
-    who = (saved.user, saved.home) if saved is not None else resolve.user(s.user or rootfs.config.user, s.groups, rootfs)
-    resolv_conf = _resolv_conf(s, joinings)
-    lent = _lent(s)
-    if s.isolation == "vm" and (other := next((item.network for item in joinings if item.network.driver == "ipvlan"), None)) is not None:
-        raise UsageError(f"network {other.name}: of driver ipvlan, which knows its interfaces by their addresses: a machine's are behind them", "macvlan")
-    machine = saved.parts if saved is not None else machine or _machine(s, len(joinings), rootfs)
-    key = (repr(machine), repr(s), repr(joinings), repr(lent), repr(who), resolv_conf, idle, detach, remove, accounting, base, reopen, inherited)
+    how = How(idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, inherited=inherited)
+    r = resolve(s, how, rootfs, machine)
+    key = r.key()
     cached = _templates.get(key)
-    if cached is None or (cached[0] is not rootfs and cached[0] != rootfs) or cached[1] is not found or cached[2] != base:
-        check(s)
+    if cached is None or (cached[0] is not r.rootfs and cached[0] != r.rootfs) or cached[1] is not r.features:
+        check(r.settings)
         if len(_templates) > 64:
             _templates.clear()
-        marks = marks or new_marks("\0".join((*map(str, key), repr(rootfs))))
-        cached = (
-            rootfs,
-            found,
-            base,
-            _template(s, who, rootfs, found, base, idle, detach, remove, accounting, reopen, inherited, joinings, resolv_conf, lent, machine, fresh, marks),
-        )
-        _templates[key] = cached
-    template = cached[3]
+        cached = _templates[key] = (r.rootfs, r.features, _template(r, marks or new_marks("\0".join((*key, repr(r.rootfs))))))
+    template = cached[2]
     identity, encoded = personalise(template.template, template.places)
-    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=fresh)
+    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=r.fresh)
 
 
-def _image_mount(source: ImageSource, found: Features) -> ImageMount:
-    """Another image's layers. Raises ImageError, UsageError for what has none."""
-    other = resolve.resolve(source.image, found)
-    if not other.layers:
-        raise UsageError(f"mount: {source.image} is no image: bind a directory instead")
-    return ImageMount(target=source.target, layers=other.layers, path=source.subpath)
-
-
-def _template(
-    s: Settings, who: tuple[User, str], rootfs: Rootfs, found: Features, base: str, idle: bool, detach: bool, remove: bool, accounting: bool,
-    reopen: str, inherited: tuple[str, ...], joinings: tuple[Joining, ...], resolv_conf: str | None,
-    lent: tuple[ReturnDevice, ...], machine: Parts | None, fresh: tuple[str, ...], marks: Marks,
-) -> Prepared:  # fmt: skip
-    user, home = who
+def _template(r: Resolved, marks: Marks) -> Prepared:
+    """The plan, with marks for the values of the start."""
+    s, how, rootfs = r.settings, r.how, r.rootfs
     hostname = s.hostname or (marks.id if s.uts == "private" else "")
-    images = tuple(_image_mount(source, found) for source in s.images)
+    images = tuple(image_mount(source, r.features) for source in s.images)
     shared = tuple(layer for image in images for layer in image.layers)
-    config = configuration.to_config(s, rootfs, found, identity=marks.id, hostname=hostname, user=user, home=home, shared=shared)
+    config = configuration.to_config(s, rootfs, r.features, identity=marks.id, hostname=hostname, user=r.user, home=r.home, shared=shared)
     names = wording.typed(s, config)
     process = config.process
     assert process is not None
-    if not idle and not process.args:
+    if not how.idle and not process.args:
         raise UsageError(f"{s.image}: no command: the image names none, and none was given")
-    ports, ipv6 = _ports(s, rootfs, joinings)
-    user_network = bool(joinings) and not found.privileged
-    directory = f"{base}/{marks.id}"
-    on_disk = s.upper == "disk" and (machine is None or not machine.machine.disks)  # else its changes are in the machine's memory
-    upper = reopen or (f"{store.data_root()}/{store.UPPERS}/{marks.id}" if on_disk else "")
+    ports, ipv6 = ports_of(s, rootfs, r.joinings)
     published = _published(ports, ipv6, marks)
-    record = {
-        "id": marks.id,
-        "name": s.name,
-        "image": s.image,
-        "command": list(process.args) if not idle else [],
-        "created": float(marks.created),
-        "upper": "" if reopen else upper,  # what somebody else's record names is not this one's to remove
-        "manifest": rootfs.manifest,
-        "layers": [layer.lower for layer in rootfs.layers],
-        "cgroup": {},
-        "settings": record_of(s),
-        "stop_signal": s.stop_signal or signals.known(rootfs.config.stop_signal),
-        "health": list(rootfs.config.health),
-        "ports": published,
-        **_machine_record(machine),
-    }
-    used = [(mount.name, mount.source.removesuffix(f"/{mount.subpath.strip('/')}") if mount.subpath else mount.source) for mount in s.volumes]
-    request = Request(
-        id=marks.id,
-        rootfs=rootfs,
-        state=directory,
-        name=state.name_place(s.name),
-        upper=upper,
-        reopen=bool(reopen),
-        inherited=inherited,
-        held=tuple(dict.fromkeys((path, f"{os.path.dirname(path)}/lock") for name, path in used if name not in fresh)),
-        own=tuple((os.path.dirname(path), f"{os.path.dirname(path)}/lock") for name, path in used if name in fresh),
-        networks=_holds(joinings, s, marks),
-        user_network=user_network,
-        lent=lent,
-        publish=_publish(ports, ipv6, marks, len(inherited) + 2 * user_network),
-        images=images,
-        beneath=tuple((v.source.removesuffix(f"/{v.subpath.strip('/')}"), v.source) for v in s.volumes if v.subpath),  # another container may write there
-        upper_size=s.upper_size,
-        idle=idle,
-        init=s.init,
-        detach=detach,
-        remove=remove,
-        hosts=_hosts(s, joinings, hostname, marks),
-        resolv_conf=resolv_conf,
-        make_workdir=bool(s.workdir or rootfs.config.workdir),
-        accounting=accounting,
-        files=idle,
-        systemd_scope=_scope(s, marks),
-    )
+    request = _request(r, marks, hostname, images, _publish(ports, ipv6, marks, len(how.inherited) + 2 * _in_user_network(r)))
     try:
-        compiled = _compile(config, request.replace(record=marks.id), found, machine)
+        compiled = _compile(config, request.replace(record=marks.id), r.features, r.machine)
     except HutchError as error:
         wording.reword(error, names)
         raise
-    facts = facts_of(s, config, compiled, rootfs, user, home, idle)
-    record["cgroup"] = compiled.cgroup_paths
-    record[FACTS] = record_of(facts)
+    facts = facts_of(s, config, compiled, rootfs, r.user, r.home, how.idle)
+    record = _record(r, marks, facts, request.upper, published)
     compiled = compiled.replace(plan=_with_record(compiled.plan, jsontext.dumps(record) + "\n"))
     compiled = compiled.replace(plan=compiled.plan.replace(warnings=(*rootfs.warnings, *compiled.plan.warnings), typed=names))
     template = compiled.plan.encode(0)
@@ -231,16 +132,83 @@ def _template(
         encoded=b"",
         template=template,
         marks=marks,
-        places=(*marks.places(template, len(published)), *_network_places(template, machine)),
+        places=(*marks.places(template, len(published)), *_network_places(template, r.machine)),
         settings=s,
         rootfs=rootfs,
-        directory=directory,
+        directory=request.state,
         facts=facts,
-        joinings=joinings,
+        joinings=r.joinings,
         ports=ports,
         ipv6=ipv6,
-        machine=machine,
+        machine=r.machine,
     )
+
+
+def _in_user_network(r: Resolved) -> bool:
+    """Whether its networks are in a namespace of the user's own."""
+    return bool(r.joinings) and not r.features.privileged
+
+
+def _request(r: Resolved, marks: Marks, hostname: str, images: tuple[ImageMount, ...], publish: Publish | None) -> Request:
+    """What the compilation takes beside the configuration."""
+    s, how = r.settings, r.how
+    on_disk = s.upper == "disk" and (r.machine is None or not r.machine.machine.disks)  # else its changes are in the machine's memory
+    whole = [(v.name, v.source.removesuffix(f"/{v.subpath.strip('/')}") if v.subpath else v.source, v) for v in s.volumes]
+    return Request(
+        id=marks.id,
+        rootfs=r.rootfs,
+        state=f"{r.base}/{marks.id}",
+        name=state.name_place(s.name),
+        upper=how.reopen or (f"{store.data_root()}/{store.UPPERS}/{marks.id}" if on_disk else ""),
+        reopen=bool(how.reopen),
+        inherited=how.inherited,
+        held=tuple(dict.fromkeys((path, _lock(path)) for name, path, _ in whole if name not in r.fresh)),
+        own=tuple((os.path.dirname(path), _lock(path)) for name, path, _ in whole if name in r.fresh),
+        networks=_holds(r.joinings, s, marks),
+        user_network=_in_user_network(r),
+        lent=r.lent,
+        publish=publish,
+        images=images,
+        beneath=tuple((path, v.source) for _, path, v in whole if v.subpath),  # another container may write there
+        upper_size=s.upper_size,
+        idle=how.idle,
+        init=s.init,
+        detach=how.detach,
+        remove=how.remove,
+        hosts=_hosts(s, r.joinings, hostname, marks),
+        resolv_conf=r.resolv_conf,
+        make_workdir=bool(s.workdir or r.rootfs.config.workdir),
+        accounting=how.accounting,
+        files=how.idle,
+        systemd_scope=_scope(s, marks),
+    )
+
+
+def _lock(volume: str) -> str:
+    """The file that every container on a volume holds."""
+    return f"{os.path.dirname(volume)}/lock"
+
+
+def _record(r: Resolved, marks: Marks, facts: Facts, upper: str, published: list[str]) -> dict[str, object]:
+    """The container's record."""
+    s = r.settings
+    return {
+        "id": marks.id,
+        "name": s.name,
+        "image": s.image,
+        "command": list(facts.args) if not facts.idle else [],
+        "created": float(marks.created),
+        "upper": "" if r.how.reopen else upper,  # what somebody else's record names is not this one's to remove
+        "manifest": r.rootfs.manifest,
+        "layers": [layer.lower for layer in r.rootfs.layers],
+        "cgroup": facts.cgroup,
+        "settings": record_of(s),
+        "stop_signal": s.stop_signal or signals.known(r.rootfs.config.stop_signal),
+        "health": list(r.rootfs.config.health),
+        "ports": published,
+        FACTS: record_of(facts),
+        **_machine_record(r.machine),
+    }
 
 
 def _machine_record(machine: Parts | None) -> dict[str, object]:
@@ -259,42 +227,12 @@ def _network_places(template: bytes, machine: Parts | None) -> Places:
     return wiring.network_places(template)
 
 
-def _saved(s: Settings) -> Saved:
-    from hutch.engine.machines import machine_snapshots
-
-    return machine_snapshots.load(s)
-
-
-def _machine(s: Settings, interfaces: int, rootfs: Rootfs) -> Parts | None:
-    if s.isolation == "namespaces":
-        return None
-    from hutch.engine.machines import assembly
-
-    return assembly.parts(s, interfaces, rootfs)
-
-
 def _compile(config: Config, request: Request, found: Features, machine: Parts | None) -> Compiled:
     if machine is None:
         return compile_container(config, request, found)
     from hutch.vm.compile import compile_machine
 
     return compile_machine(config, request, machine, found)
-
-
-def _joinings(s: Settings) -> tuple[Joining, ...]:
-    if not s.attachments:
-        return ()
-    from hutch.engine.networks import joining
-
-    return joining.joinings(s)
-
-
-def _lent(s: Settings) -> tuple[ReturnDevice, ...]:
-    if not s.net_devices:
-        return ()
-    from hutch.engine.networks import joining
-
-    return joining.lent(s)
 
 
 def _holds(joinings: tuple[Joining, ...], s: Settings, marks: Marks) -> tuple[HoldShared, ...]:
@@ -311,26 +249,6 @@ def _hosts(s: Settings, joinings: tuple[Joining, ...], hostname: str, marks: Mar
     from hutch.engine.networks import resolver
 
     return resolver.hosts(s, joinings, hostname, marks.address)
-
-
-def _ports(s: Settings, rootfs: Rootfs, joinings: tuple[Joining, ...]) -> tuple[tuple[Port, ...], bool]:
-    """What is to be published, and whether this host has IPv6."""
-    if not (s.ports or s.publish_all or s.expose):
-        return (), False
-    from hutch.network import ports
-
-    found = [port for text in s.ports for port in ports.parse(text)]
-    exposed = ports.exposed((*rootfs.config.ports, *s.expose))
-    if s.publish_all:
-        known = {(port.container, port.protocol) for port in found}
-        found += [port for port in exposed if (port.container, port.protocol) not in known]
-    ports.check(found)
-    if found and joinings[0].network.parent:
-        name, driver = joinings[0].network.name, joinings[0].network.driver
-        raise UsageError(f"publish: this host does not reach network {name}, of driver {driver}", "its neighbours do, at the container's own address")
-    if found and joinings[0].network.internal:
-        raise UsageError(f"publish: network {joinings[0].network.name} is internal: nothing leads into it", "name one that is not as the first --network")
-    return tuple(found), ports.has_ipv6()
 
 
 def _publish(wanted: tuple[Port, ...], ipv6: bool, marks: Marks, before: int) -> Publish | None:
@@ -354,14 +272,6 @@ def _published(wanted: tuple[Port, ...], ipv6: bool, marks: Marks) -> list[str]:
 
     found = [(port, place) for port in wanted for place in ports.places(port, ipv6)]
     return [f"{f'[{place}]' if ':' in place else place}:{marks.port_mark(i)}->{port.container}/{port.protocol}" for i, (port, place) in enumerate(found)]
-
-
-def _resolv_conf(s: Settings, joinings: tuple[Joining, ...]) -> str | None:
-    if s.network == "none" and not s.net_devices:
-        return ""
-    from hutch.engine.networks import resolver
-
-    return resolver.resolv_conf(s, joinings)
 
 
 def _with_record(plan: Plan, text: str) -> Plan:
