@@ -79,7 +79,7 @@ def test_users_are_numbers_and_nothing_else(text):
         if text:
             execute.process_with(base, ("x",), user=text)
         else:
-            execute._user_id(text)
+            execute.user_id(text)
 
 
 def test_exec_changes_the_containers_own_process():

@@ -230,9 +230,44 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         raise UsageError("run: no image was given", "`hutch run host bash`, or `hutch run --help`")
     image, *command = rest
     seccomp, protected = security(values.get("security_opt", ()))
-    mounts = [options.bind(item) for item in values.get("volume", ())] + [mount(item) for item in values.get("mount", ())]
-    offsets = {name: integer(value, "time-offset") or 0 for name, value in pairs(values.get("time_offset", ()), "time-offset").items()}
+    manager = values.get("cgroup_manager", "cgroupfs")
+    if manager not in ("cgroupfs", "systemd"):
+        raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")
+    return Settings(
+        image=image,
+        command=tuple(command),
+        entrypoint=((values["entrypoint"],) if values["entrypoint"] else ()) if "entrypoint" in values else None,
+        env=environment(values),
+        groups=tuple(values.get("group_add", ())),
+        terminal=values.get("tty", False),
+        console=values.get("console", (0, 0)),
+        readonly=values.get("read_only", False),
+        seccomp=seccomp,
+        no_new_privileges=protected,
+        time_offsets={name: integer(value, "time-offset") or 0 for name, value in pairs(values.get("time_offset", ()), "time-offset").items()},
+        stop_timeout=patience(values.get("stop_timeout"), "stop-timeout"),
+        systemd=manager == "systemd",
+        kernel=os.path.abspath(values["kernel"]) if values.get("kernel") else "",
+        labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
+        extra_hosts=tuple(values.get("add_host", ())),
+        cap_add=tuple(values.get("cap_add", ())),
+        cap_drop=tuple(values.get("cap_drop", ())),
+        sysctls=pairs(values.get("sysctl", ()), "sysctl"),
+        **{name: values[name] for name in PLAIN if name in values},
+        **_limits(values),
+        **_mounts(values),
+        **_networks(values),
+    )
 
+
+# flags whose value is the setting of their name
+PLAIN = (
+    "name", "workdir", "user", "hostname", "domainname", "interactive", "privileged", "pid", "ipc", "uts", "cgroupns", "userns", "init", "stop_signal",
+    "upper", "cgroup_parent", "isolation", "vm_accel", "vm_root",
+)  # fmt: skip
+
+
+def _limits(values: dict[str, Any]) -> dict[str, Any]:
     def size(name: str) -> int | None:
         return units.size(values[name], name.replace("_", "-")) if name in values else None
 
@@ -243,79 +278,50 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
         if cpus and (quota is not None or period is not None):
             raise UsageError("cpus: stands for --cpu-quota and --cpu-period: give one or the other")
         quota = cpus or quota
-    manager = values.get("cgroup_manager", "cgroupfs")
-    if manager not in ("cgroupfs", "systemd"):
-        raise UsageError(f"cgroup-manager: expected cgroupfs or systemd, got {manager!r}")
+    return {
+        "memory": size("memory"),
+        "memory_swap": size("memory_swap"),
+        "memory_reservation": size("memory_reservation"),
+        "memory_swappiness": integer(values.get("memory_swappiness"), "memory-swappiness"),
+        "cpu_quota": quota,
+        "cpu_period": period,
+        "cpu_shares": integer(values.get("cpu_shares"), "cpu-shares"),
+        "cpuset_cpus": values.get("cpuset_cpus", ""),
+        "cpuset_mems": values.get("cpuset_mems", ""),
+        "pids": integer(values.get("pids_limit"), "pids-limit"),
+        "blkio_weight": integer(values.get("blkio_weight"), "blkio-weight"),
+        "device_rates": rates(values),
+        "unified": pairs(values.get("cgroup_conf", ()), "cgroup-conf"),
+        "oom_score_adj": integer(values.get("oom_score_adj"), "oom-score-adj"),
+        "ulimits": tuple(ulimit(item) for item in values.get("ulimit", ())),
+        "shm_size": size("shm_size") or 64 << 20,
+        "upper_size": size("upper_size") or 0,
+    }
+
+
+def _mounts(values: dict[str, Any]) -> dict[str, Any]:
+    mounts = [options.bind(item) for item in values.get("volume", ())] + [mount(item) for item in values.get("mount", ())]
+    own = tuple(options.tmpfs(item) for item in values.get("tmpfs", ()))
+    return {
+        "binds": tuple(item for item in mounts if isinstance(item, Bind)),
+        "volumes": tuple(item for item in mounts if isinstance(item, VolumeMount)),
+        "images": tuple(item for item in mounts if isinstance(item, ImageSource)),
+        "tmpfs": tuple(item for item in mounts if isinstance(item, Tmpfs)) + own,
+        "devices": tuple(options.device(item) for item in values.get("device", ())),
+    }
+
+
+def _networks(values: dict[str, Any]) -> dict[str, Any]:
     network = values.get("network", ())
     if not network and (values.get("publish") or values.get("publish_all")):
         network = [DEFAULT_NETWORK]
-    return Settings(
-        image=image,
-        command=tuple(command),
-        entrypoint=((values["entrypoint"],) if values["entrypoint"] else ()) if "entrypoint" in values else None,
-        name=values.get("name", ""),
-        env=environment(values),
-        workdir=values.get("workdir", ""),
-        user=values.get("user", ""),
-        groups=tuple(values.get("group_add", ())),
-        hostname=values.get("hostname", ""),
-        domainname=values.get("domainname", ""),
-        terminal=values.get("tty", False),
-        console=values.get("console", (0, 0)),
-        interactive=values.get("interactive", False),
-        readonly=values.get("read_only", False),
-        memory=size("memory"),
-        memory_swap=size("memory_swap"),
-        memory_reservation=size("memory_reservation"),
-        memory_swappiness=integer(values.get("memory_swappiness"), "memory-swappiness"),
-        cpu_quota=quota,
-        cpu_period=period,
-        cpu_shares=integer(values.get("cpu_shares"), "cpu-shares"),
-        cpuset_cpus=values.get("cpuset_cpus", ""),
-        cpuset_mems=values.get("cpuset_mems", ""),
-        pids=integer(values.get("pids_limit"), "pids-limit"),
-        blkio_weight=integer(values.get("blkio_weight"), "blkio-weight"),
-        device_rates=rates(values),
-        unified=pairs(values.get("cgroup_conf", ()), "cgroup-conf"),
-        oom_score_adj=integer(values.get("oom_score_adj"), "oom-score-adj"),
-        shm_size=size("shm_size") or 64 << 20,
-        binds=tuple(item for item in mounts if isinstance(item, Bind)),
-        volumes=tuple(item for item in mounts if isinstance(item, VolumeMount)),
-        images=tuple(item for item in mounts if isinstance(item, ImageSource)),
-        tmpfs=tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(options.tmpfs(item) for item in values.get("tmpfs", ())),
-        devices=tuple(options.device(item) for item in values.get("device", ())),
-        ulimits=tuple(ulimit(item) for item in values.get("ulimit", ())),
-        sysctls=pairs(values.get("sysctl", ()), "sysctl"),
-        cap_add=tuple(values.get("cap_add", ())),
-        cap_drop=tuple(values.get("cap_drop", ())),
-        seccomp=seccomp,
-        no_new_privileges=protected,
-        privileged=values.get("privileged", False),
-        ports=tuple(values.get("publish", ())),
-        publish_all=values.get("publish_all", False),
-        expose=tuple(values.get("expose", ())),
-        egress=tuple(values.get("egress", ())),
-        dns=tuple(values.get("dns", ())),
-        dns_search=tuple(values.get("dns_search", ())),
-        dns_options=tuple(values.get("dns_option", ())),
-        pid=values.get("pid", "private"),
-        ipc=values.get("ipc", "private"),
-        uts=values.get("uts", "private"),
-        cgroupns=values.get("cgroupns", "private"),
-        userns=values.get("userns", "auto"),
-        time_offsets=offsets,
-        init=values.get("init", False),
-        stop_signal=values.get("stop_signal", ""),
-        stop_timeout=patience(values.get("stop_timeout"), "stop-timeout"),
-        upper=values.get("upper", ""),
-        upper_size=size("upper_size") or 0,
-        cgroup_parent=values.get("cgroup_parent", ""),
-        systemd=manager == "systemd",
-        isolation=values.get("isolation", "namespaces"),
-        vm_accel=values.get("vm_accel", "kvm"),
-        vm_root=values.get("vm_root", "shared"),
-        kernel=os.path.abspath(values["kernel"]) if values.get("kernel") else "",
-        labels=pairs([item if "=" in item else f"{item}=" for item in values.get("label", ())], "label"),
-        extra_hosts=tuple(values.get("add_host", ())),
+    return {
+        "ports": tuple(values.get("publish", ())),
+        "publish_all": values.get("publish_all", False),
+        "expose": tuple(values.get("expose", ())),
+        "egress": tuple(values.get("egress", ())),
+        "dns": tuple(values.get("dns", ())),
+        "dns_search": tuple(values.get("dns_search", ())),
+        "dns_options": tuple(values.get("dns_option", ())),
         **options.attachments(network, values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())),
-    )
+    }

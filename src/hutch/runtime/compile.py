@@ -39,7 +39,17 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     if config.process is not None and not config.process.args and not request.idle:
         raise ConfigError("process.args", "is empty: there is no program to run")
     check(b)
-    # The identity's host operations and the container's first steps
+    cgroup = _begin(b)
+    terminal = bool(config.process and config.process.terminal) and not request.idle
+    _root(b, cgroup, terminal=terminal)
+    _leave_the_host(b)
+    listener = _program(b, terminal=terminal)
+    return _finished(b, cgroup, listener)
+
+
+def _begin(b: Builder) -> CgroupOperations:
+    """The identity's host operations and the container's first steps, to barrier 1. Its cgroup's operations."""
+    config, request = b.config, b.request
     identity.enter_user_network(b)
     if request.keyring:
         # first of all: its own ids may have no room for another key, and it must not keep the caller's
@@ -58,6 +68,12 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     b.container.append(ops.Wait(barrier=1))
     lifecycle.protect_late(b)
     identity.become_root(b)
+    return cgroup
+
+
+def _root(b: Builder, cgroup: CgroupOperations, *, terminal: bool) -> None:
+    """The root file system and all that is mounted in it; the cgroup is entered behind them."""
+    config, request = b.config, b.request
     # private whatever is asked for: pivot_root refuses shared mounts, and the new root gets its propagation afterwards
     b.container.append(ops.Propagation(kind="private", origin="linux.rootfsPropagation"))
     if request.rootfs is None:
@@ -76,13 +92,17 @@ def compile_container(config: Config, request: Request, features: Features) -> C
     for key, value in config.linux.sysctl.items():
         _sysctl(b, key, value)
     mounts.masks(b)
-    terminal = bool(config.process and config.process.terminal) and not request.idle
     if terminal:
         terminal_of(b)
     if config.root is not None and config.root.readonly:
         views = [view.path for view in request.rootfs.views if view.path != "/" and not view.extra] if request.rootfs is not None else []
         for path in ["", *views]:
             b.container.append(ops.SetAttributes(root=ROOT, path=path, set_attributes=1, origin="root.readonly"))
+
+
+def _leave_the_host(b: Builder) -> None:
+    """The pivot to the root, and what is done there."""
+    config, request = b.config, b.request
     lifecycle.before_pivot(b)
     b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root") if request.pivot else ops.ChangeRoot(root=ROOT, origin="root"))
     if request.rootfs is not None and not request.upper and request.files:
@@ -99,6 +119,11 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
         b.prepare.append(ops.Export(value=root, origin="root"))
     b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
+
+
+def _program(b: Builder, *, terminal: bool) -> list[ops.Operation]:
+    """From the last barrier to the program. What the host lane does with a filter's listener."""
+    config, request, features = b.config, b.request, b.features
     listener = lifecycle.hand_over_listener(b)
     given = tuple(lifecycle.preserved(i) for i in range(request.preserve))
     session: list[ops.Operation] = [] if terminal and not b.goes_inside else [ops.NewSession(origin="process")]
@@ -128,6 +153,12 @@ def compile_container(config: Config, request: Request, features: Features) -> C
         start=lifecycle.at_start(b),
         hooks=lifecycle.start_hooks(b),
     )
+    return list(listener)
+
+
+def _finished(b: Builder, cgroup: CgroupOperations, listener: list[ops.Operation]) -> Compiled:
+    """The plan of both lanes."""
+    request, own = b.request, b.config.process or Process(cwd="/")
     host = [
         *b.prepare,
         *cgroup.before,

@@ -25,7 +25,7 @@ def process_of(config: Config, values: dict[str, Any], words: list[str]) -> Proc
         raise UsageError("exec: the command is missing", "`hutch-oci exec --help` shows what it takes")
     base = config.process
     assert base is not None
-    groups = tuple(verbs._user_id(word) for text in values.get("additional_gids", []) for word in text.split(","))
+    groups = tuple(verbs.user_id(word) for text in values.get("additional_gids", []) for word in text.split(","))
     return verbs.process_with(
         base,
         tuple(words[1:]),

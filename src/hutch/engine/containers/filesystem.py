@@ -53,7 +53,7 @@ class Target:
         earlier: tuple[tuple[int, str], ...] = (), last: str = "upper/0",
     ) -> None:  # fmt: skip
         self.live, self.name, self.running, self.cgroup = live, live.name, running, cgroup
-        self._root, self._base, self._upper, self._earlier, self._last = root, base, upper, earlier, last
+        self._root, self._base, self._upper, self.earlier, self._last = root, base, upper, earlier, last
         self._opened: list[int] = []
         self._reopened: Execution | None = None
         self.features = features()
@@ -131,7 +131,7 @@ class Target:
         closed by the caller."""
         base, disk = self.base()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        return [os.open(path, flags, dir_fd=tree) for tree, path in self._earlier] + [os.open("upper-0" if disk else self._last, flags, dir_fd=base)]
+        return [os.open(path, flags, dir_fd=tree) for tree, path in self.earlier] + [os.open("upper-0" if disk else self._last, flags, dir_fd=base)]
 
     def write_upper(self, upper: int, out: Callable[[bytes], object]) -> None:
         """One of its upper directories as a layer's tar."""
@@ -210,7 +210,7 @@ def diff(target: Target) -> list[Change]:
     own = frozenset(GENERATED) | target.points
     if not target.features.privileged:
         return _diff_mapped(target, base, own, disk)
-    if not target._earlier:
+    if not target.earlier:
         return sorted(changes_of(base, target.rootfs, own, disk), key=lambda change: change.path)
     uppers = target.uppers()
     try:
@@ -263,7 +263,7 @@ def commit(
         record = making.make(
             content, held, base, digests, target.features, reference, changes=changes, author=author, comment=message, created_by=command
         )  # fmt: skip
-        found = images._image(content, stored.read(content, record))
+        found = images.image_of(content, stored.read(content, record))
     content.settle()
     return found
 

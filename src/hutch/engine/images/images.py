@@ -69,7 +69,8 @@ class Image(Record):
         return history(self.id)
 
 
-def _image(content: Content, image: Stored) -> Image:
+def image_of(content: Content, image: Stored) -> Image:
+    """An image of the store as its users see it."""
     run = image.config.run
     size = sum(content.size(diff_id) or content.size(layer.digest) for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=False))
     return Image(
@@ -148,7 +149,7 @@ def push(name: str, target: str = "", *, credentials: tuple[str, str] | None = N
 def get(name: str) -> Image:
     """An image by its name, digest, or the beginning of its id. Raises ImageError."""
     content = Content()
-    return _image(content, stored.find(content, name))
+    return image_of(content, stored.find(content, name))
 
 
 def every() -> list[Image]:
@@ -157,7 +158,7 @@ def every() -> list[Image]:
     found = []
     for name in names.every(content):
         try:
-            found.append(_image(content, stored.read(content, name)))
+            found.append(image_of(content, stored.read(content, name)))
         except ImageError:
             continue
     return found
@@ -175,7 +176,7 @@ def tag(source: str, name: str) -> Image:
     put = names.put(content, str(reference), record.digest, record.manifest, record.platform)
     if record.reference.startswith(names.NONE):
         names.remove(content, record)
-    return _image(content, stored.read(content, put))
+    return image_of(content, stored.read(content, put))
 
 
 def remove(name: str, *, force: bool = False) -> list[str]:
@@ -282,7 +283,7 @@ def load(source: str | os.PathLike[str] | BinaryIO) -> list[Image]:
                     continue
             for reference in dict.fromkeys(texts or [f"{names.NONE}@{image.digest}"]):
                 record = names.put(content, reference, image.digest, image.digest, image.config.platform)
-                out.append(_image(content, stored.read(content, record)))
+                out.append(image_of(content, stored.read(content, record)))
     content.settle()
     return out
 
@@ -301,7 +302,7 @@ def import_(source: str | os.PathLike[str] | BinaryIO, name: str = "", *, change
         diff_id = archive.store_plain(content, iter(lambda: file.read(1 << 18), b""), what, hold=held.add)
         record = making.make(content, held, None, [diff_id], found, reference, changes=changes, comment=message, created_by="hutch import")
     content.settle()
-    return _image(content, stored.read(content, record))
+    return image_of(content, stored.read(content, record))
 
 
 def settle() -> None:

@@ -77,7 +77,7 @@ def process_with(
         )
     ids = base.user
     if user:
-        ids = User(uid=_user_id(user.partition(":")[0]), gid=_user_id(user.partition(":")[2]) if ":" in user else ids.gid, umask=ids.umask)
+        ids = User(uid=user_id(user.partition(":")[0]), gid=user_id(user.partition(":")[2]) if ":" in user else ids.gid, umask=ids.umask)
     if groups:
         ids = ids.replace(additional_gids=(*ids.additional_gids, *groups))
     return base.replace(
@@ -97,7 +97,7 @@ def _joined(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*old, *new)))
 
 
-def _user_id(text: str) -> int:
+def user_id(text: str) -> int:
     """A number, and nothing else: a name is the engine's to resolve, and a parser that takes "1000abc" or "" for a number
     made an empty one root (CVE-2026-30892)."""
     if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > 2**32 - 2:
