@@ -67,11 +67,11 @@ class Boxes:
     def __init__(self, place: Path):
         self.place = place
         self.runtime = rt.Runtime("hutch-oci", [str(OWN)], str(place / "state"))
-        self.live: list[Box] = []
+        self.made: list[Box] = []
 
     def __call__(self, data: dict[str, Any] | None = None) -> Box:
-        self.live.append(Box(self.runtime, self.place, data))
-        return self.live[-1]
+        self.made.append(Box(self.runtime, self.place, data))
+        return self.made[-1]
 
     def shell(self, userns: bool, script: str, **rest: Any) -> Box:
         return self((rt.mapped if userns else rt.shell)(script, **rest))
