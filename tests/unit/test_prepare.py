@@ -11,10 +11,9 @@ import pytest
 from hutch.engine.launch import identity, plancache, prepare, resolution
 from hutch.engine.spec.settings import Bind, Settings, Ulimit
 from hutch.errors import UsageError
-from hutch.executor import kept
+from hutch.executor import kept, late
 from hutch.image import resolve
 from hutch.kernel.features import SubordinateIds
-from hutch.plan import late
 from hutch.plan.lint import lint
 from tests.unit.machines import HOST, ROOT_HYBRID, ROOTLESS
 

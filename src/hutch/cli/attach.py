@@ -7,7 +7,6 @@ import os
 import select
 import time
 
-from hutch.cli.output import warn
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import Message
 from hutch.kernel.terminals import is_device
@@ -286,4 +285,6 @@ def exit_code(last: Message, streams: Streams | None = None) -> int:
 
 def say(text: str) -> None:
     """A line on standard error, from Hutch itself."""
+    from hutch.cli.output import warn  # most runs have nothing to say
+
     warn(f"hutch: {text}")

@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 
-from hutch.cli.output import tell, warn
 from hutch.errors import HutchError, StartError, UsageError
 from hutch.kernel.terminals import open_missing
 
@@ -95,8 +94,16 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def _print(text: str) -> None:
+    from hutch.cli.output import tell
+
+    tell(*text.split("\n"))
+
+
 def complain(error: HutchError, debug: bool = False) -> int:
     """Print an error as the command line does, with `debug` the plan's operation that failed as well, and give its exit code."""
+    from hutch.cli.output import warn
+
     lines = [f"hutch: {error.message}"]
     if debug and isinstance(error, StartError) and error.operation:
         lines.append(f"operation: {error.origin or '-'}: {error.operation}")
@@ -122,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             if len(words) > 1 and words[0] == "help":
                 words = [words[1], "--help"]
             else:
-                tell(*overview().split("\n"))
+                _print(overview())
                 return 0
         if words[0] in ("--version", "-v"):
             words = ["version"]
@@ -136,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = find(words[0])
         values, rest = parse(command, words[1:])
         if values.get("help"):
-            tell(*help_text(command).split("\n"))
+            _print(help_text(command))
             return 0
         module = import_module(PLACES[command.name])
         function = FUNCTIONS.get(command.name) or command.name.rpartition(" ")[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from hutch.cli import attach
-from hutch.cli.output import tell
 from hutch.engine.launch import identity, plancache
 from hutch.engine.records import state
 from hutch.errors import NotFoundInContainer, UsageError
@@ -54,6 +53,8 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
                 execution.wait_ready()
                 if cidfile:
                     _write(cidfile, container_id)
+                from hutch.cli.output import tell
+
                 tell(container_id)
                 execution.detach()
                 return 0

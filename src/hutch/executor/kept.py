@@ -61,9 +61,14 @@ def _source(path: str) -> str:
 def _unchanged(sources: str) -> bool:
     """Whether all of a plan's makers are as they were, edits in place included."""
     try:
-        return all(_source(line.partition("\t")[0]) == line for line in sources.split("\n"))
-    except OSError:
+        for line in sources.split("\n"):
+            path, changed, size = line.split("\t")
+            info = os.stat(path)
+            if info.st_mtime_ns != int(changed) or info.st_size != int(size):
+                return False
+    except (OSError, ValueError):
         return False
+    return True
 
 
 def _path(base: str, own: bytes) -> str:

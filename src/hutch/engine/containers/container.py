@@ -284,10 +284,10 @@ class Container:
     def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
         from hutch.engine.launch import enter
 
-        who = enter.user_of(self.live, None if user is None else str(user))
+        who = None if user is None else enter.user_of(self.live, str(user))  # his lines of passwd(5) may have changed
         key = (tuple(env.items()), workdir, who)
         if group or key not in self._templates:
-            made = enter.template(self.live, env=env, workdir=workdir, who=who, child_cgroup=group)
+            made = enter.template(self.live, env=env, workdir=workdir, who=who or enter.user_of(self.live, None), child_cgroup=group)
             if group:
                 return made
             if len(self._templates) > 16:

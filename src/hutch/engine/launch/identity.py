@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import time
 
-from hutch.plan.late import fill, offsets
+from hutch.executor.late import fill, offsets
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch.plan.late import Places
+    from hutch.executor.late import Places
 
 ID_LENGTH = 12
 ADDRESS_LENGTH = 15  # of the longest IPv4 address

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from hutch.engine.launch.identity import ADDRESS, ADDRESS_LENGTH, PORT, PORT_LENGTH
+from hutch.executor.late import fill
 from hutch.executor.launcher import Execution
 from hutch.kernel.features import features
-from hutch.plan.late import fill
 from hutch.runtime.lifecycle import JOIN_NETWORKS, NET_DEVICES
 
 TYPE_CHECKING = False

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hutch.executor.late import Places
     from hutch.image.rootfs import Rootfs
-    from hutch.plan.late import Places
 
 # Flags whose plan depends on nothing but their own words (and see `keepable`). Others (users by name, profiles, devices, files) are compiled anew.
 PLAIN = frozenset(

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hutch.engine.networks.joining import Joining
+    from hutch.executor.late import Places
     from hutch.network.ports import Port
     from hutch.oci.config import Config
-    from hutch.plan.late import Places
     from hutch.plan.ops import HoldShared, Publish
     from hutch.vm.compile import Parts
 

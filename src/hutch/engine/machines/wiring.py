@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.errors import UnsupportedError
-from hutch.plan.late import offsets
+from hutch.executor.late import offsets
 from hutch.vm.compile import NETWORK, NETWORK_ROOM
 
 TYPE_CHECKING = False
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hutch.engine.networks.joining import Place
-    from hutch.plan.late import Places
+    from hutch.executor.late import Places
 
 NETWORK_VALUE = "network"
 

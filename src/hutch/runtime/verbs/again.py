@@ -12,9 +12,9 @@ import time
 
 from hutch import jsontext
 from hutch.executor import kept
+from hutch.executor.late import fill, offsets
 from hutch.executor.launcher import Execution
 from hutch.kernel import proc
-from hutch.plan.late import fill, offsets
 from hutch.runtime.verbs.common import Options, occupied, utc, vacant, write_pid
 
 TYPE_CHECKING = False
