@@ -451,6 +451,7 @@ def test_v2_stats(tmp_path):
         cpu__pressure="some avg10=1.00 avg60=0.00 avg300=0.00 total=5\n",
     )  # fmt: skip
     stats = live.Cgroup({"": path}).stats()
+    assert live.Cgroup({"": path}).oom_kills() == 1
     assert (stats.cpu_usage, stats.cpu_user, stats.periods, stats.throttled_periods) == (10000, 6000, 3, 2)
     assert (stats.memory_usage, stats.memory_peak, stats.memory_limit, stats.oom_kills) == (4096, 8192, None, 1)
     assert (stats.pids, stats.pids_limit, stats.pids_refused) == (3, 10, 4)
@@ -467,6 +468,8 @@ def test_v1_stats(tmp_path):
         "pids": put(tmp_path / "pids", pids__current="3\n", pids__max="max\n"),
     }
     stats = live.Cgroup(found).stats()
+    assert live.Cgroup(found).oom_kills() == 2
+    assert live.Cgroup({"pids": found["pids"]}).oom_kills() is live.Cgroup({"": "/nonexistent"}).oom_kills() is None
     assert (stats.cpu_usage, stats.cpu_user, stats.throttled_time) == (10, 6, 7)
     assert (stats.memory_usage, stats.memory_limit, stats.oom_kills, stats.swap_usage) == (4096, None, 2, None)
     assert (stats.pids, stats.pids_limit) == (3, None)

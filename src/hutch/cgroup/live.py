@@ -157,6 +157,11 @@ class Cgroup:
         """The numbers now. Files that do not exist give None; a cgroup that is gone gives an empty record."""
         return self._v2_stats() if self.unified else self._v1_stats()
 
+    def oom_kills(self) -> int | None:
+        """How many of its processes the OOM killer has ended: `Stats.oom_kills`, for the price of one file."""
+        key = "memory.events" if self.unified else "memory.oom_control"
+        return parse_keyed(self._text("memory", key)).get("oom_kill")
+
     def _v1_stats(self) -> Stats:
         cpu = parse_keyed(self._text("cpu", "cpu.stat"))
         memory = parse_keyed(self._text("memory", "memory.stat"))

@@ -317,7 +317,7 @@ class Container:
         check: bool = False,
     ) -> Result:
         """Run a command in the container to its end; `hutch.run` describes the arguments."""
-        before = self.stats().oom_kills or 0 if self._settings.memory is not None else 0
+        before = self.cgroup.oom_kills() or 0 if self._settings.memory is not None else 0
         with self.start(
             command,
             stdin=stdin,
@@ -331,7 +331,7 @@ class Container:
         ) as process:
             result = process.wait()
         if self._settings.memory is not None and result.exit_code == 137 and result.outcome in ("signalled", "exited"):
-            after = self.stats().oom_kills or 0
+            after = self.cgroup.oom_kills() or 0
             if after > before:
                 result = result.replace(outcome="out-of-memory", usage=result.usage.replace(oom_kills=after - before))
         result = _with_hint(result, self._settings.image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from hutch.cgroup.live import Cgroup, whole
 from hutch.engine.machines import channel
 from hutch.errors import ContainerGone, UnsupportedError
@@ -10,6 +12,7 @@ from hutch.vm.compile import GUEST_CGROUP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from hutch.cgroup.live import Stats
     from hutch.oci.config import Resources
@@ -28,16 +31,30 @@ class GuestCgroup(Cgroup):
 
     def stats(self) -> Stats:
         """The numbers now, as the guest counts them; an empty record for a machine that is gone, or paused."""
+        with self._asking():
+            return super().stats()
+
+    def oom_kills(self) -> int | None:
+        """As `Cgroup.oom_kills`; None for a machine that is gone, or paused."""
+        with self._asking():
+            return super().oom_kills()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """One connexion for several files; to a machine that is gone there is none, and no file has an answer."""
         import socket
 
         try:
-            with socket.socket(fileno=channel.connect(self._directory, self._name)) as door:
-                self._door = door
-                return super().stats()
+            door = socket.socket(fileno=channel.connect(self._directory, self._name))
         except ContainerGone:
-            return super().stats()
-        finally:
-            self._door = None
+            yield
+            return
+        with door:
+            self._door = door
+            try:
+                yield
+            finally:
+                self._door = None
 
     def _text(self, controller: str, key: str) -> str | None:
         import select

@@ -137,4 +137,4 @@ def oom_kills(entry: Entry) -> int | None:
 
     if entry.status() not in (RUNNING, PAUSED, CREATED):
         return None
-    return Cgroup(entry.cgroup).stats().oom_kills or 0
+    return Cgroup(entry.cgroup).oom_kills() or 0
