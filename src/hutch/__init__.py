@@ -15,8 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hutch import aio as aio
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
-    from hutch.engine.containers.container import Container as Container, run as run, start as start
+    from hutch.engine.containers.container import Container as Container
     from hutch.engine.containers.existing import Existing as Existing, containers as containers
+    from hutch.engine.containers.once import run as run, start as start
     from hutch.engine.containers.process import Process as Process
     from hutch.engine.files.changes import Change as Change
     from hutch.engine.images import images as images
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from hutch.result import CommandFailed as CommandFailed, Result as Result, Usage as Usage
 
 _PLACES = {
-    "hutch.engine.containers.container": ("Container", "run", "start"),
+    "hutch.engine.containers.container": ("Container",),
+    "hutch.engine.containers.once": ("run", "start"),
     "hutch.engine.containers.process": ("Process",),
     "hutch.result": ("CommandFailed", "Result", "Usage"),
     "hutch.engine.files.changes": ("Change",),

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import threading
 
-from hutch.engine.containers import container as sync
+from hutch.engine.containers import container as sync, once
 from hutch.engine.containers.process import Process as SyncProcess
 
 TYPE_CHECKING = False
@@ -102,12 +102,12 @@ class Process:
 
 async def start(image: str, command: Iterable[str] = (), **options: Any) -> Process:
     """`hutch.start`, awaited."""
-    return Process(await _in_thread(lambda: sync.start(image, command, **options)))
+    return Process(await _in_thread(lambda: once.start(image, command, **options)))
 
 
 async def run(image: str, command: Iterable[str] = (), *, check: bool = False, **options: Any) -> Result:
     """`hutch.run`, awaited. Cancelling it kills the container."""
-    process = await _in_thread(lambda: sync.start(image, command, **options))
+    process = await _in_thread(lambda: once.start(image, command, **options))
     try:
         result = await _in_thread(process.wait, process.kill)
     finally:

@@ -11,7 +11,7 @@ from hutch.image import compress, manifest, reference
 from hutch.image.ahead import reader
 from hutch.image.erofs import writer
 from hutch.image.erofs.reader import Index
-from hutch.image.registry.client import challenges
+from hutch.image.registry.challenge import challenges
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import Tree
 from hutch.image.unpack import Unpacker

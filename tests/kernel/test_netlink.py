@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hutch.kernel import tun
-from hutch.kernel.netlink import route
+from hutch.kernel.netlink import addresses, route
 from hutch.kernel.netlink.route import Route
 from hutch.kernel.netlink.socket import NetlinkError
 from tests.namespaces import Namespace, namespaces
@@ -58,7 +58,7 @@ def test_a_pair_across_namespaces(socket, host):
         inside.do(route.new_address(eth0.index, "fd00:9::2", 64))
         inside.do(route.set_link(eth0.index, up=True))
         inside.do(route.new_route(gateway="10.9.0.1"))
-        inside.do(route.new_route(gateway="fd00:9::1", family=route.AF_INET6))
+        inside.do(route.new_route(gateway="fd00:9::1", family=addresses.AF_INET6))
         for address in ("10.9.0.1", "fd00:9::1"):
             assert other.run("busybox", "ping6" if ":" in address else "ping", "-c", "1", "-W", "5", address, check=False).returncode == 0
         assert {(item.destination, item.gateway) for item in inside.routes() if item.gateway} == {("", "10.9.0.1"), ("", "fd00:9::1")}
@@ -150,9 +150,9 @@ def test_a_neighbour_is_told_and_forgotten(socket):
     at = index(socket, "one")
     socket.do(route.new_address(at, "10.3.0.1", 24))
     socket.do(route.new_neighbour(at, "10.3.0.9", "02:00:00:00:00:aa"))
-    assert [(item.address, item.mac) for item in socket.neighbours(at, route.AF_INET)] == [("10.3.0.9", "02:00:00:00:00:aa")]
+    assert [(item.address, item.mac) for item in socket.neighbours(at, addresses.AF_INET)] == [("10.3.0.9", "02:00:00:00:00:aa")]
     socket.do(route.del_neighbour(at, "10.3.0.9"))
-    assert "02:00:00:00:00:aa" not in [item.mac for item in socket.neighbours(at, route.AF_INET)]
+    assert "02:00:00:00:00:aa" not in [item.mac for item in socket.neighbours(at, addresses.AF_INET)]
 
 
 def test_a_link_moves_and_is_renamed(socket):

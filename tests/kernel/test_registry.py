@@ -275,7 +275,7 @@ def test_two_pulls_at_once_fetch_each_layer_once(server, hutch):
 
 
 def test_pruning_all_the_time_breaks_no_pull(server, hutch_cli):
-    code = "import sys\nfrom hutch.engine import images\nwhile True: images.prune()"
+    code = "import sys\nfrom hutch.engine.images import images\nwhile True: images.prune()"
     pruners = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         for number in range(4):

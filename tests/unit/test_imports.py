@@ -38,6 +38,7 @@ def loaded(code: str) -> set[str]:
         "hutch.cli.request",
         "hutch.engine.launch.prepare",
         "hutch.engine.containers.container",
+        "hutch.engine.containers.once",
         "hutch.runtime.compile",
     ],
 )

@@ -181,7 +181,8 @@ def test_a_command_whose_caller_is_killed_is_ended_in_the_guest(monkeypatch):
         assert process.pid
         running = next(r for r in hutch.containers() if r.pid == process.pid)
         code = (
-            "import sys; from hutch.engine import state, recorded, enter, machines; from hutch.executor.launcher import Execution\n"
+            "import sys; from hutch.engine.records import state; from hutch.engine.containers import recorded; from hutch.engine.launch import enter\n"
+            "from hutch.engine.machines import channel; from hutch.executor.launcher import Execution\n"
             "r = state.find(sys.argv[1]); p = recorded.live_of(r)\n"
             "plan = enter.remote_plan(p, enter.process_of(p, ('sleep',), {}, None, enter.user_of(p, None)))\n"
             "fd = channel.connect(r.directory, 'x'); e = Execution(plan, stdin=0, stdout=1, stderr=2, extra=(fd,)); e.wait_ready(); print('up', flush=True); e.wait()"

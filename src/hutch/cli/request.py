@@ -263,7 +263,7 @@ def settings(values: dict[str, Any], rest: list[str]) -> Settings:
 # flags whose value is the setting of their name
 PLAIN = (
     "name", "workdir", "user", "hostname", "domainname", "interactive", "privileged", "pid", "ipc", "uts", "cgroupns", "userns", "init", "stop_signal",
-    "upper", "cgroup_parent", "isolation", "vm_accel", "vm_root",
+    "upper", "cgroup_parent", "isolation", "vm_accel", "vm_root", "pull",
 )  # fmt: skip
 
 

@@ -126,10 +126,10 @@ def _of_path(name: str, features: Features) -> Rootfs:
 
 def _remember(content: Content, path: str, what: str, features: Features) -> str:
     """Bring what a file holds into the store: ``rootfs DIGEST`` or ``image DIGEST``."""
-    from hutch.image import archive, stored
+    from hutch.image import archive, places, stored
 
     if archive.kind(path, what) == "rootfs":
-        fd = archive.open_file(path, what)
+        fd = places.open_file(path, what)
         with open(fd, "rb", buffering=0) as file:
             return f"rootfs {archive.import_tar(content, iter(lambda: file.read(1 << 20), b''), what, features)}"
     return f"image {archive.load(content, path, what, features, stored.platform_of(features))[0].digest}"

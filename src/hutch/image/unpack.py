@@ -12,6 +12,7 @@ import os
 import stat
 
 from hutch.errors import ImageError
+from hutch.image import marks
 from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
 from hutch.image.tree import AUFS, MAX_LINKS, MAX_MEMORY, WHITEOUT, whiteout_of, xattrs_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self
 
 IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-OPAQUE_MARKS = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
 class Unpacker:
@@ -122,14 +122,14 @@ class Unpacker:
         head, _, own = path.rpartition("/")
         above = self._open_directory(head, name)
         try:
-            replaced = self._is_whiteout(above, own)
+            replaced = marks.is_whiteout(above, own)
             if replaced:
                 os.unlink(own, dir_fd=above)
             os.mkdir(own, 0o755, dir_fd=above)
             info = os.stat(own, dir_fd=above, follow_symlinks=False)
             self._modes.pop((info.st_dev, info.st_ino), None)  # of one that is gone, whose number it has
             if replaced:
-                self._mark_opaque(above, own)
+                marks.set_opaque_at(above, own)
         except FileExistsError:
             # a link to a place that is not there yet: the place is made, as far as it lies in the layer
             return self._through_link(above, own, name)
@@ -163,13 +163,6 @@ class Unpacker:
         """An open directory's path below the root, without links."""
         return os.readlink(f"/proc/self/fd/{directory}").removeprefix(self._top).strip("/")
 
-    def _is_whiteout(self, directory: int, name: str) -> bool:
-        try:
-            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError:
-            return False
-        return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-
     def _whiteout_at(self, path: str) -> bool:
         head, _, own = path.rpartition("/")
         try:
@@ -179,16 +172,9 @@ class Unpacker:
         except OSError:
             return False
         try:
-            return self._is_whiteout(above, own)
+            return marks.is_whiteout(above, own)
         finally:
             os.close(above)
-
-    def _mark_opaque(self, directory: int, name: str) -> None:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            _set_opaque(fd)
-        finally:
-            os.close(fd)
 
     def member(self, member: Member) -> None:
         """Make one member. Raises ImageError for what no layer may hold, OSError for the disk's own troubles."""
@@ -213,7 +199,7 @@ class Unpacker:
     def _whiteout(self, directory: int, name: bytes) -> None:
         hidden = whiteout_of(name)
         if hidden == b"":
-            _set_opaque(directory)
+            marks.set_opaque(directory)
             return
         if hidden is None or name.startswith(AUFS):
             return
@@ -226,7 +212,7 @@ class Unpacker:
             os.mknod(own, stat.S_IFCHR, 0, dir_fd=directory)
             return
         if stat.S_ISDIR(info.st_mode):
-            self._mark_opaque(directory, own)
+            marks.set_opaque_at(directory, own)
 
     def _clear(self, directory: int, name: str) -> None:
         """A member replaces what stands in its place, whatever that is; a directory only with its content."""
@@ -271,7 +257,7 @@ class Unpacker:
         return True
 
     def _make_directory(self, member: Member, directory: int, name: str) -> None:
-        opaque = self._is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
+        opaque = marks.is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
             fresh = True
@@ -284,11 +270,11 @@ class Unpacker:
         try:
             os.fchmod(fd, 0o755)
             if not fresh:
-                _forget_attributes(fd)
+                marks.forget_attributes(fd)
             self._attributes(fd, member)
             self._remember(fd, member)
             if opaque:
-                _set_opaque(fd)
+                marks.set_opaque(fd)
         finally:
             os.close(fd)
 
@@ -331,7 +317,7 @@ class Unpacker:
             info = os.stat(own, dir_fd=source, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
                 raise missing("is a directory")
-            if self._is_whiteout(source, own):
+            if marks.is_whiteout(source, own):
                 raise missing("is not in the layer")
             try:
                 if os.path.samestat(info, os.stat(name, dir_fd=directory, follow_symlinks=False)):
@@ -400,24 +386,6 @@ class Unpacker:
 def _identity(directory: int) -> tuple[int, int]:
     info = os.fstat(directory)
     return info.st_dev, info.st_ino
-
-
-def _forget_attributes(fd: int) -> None:
-    """Remove the attributes that an earlier member has set."""
-    for name in os.listxattr(fd):
-        if name.startswith(("user.", "security.")) and name not in OPAQUE_MARKS:
-            try:
-                os.removexattr(fd, name)
-            except OSError:
-                continue
-
-
-def _set_opaque(fd: int) -> None:
-    for mark in OPAQUE_MARKS:
-        try:
-            os.setxattr(fd, mark, b"y")
-        except OSError:
-            continue  # trusted.* is root's, and user.* not of every file system
 
 
 def unpack(stream: BinaryIO, directory: str, owners: bool | None = None) -> None:

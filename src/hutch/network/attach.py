@@ -7,7 +7,7 @@ with the namespace.
 from __future__ import annotations
 
 from hutch.errors import HutchError
-from hutch.kernel.netlink import conntrack, netfilter, route
+from hutch.kernel.netlink import addresses, conntrack, netfilter, route
 from hutch.kernel.netlink.socket import NetlinkError
 from hutch.network import bridge, egress, forwarding, nft, parent, port_filter, spec
 from hutch.network.egress import Policy
@@ -172,7 +172,7 @@ def _remove(host: Route, port: str) -> None:
 def _default_route(network: Network, gateway: str, index: int) -> tuple[int, int, bytes]:
     # in ipvlan's layer 3 nobody asks for a neighbour's MAC: the parent routes (ipvlan.rst)
     routed = network.driver == spec.IPVLAN and network.mode != "l2"
-    return route.new_route(gateway="" if routed else gateway, index=index, family=route.family_of(gateway))
+    return route.new_route(gateway="" if routed else gateway, index=index, family=addresses.family_of(gateway))
 
 
 def lead_out(inside: Route, network: Network, interface: str) -> None:
@@ -180,7 +180,7 @@ def lead_out(inside: Route, network: Network, interface: str) -> None:
     link = inside.link(interface)
     taken = {entry.family for entry in inside.routes() if not entry.destination}
     for subnet in network.subnets:
-        family = route.family_of(subnet.gateway)
+        family = addresses.family_of(subnet.gateway)
         if link is None or family in taken:
             continue
         try:

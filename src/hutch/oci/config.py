@@ -1,7 +1,7 @@
 """The runtime-spec's ``config.json``, version 1.3.0 (opencontainers/runtime-spec, config.md and config-linux.md), as records.
 
 A field's name is the specification's in snake case; `None` means absent. Integer widths are the specification's: `U32`,
-`U64`, `I64` and so on are integers to Python and ranges to the decoder. `One[...]`-style sets are listed in `CHOICES`.
+`U64`, `I64` and so on are integers to Python and ranges to the decoder. What a text may be is in `names`.
 """
 
 from __future__ import annotations
@@ -386,51 +386,3 @@ class Config(Record):
     hooks: Hooks | None = None
     annotations: dict[str, str] = {}
     linux: Linux = Linux()
-
-
-class State(Record):
-    """The state of a container, as ``state`` prints it and hooks read it."""
-
-    oci_version: str
-    id: str
-    status: str
-    bundle: str
-    pid: I64 | None = None
-    annotations: dict[str, str] = {}
-
-
-class ContainerProcessState(Record):
-    """What a seccomp agent receives beside the descriptors."""
-
-    oci_version: str
-    fds: tuple[str, ...]
-    pid: I64
-    state: State
-    metadata: str | None = None
-
-
-# Names that camel case does not give.
-JSON_NAMES = {
-    "container_id": "containerID", "host_id": "hostID", "class_id": "classID", "clos_id": "closID",
-    "kernel_tcp": "kernelTCP", "disable_oom_killer": "disableOOMKiller", "block_io": "blockIO",
-    "throttle_read_iops_device": "throttleReadIOPSDevice", "throttle_write_iops_device": "throttleWriteIOPSDevice",
-    "enable_cmt": "enableCMT", "enable_mbm": "enableMBM", "exec_cpu_affinity": "execCPUAffinity", "class_": "class",
-}  # fmt: skip
-
-ACTIONS = (
-    "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG SCMP_ACT_NOTIFY"
-).split()
-NAMESPACE_TYPES = "pid network mount ipc uts user cgroup time".split()
-CHOICES: dict[tuple[str, str], list[str]] = {
-    ("Namespace", "type"): NAMESPACE_TYPES,
-    ("Device", "type"): ["c", "b", "u", "p"],
-    ("DeviceRule", "type"): ["a", "c", "b"],
-    ("Seccomp", "default_action"): ACTIONS,
-    ("SeccompRule", "action"): ACTIONS,
-    ("SeccompArgument", "op"): "SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_MASKED_EQ".split(),
-    ("Linux", "rootfs_propagation"): ["", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"],
-    ("Scheduler", "policy"): "SCHED_OTHER SCHED_FIFO SCHED_RR SCHED_BATCH SCHED_ISO SCHED_IDLE SCHED_DEADLINE".split(),
-    ("IoPriority", "class_"): ["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"],
-    ("Personality", "domain"): ["LINUX", "LINUX32"],
-    ("State", "status"): ["creating", "created", "running", "stopped", "paused"],
-}

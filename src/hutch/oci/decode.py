@@ -8,7 +8,7 @@ measured cost three times the interpreter's own start to import.
 from __future__ import annotations
 
 from hutch.errors import ConfigError
-from hutch.oci import config as types
+from hutch.oci import config as types, names
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ RANGES = {"U16": (0, 2**16 - 1), "U32": (0, 2**32 - 1), "U64": (0, 2**64 - 1), "
 
 def json_name(field: str) -> str:
     """``additional_gids`` is ``additionalGids`` in JSON."""
-    if field in types.JSON_NAMES:
-        return types.JSON_NAMES[field]
+    if field in names.JSON_NAMES:
+        return names.JSON_NAMES[field]
     first, *rest = field.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
@@ -52,7 +52,7 @@ def decode(kind: type[R], data: object, path: str = "") -> R:
                 raise ConfigError(where, "is required and missing")
             continue
         value = _value(_annotation(kind, field), data[name], where)
-        allowed = types.CHOICES.get((kind.__name__, field))
+        allowed = names.CHOICES.get((kind.__name__, field))
         if allowed is not None and value is not None and value not in allowed:
             raise ConfigError(where, f"expected one of {', '.join(a for a in allowed if a)}, got {_shown(value)}")
         values[field] = value

@@ -19,7 +19,7 @@ from hutch.plan import ops
 from hutch.plan.ops import NAMESPACES, slot
 from hutch.plan.plan import Plan
 from hutch.record import Record
-from hutch.runtime import compile as runtime, identity, layers, lifecycle, mounts, process as steps
+from hutch.runtime import cgroups, compile as runtime, identity, layers, lifecycle, mounts, process as steps
 from hutch.runtime.builder import O_DIRECTORY, O_PATH, Builder
 from hutch.runtime.profile import default_profile
 from hutch.runtime.request import Compiled, Request
@@ -172,7 +172,7 @@ def compile_machine(config: Config, request: Request, parts: Parts, features: Fe
     b = Builder(host_config(config, parts, features, not parts.machine.disks and not request.upper), request, features)
     runtime.check(b)
     identity.enter_user_network(b)
-    cgroup = runtime.cgroup_of(b)
+    cgroup = cgroups.cgroup_of(b)
     runtime.record(b)
     b.prepare += [
         ops.Listen(path=f"{request.state}/door", packets=True, into=DOOR, origin="machine"),

@@ -1,29 +1,27 @@
-"""Containers: one command in one container, or one container for many commands."""
+"""A container of this process's, for many commands."""
 
 from __future__ import annotations
 
 import os
 
 from hutch.engine.containers import create
-from hutch.engine.containers.process import OUTPUT_LIMIT, Process
+from hutch.engine.containers.changed import Changed, guarded
+from hutch.engine.containers.process import OUTPUT_LIMIT, Process, with_hint
 from hutch.engine.launch import launching, prepare
 from hutch.engine.spec import options as api_options
-from hutch.errors import ContainerGone, HutchError, NotFoundInContainer, StartError, UnsupportedError, UsageError
+from hutch.errors import ContainerGone, StartError, UnsupportedError, UsageError
 from hutch.executor.launcher import Execution
-from hutch.image.resolve import SNAPSHOT
-from hutch.result import FAILED_TO_START, Result
+from hutch.result import Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import BinaryIO, Self, TypeAlias, TypeVar, Unpack
+    from typing import Self, TypeAlias, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
     from hutch.engine.containers.filesystem import Target
     from hutch.engine.containers.process import Input
-    from hutch.engine.files.changes import Change
     from hutch.engine.files.files import Files
-    from hutch.engine.images.images import Image
     from hutch.engine.launch.enter import Template
     from hutch.engine.launch.prepare import Prepared
     from hutch.engine.machines.machine_snapshots import Snapshot
@@ -32,85 +30,10 @@ if TYPE_CHECKING:
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
 
-    T = TypeVar("T")
     Launch: TypeAlias = Callable[[int, int, int], Execution]
 
 
-def start(
-    image: str,
-    command: Iterable[str] = (),
-    *,
-    stdin: Input = None,
-    text: bool = True,
-    timeout: float | None = None,
-    output_limit: int = OUTPUT_LIMIT,
-    merge_stderr: bool = False,
-    **options: Unpack[Options],
-) -> Process:
-    """Start a command in a container of its own; the `Process` gives its lines, and its result when it ends.
-
-    `run` describes the arguments. Raises UsageError, ImageError or UnsupportedError before anything is touched.
-    """
-    argv = api_options.command_of(command)
-    prepared = create.create(api_options.settings(image, argv, options), accounting=False)
-    if prepared.facts.idle:
-        raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
-
-    def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-        return launching.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
-
-    process = Process(launch, prepared.facts.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
-    if prepared.asks:
-        try:
-            process.pid  # noqa: B018 -- its executor asks for networks, and whoever starts it may not look at it again for long
-        except BaseException:
-            process.close()
-            raise
-    return process
-
-
-def run(
-    image: str,
-    command: Iterable[str] = (),
-    *,
-    stdin: Input = None,
-    text: bool = True,
-    timeout: float | None = None,
-    output_limit: int = OUTPUT_LIMIT,
-    merge_stderr: bool = False,
-    check: bool = False,
-    **options: Unpack[Options],
-) -> Result:
-    """Run one command in a container of its own, to its end, and return what came of it.
-
-    `image` is ``host`` (this machine's own programs, copy on write) or a path to a directory or an archive; `command` is a
-    list of arguments (the image's own command when empty). `stdin` is text, bytes, a file or a descriptor. The streams
-    are text, or bytes with ``text=False``; of each, `output_limit` bytes are kept. After `timeout` seconds everything in
-    the container is killed. Limits: ``memory="512m"``, ``cpus=0.5``, ``pids=64``. See `Container` for the rest.
-
-    Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
-    is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
-    """
-    if image.startswith(SNAPSHOT) and not isinstance(command, str) and (argv := api_options.command_of(command)):
-        with Container(image, **options) as box:
-            return box.run(
-                argv, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, check=check
-            )  # fmt: skip
-    with start(image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options) as process:
-        result = process.wait()
-    result = _with_hint(result, image)
-    return result.check() if check else result
-
-
-def _with_hint(result: Result, image: str) -> Result:
-    if result.outcome == FAILED_TO_START and image == "host" and isinstance(result.error, NotFoundInContainer):
-        from hutch.image.host import INVISIBLE
-
-        result.error.hint = result.error.hint or api_options.interpreter_hint(result.command, INVISIBLE)
-    return result
-
-
-class Container:
+class Container(Changed):
     """A container that runs until it is closed, for any number of commands::
 
         with hutch.Container("host", network="none", cpus=0.5) as box:
@@ -334,7 +257,7 @@ class Container:
             after = self.cgroup.oom_kills() or 0
             if after > before:
                 result = result.replace(outcome="out-of-memory", usage=result.usage.replace(oom_kills=after - before))
-        result = _with_hint(result, self._settings.image)
+        result = with_hint(result, self._settings.image)
         return result.check() if check else result
 
     @property
@@ -392,25 +315,18 @@ class Container:
 
     def put(self, source: str | os.PathLike[str], target: str) -> None:
         """Copy a file or tree of the host into the container, to exactly `target`."""
-        self._guarded("put", lambda: self.files.put(os.fspath(source), target))
+        guarded("put", lambda: self.files.put(os.fspath(source), target))
 
     def get(self, source: str, target: str | os.PathLike[str]) -> None:
         """Copy a file or tree of the container to the host, to exactly `target`."""
-        self._guarded("get", lambda: self.files.get(source, os.fspath(target)))
-
-    def _guarded(self, what: str, action):  # type: ignore[no-untyped-def]
-        try:
-            return action()
-        except RecursionError:
-            raise HutchError(f"{what}: the tree is nested too deeply") from None
-        except OSError as error:
-            raise HutchError(f"{what}: {error.filename or ''}: {error.strerror}") from None
+        guarded("get", lambda: self.files.get(source, os.fspath(target)))
 
     def target(self) -> Target:
         """Its files, for copies and commits. Close it after use."""
         from hutch.engine.containers.filesystem import Target
         from hutch.image import store
 
+        self._check_shared()
         self._check()
         descriptors = self._execution.descriptors
         return Target(
@@ -423,33 +339,6 @@ class Container:
             earlier=tuple(reversed(self._lowers)),
             last=f"upper/{self._generation}",
         )
-
-    def _with_target(self, use: Callable[[Target], T]) -> T:
-        with self.target() as target:
-            return use(target)
-
-    def diff(self) -> list[Change]:
-        """What changed against the layers below, by path: added, changed, deleted."""
-        from hutch.engine.containers import filesystem
-
-        self._check_shared()
-        found: list[Change] = self._guarded("diff", lambda: self._with_target(filesystem.diff))
-        return found
-
-    def commit(self, name: str = "", *, changes: Iterable[str] = (), author: str = "", message: str = "", pause: bool = True) -> Image:
-        """An image of the container's image and of what was changed here, under a name. `changes` are instructions of a
-        Dockerfile (``CMD ["sh"]``). The same changes give the same layer. Raises UsageError, ImageError."""
-        from hutch.engine.containers import filesystem
-
-        self._check_shared()
-        return self._with_target(lambda target: filesystem.commit(target, name, changes=changes, author=author, message=message, pause=pause))
-
-    def export(self, out: BinaryIO) -> None:
-        """Write the root file system, without what is mounted in it, as a tar."""
-        from hutch.engine.containers import filesystem
-
-        self._check_shared()
-        self._with_target(lambda target: filesystem.export(target, out.write))
 
     def fork(self, count: int = 1) -> list[Container]:
         """New containers with this one's files as they are now, and its settings; this one goes on, and none of them sees

@@ -14,6 +14,7 @@ import select
 import time
 
 from hutch.engine.containers import recorded
+from hutch.engine.containers.changed import Changed
 from hutch.engine.records import live, state
 from hutch.engine.records.state import Running
 from hutch.engine.spec import signals
@@ -22,12 +23,9 @@ from hutch.errors import ContainerGone, StateError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
     from hutch.cgroup.live import Cgroup, Stats
     from hutch.engine.containers.filesystem import Target
-    from hutch.engine.files.changes import Change
-    from hutch.engine.images.images import Image
 
 KILL = 9
 STOP_TIMEOUT = 10.0  # seconds, as with Docker
@@ -35,7 +33,7 @@ LAST_WORDS = 5.0  # seconds in which an executor writes down how its container e
 CHUNK = 65536
 
 
-class Existing:
+class Existing(Changed):
     """A container, running or ended, whoever started it. `record` is what is known of it."""
 
     def __init__(self, record: Running) -> None:
@@ -160,27 +158,6 @@ class Existing:
         from hutch.engine.containers import filesystem
 
         return filesystem.of_record(self.record)
-
-    def diff(self) -> list[Change]:
-        """What changed against the layers below, by path. Raises StateError."""
-        from hutch.engine.containers import filesystem
-
-        with self.target() as target:
-            return filesystem.diff(target)
-
-    def commit(self, name: str = "", *, changes: tuple[str, ...] = (), author: str = "", message: str = "", pause: bool = True) -> Image:
-        """An image of the container's image and of what was changed, as `hutch.Container.commit` describes it."""
-        from hutch.engine.containers import filesystem
-
-        with self.target() as target:
-            return filesystem.commit(target, name, changes=changes, author=author, message=message, pause=pause)
-
-    def export(self, out: BinaryIO) -> None:
-        """Write the root file system, without what is mounted in it, as a tar."""
-        from hutch.engine.containers import filesystem
-
-        with self.target() as target:
-            filesystem.export(target, out.write)
 
 
 class Containers:

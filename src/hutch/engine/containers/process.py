@@ -9,11 +9,11 @@ import time
 from hutch import result as outcomes
 from hutch.cgroup.live import parse_keyed, whole
 from hutch.cgroup.operations import CPU, OOM, PEAK, PIDS
-from hutch.errors import StartError, UsageError
+from hutch.errors import NotFoundInContainer, StartError, UsageError
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import FAILED
 from hutch.kernel.terminals import is_device
-from hutch.result import Result, Usage
+from hutch.result import FAILED_TO_START, Result, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -345,3 +345,13 @@ class Process:
         if self._result is None:
             self.execution.kill()
             self.wait()
+
+
+def with_hint(result: Result, image: str) -> Result:
+    """The result, with a hint where a program of this machine cannot be seen in a container."""
+    if result.outcome == FAILED_TO_START and image == "host" and isinstance(result.error, NotFoundInContainer):
+        from hutch.engine.spec.options import interpreter_hint
+        from hutch.image.host import INVISIBLE
+
+        result.error.hint = result.error.hint or interpreter_hint(result.command, INVISIBLE)
+    return result

@@ -290,14 +290,14 @@ def load(source: str | os.PathLike[str] | BinaryIO) -> list[Image]:
 
 def import_(source: str | os.PathLike[str] | BinaryIO, name: str = "", *, changes: Iterable[str] = (), message: str = "") -> Image:
     """An image of one layer from a root file system's tar, plain or compressed. Raises ImageError, UsageError."""
-    from hutch.image import archive, lease, making
+    from hutch.image import archive, lease, making, places
 
     content = Content()
     reference = str(references.parse(name)) if name else ""
     found = features()
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     what = f"import {path or '-'}"
-    fd = archive.open_file(path, what) if path is not None else os.dup(source.fileno())  # type: ignore[union-attr]
+    fd = places.open_file(path, what) if path is not None else os.dup(source.fileno())  # type: ignore[union-attr]
     with open(fd, "rb", buffering=0) as file, lease.Lease(content) as held:
         diff_id = archive.store_plain(content, iter(lambda: file.read(1 << 18), b""), what, hold=held.add)
         record = making.make(content, held, None, [diff_id], found, reference, changes=changes, comment=message, created_by="hutch import")

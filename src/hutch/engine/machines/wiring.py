@@ -31,7 +31,7 @@ def addresses_of(container: str) -> list[tuple[int, str, int]]:
 def network_of(places: Iterable[Place], before: Iterable[tuple[int, str, int]] = ()) -> bytes:
     """What the guest's interfaces are given: netlink messages for the container's namespace, as long as `NETWORK`. The guest
     moves them there in their order, the first with the index 2. In a copy they have had other addresses `before`."""
-    from hutch.kernel.netlink import codec, route
+    from hutch.kernel.netlink import addresses, codec, route
 
     requests = [route.set_link(2 + number, up=False) for number in sorted({number for number, _, _ in before})]
     requests += [route.del_address(2 + number, address, prefix) for number, address, prefix in before]
@@ -46,7 +46,7 @@ def network_of(places: Iterable[Place], before: Iterable[tuple[int, str, int]] =
         if number == 0:
             requests.append(route.new_route(MACHINE_ADDRESS, 32, index=index))
         if endpoint.default and not network.internal:
-            requests += [route.new_route(gateway=subnet.gateway, index=index, family=route.family_of(subnet.gateway)) for subnet in network.subnets]
+            requests += [route.new_route(gateway=subnet.gateway, index=index, family=addresses.family_of(subnet.gateway)) for subnet in network.subnets]
     data = b"".join(codec.message(kind, flags, body) for kind, flags, body in requests)
     if len(data) > NETWORK_ROOM:
         raise UnsupportedError("network: a machine's interfaces have too many addresses to be handed over")

@@ -180,10 +180,10 @@ def joining_of(wanted: Attachment) -> Joining:
         if text and six not in families:
             raise UsageError(f"{flag} {text}: network {network.name} has no IPv{6 if six else 4}")
     if wanted.mac_address:
-        from hutch.kernel.netlink import route
+        from hutch.kernel.netlink import addresses
 
         try:
-            first = route.mac(wanted.mac_address)[0]
+            first = addresses.mac(wanted.mac_address)[0]
         except ValueError as error:
             raise UsageError(f"mac-address: {error}") from None
         if first & 1:

@@ -360,7 +360,7 @@ def _libraries() -> list[Finding]:
 
 
 def _whole() -> Finding:
-    from hutch.engine.containers.container import run
+    from hutch.engine.containers.once import run
 
     result = run("host", ["true"], timeout=20)
     detail = f"{result.usage.wall * 1000:.1f} ms" if result.ok else result.describe()

@@ -10,7 +10,6 @@ import stat
 
 from hutch.errors import ImageError
 from hutch.image.erofs.format import (
-    BLOCK,
     BLOCK_BITS,
     CHUNK,
     CHUNK_INDEXES,
@@ -40,6 +39,7 @@ from hutch.image.erofs.format import (
     device_number,
     inode_format,
 )  # fmt: skip
+from hutch.image.erofs.sparse import chunk_bits, joined
 from hutch.image.tree import Node
 from hutch.record import Record
 
@@ -47,7 +47,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_CHUNKS = 1 << 22  # of one sparse file; the chunks grow where that is too few
+
 MAX_CHUNK_BYTES = 256 << 20  # of all sparse files
 MAX_OWN = 512 << 20  # bytes of sparse files that lie so that they must be copied
 MAX_INDEX = 1 << 30
@@ -248,8 +248,8 @@ class _Writer:
         assert node.sparse is not None
         if node.offset + sum(length for _, length in node.sparse) > self.tar_size:
             raise ImageError("layer: the archive is broken: a file lies beyond its end")
-        pieces = _joined(node.sparse)
-        bits, aligned = _chunk_bits(node, pieces)
+        pieces = joined(node.sparse)
+        bits, aligned = chunk_bits(node, pieces)
         chunk = self.block << bits
         count = (node.size + chunk - 1) // chunk
         self.chunk_bytes += CHUNK.size * count
@@ -368,34 +368,3 @@ def _attributes(node: Node) -> bytes:
     if len(out) > 4 * 0xFFFF:
         raise ImageError("layer: a file with more than 256 KiB of extended attributes")
     return bytes(out) if len(out) > XATTR_HEADER else b""
-
-
-def _joined(pieces: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    """Pieces that touch each other as one: they lie one behind the other in the archive, too."""
-    out: list[tuple[int, int]] = []
-    for offset, length in pieces:
-        if out and sum(out[-1]) == offset:
-            out[-1] = (out[-1][0], out[-1][1] + length)
-        else:
-            out.append((offset, length))
-    return out
-
-
-def _chunk_bits(node: Node, pieces: list[tuple[int, int]]) -> tuple[int, bool]:
-    """The size of a sparse file's chunks as a power of two of blocks, and whether they can lie in the tar."""
-    bits = 31
-    stored = node.offset
-    aligned = True
-    for offset, length in pieces:
-        # a chunk is read up to its end: a piece may end inside one only where the file ends
-        for value in (offset, length if offset + length < node.size else 0):
-            if value % BLOCK:
-                aligned = False
-            elif value:
-                bits = min(bits, (value & -value).bit_length() - 1 - BLOCK_BITS)
-        aligned = aligned and stored % BLOCK == 0
-        stored += length
-    least = max((node.size // MAX_CHUNKS).bit_length() - BLOCK_BITS, 0)
-    if not aligned or bits < least:
-        return max(least, 3), False
-    return min(bits, max((node.size - 1).bit_length() - BLOCK_BITS, 0)), True

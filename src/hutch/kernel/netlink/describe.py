@@ -6,7 +6,7 @@ as ``#kind=hex``: nothing is left out.
 
 from __future__ import annotations
 
-from hutch.kernel.netlink import codec, route
+from hutch.kernel.netlink import addresses, codec, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,19 +39,20 @@ def _mode(names: dict[str, int]) -> Show:
 
 
 LINK: dict[int, tuple[str, Show]] = {
-    route.IFLA_IFNAME: ("", _word), route.IFLA_ADDRESS: ("address", route.show_mac), route.IFLA_MTU: ("mtu", _number), route.IFLA_LINK: ("on", _number),
+    route.IFLA_IFNAME: ("", _word), route.IFLA_ADDRESS: ("address", addresses.show_mac), route.IFLA_MTU: ("mtu", _number), route.IFLA_LINK: ("on", _number),
     route.IFLA_MASTER: ("master", _number), route.IFLA_IFALIAS: ("alias", _word), route.IFLA_NET_NS_FD: ("namespace", _number),
     route.IFLA_NET_NS_PID: ("namespace-of", _number),
 }  # fmt: skip
 ADDRESS: dict[int, tuple[str, Show]] = {
-    route.IFA_LOCAL: ("", route.shown), route.IFA_ADDRESS: ("peer", route.shown), route.IFA_BROADCAST: ("broadcast", route.shown),
+    route.IFA_LOCAL: ("", addresses.shown), route.IFA_ADDRESS: ("peer", addresses.shown), route.IFA_BROADCAST: ("broadcast", addresses.shown),
     route.IFA_FLAGS: ("flags", lambda data: f"{int.from_bytes(data, 'little'):#x}"), route.IFA_LABEL: ("label", _word),
 }  # fmt: skip
 ROUTE: dict[int, tuple[str, Show]] = {
-    route.RTA_DST: ("", route.shown), route.RTA_GATEWAY: ("via", route.shown), route.RTA_OIF: ("on", _number), route.RTA_PREFSRC: ("from", route.shown),
+    route.RTA_DST: ("", addresses.shown), route.RTA_GATEWAY: ("via", addresses.shown), route.RTA_OIF: ("on", _number),
+    route.RTA_PREFSRC: ("from", addresses.shown),
     route.RTA_PRIORITY: ("metric", _number), route.RTA_TABLE: ("table", _number),
 }  # fmt: skip
-NEIGHBOUR: dict[int, tuple[str, Show]] = {route.NDA_DST: ("", route.shown), route.NDA_LLADDR: ("at", route.show_mac)}
+NEIGHBOUR: dict[int, tuple[str, Show]] = {route.NDA_DST: ("", addresses.shown), route.NDA_LLADDR: ("at", addresses.show_mac)}
 PORT: dict[int, tuple[str, Show]] = {
     route.IFLA_BRPORT_ISOLATED: ("isolated", _number), route.IFLA_BRPORT_LEARNING: ("learning", _number),
     route.IFLA_BRPORT_UNICAST_FLOOD: ("unicast-flood", _number), route.IFLA_BRPORT_GUARD: ("guard", _number),
@@ -65,7 +66,7 @@ KINDS: dict[str, dict[int, tuple[str, Show]]] = {
     "ipvlan": {route.IFLA_IPVLAN_MODE: ("mode", _mode(route.IPVLAN_MODES))},
     "vlan": {route.IFLA_VLAN_ID: ("id", _number)},
     "vxlan": {
-        route.IFLA_VXLAN_ID: ("id", _number), route.IFLA_VXLAN_GROUP: ("remote", route.shown), route.IFLA_VXLAN_GROUP6: ("remote", route.shown),
+        route.IFLA_VXLAN_ID: ("id", _number), route.IFLA_VXLAN_GROUP: ("remote", addresses.shown), route.IFLA_VXLAN_GROUP6: ("remote", addresses.shown),
         route.IFLA_VXLAN_LINK: ("on", _number), route.IFLA_VXLAN_PORT: ("port", lambda data: str(int.from_bytes(data, "big"))),
     },
 }  # fmt: skip

@@ -6,9 +6,8 @@ here decides anything.
 
 from __future__ import annotations
 
-import _socket
-
 from hutch.kernel.netlink import codec
+from hutch.kernel.netlink.addresses import AF_INET6, family_of, mac, packed, show_mac, shown
 from hutch.kernel.netlink.codec import attribute, nested, table, text, u8, u16, u32
 from hutch.kernel.netlink.socket import NetlinkError, Socket
 from hutch.record import Record
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     Request = tuple[int, int, bytes]
 
-AF_UNSPEC, AF_INET, AF_INET6, AF_BRIDGE = 0, 2, 10, 7
+AF_UNSPEC, AF_BRIDGE = 0, 7
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
@@ -112,34 +111,6 @@ class Neighbour(Record):
     address: str
     mac: str
     state: int = 0
-
-
-def family_of(address: str) -> int:
-    """AF_INET or AF_INET6."""
-    return AF_INET6 if ":" in address else AF_INET
-
-
-def packed(address: str) -> bytes:
-    """An IP address as bytes. Raises OSError for what is none."""
-    return _socket.inet_pton(family_of(address), address)
-
-
-def shown(data: bytes) -> str:
-    """An IP address's bytes as text."""
-    return _socket.inet_ntop(AF_INET6 if len(data) == 16 else AF_INET, data) if len(data) in (4, 16) else ""
-
-
-def mac(address: str) -> bytes:
-    """A MAC as bytes. Raises ValueError for what is none."""
-    found = bytes.fromhex(address.replace(":", "")) if address.count(":") == 5 else b""
-    if len(found) != 6:
-        raise ValueError(f"{address!r} is no MAC address")
-    return found
-
-
-def show_mac(data: bytes) -> str:
-    """A MAC's bytes as text."""
-    return data.hex(":") if data else ""
 
 
 # links

@@ -4,8 +4,8 @@ include/uapi/linux/pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h)."""
 from __future__ import annotations
 
 from hutch.kernel.netlink import codec
+from hutch.kernel.netlink.addresses import packed
 from hutch.kernel.netlink.codec import attribute, be16, be32, nested, text, u8, u16, u32
-from hutch.kernel.netlink.route import packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hutch.kernel import capabilities
-from hutch.oci.config import ACTIONS, CHOICES, NAMESPACE_TYPES, VERSION
+from hutch.oci.config import VERSION
 from hutch.oci.decode import json_name
+from hutch.oci.names import ACTIONS, CHOICES, NAMESPACE_TYPES
 from hutch.oci.paths import MASKED, READONLY
 from hutch.runtime.lifecycle import MEMORY_FLAGS, MEMORY_MODES
 from hutch.runtime.options import RECOGNISED
