@@ -20,7 +20,8 @@ def parent():
     """A cgroup to be the parent, in every hierarchy that Hutch makes cgroups in."""
     name = f"hutch-test-parent-{os.getpid()}"
     yield f"/{name}"
-    for top in Path("/sys/fs/cgroup").glob(f"**/{name}"):
+    # os.walk, since other tests' cgroups come and go meanwhile
+    for top in [Path(above, name) for above, below, _ in os.walk("/sys/fs/cgroup") if name in below]:
         left = [path for path in top.iterdir() if path.is_dir()]
         top.rmdir() if not left else pytest.fail(f"left behind: {left}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hutch
+from hutch.engine.machines import channel
 from tests.security import attack
 from tests.vm import fake, kit
 from tests.vm.kit import EMULATED
@@ -152,7 +153,7 @@ def test_a_snapshot_that_is_not_answered_holds_up_nobody(monkeypatch):
     """Whoever asked for silence has gone, and the guest never fell silent: nothing spins."""
     fake.guest(monkeypatch, "started(); time.sleep(60)")
     with hutch.Container("host", **EMULATED) as box:
-        door = socket.socket(fileno=hutch.engine.machines.channel.connect(box.live.directory, box.name))
+        door = socket.socket(fileno=channel.connect(box.live.directory, box.name))
         door.send((0).to_bytes(4, "little") + (12).to_bytes(2, "little") + bytes(2))  # QUIESCE
         time.sleep(0.2)
         door.close()

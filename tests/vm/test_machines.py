@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hutch
+from hutch.engine.machines import channel
 from hutch.kernel.kvm.probe import probe
 from tests.images import make_debian
 from tests.vm import kit
@@ -271,10 +272,10 @@ def test_what_has_no_snapshot(debian):
 @thorough
 def test_a_snapshot_that_is_killed_half_way_leaves_a_machine_that_goes_on(debian):
     with hutch.Container(debian, **OWN_ROOT, name="halfway") as box:
-        door = socket.socket(fileno=hutch.engine.machines.channel.connect(box.live.directory, box.name))
+        door = socket.socket(fileno=channel.connect(box.live.directory, box.name))
         door.send((0).to_bytes(4, "little") + (12).to_bytes(2, "little") + bytes(2))  # QUIESCE
         assert int.from_bytes(door.recv(64)[4:6], "little") == 40
-        other = socket.socket(fileno=hutch.engine.machines.channel.connect(box.live.directory, box.name))
+        other = socket.socket(fileno=channel.connect(box.live.directory, box.name))
         started = box.start(["echo", "waited"])
         time.sleep(0.3)
         door.close()  # whoever made it quiet is gone
