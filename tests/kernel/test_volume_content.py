@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -119,3 +120,14 @@ def test_what_does_not_start_leaves_no_volume(fresh, image):
     with pytest.raises(hutch.UsageError):
         hutch.run(image, ["true"], mounts=[hutch.VolumeMount(name="here", target="/x", subpath="no/such")])
     assert [volume.name for volume in volumes.every()] == ["here"]
+
+
+def test_a_volume_in_use_hides_no_failure_of_its_container(fresh):
+    """Whoever gives up a container forgets its volumes on the way out, and then says what was wrong: nothing may come between."""
+    volume = volumes.create()
+    with open(volume.lock, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        volumes.forget([volume.name])
+        assert volumes.every() == [volume]
+    volumes.forget([volume.name])
+    assert volumes.every() == []

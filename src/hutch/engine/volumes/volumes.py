@@ -195,10 +195,14 @@ def check_target(target: str, rootfs: Rootfs) -> None:
 
 
 def forget(names: Iterable[str]) -> None:
-    """Remove the volumes of a container that does not come to be. Raises StateError."""
+    """Remove the volumes of a container that does not come to be. One that cannot be removed now is left to `prune`: what kept the
+    container from coming to be is what its user is told."""
     for name in names:
         if os.path.lexists(f"{root()}/{name}"):
-            remove(name)
+            try:
+                remove(name)
+            except StateError:
+                continue
 
 
 def __getattr__(name: str) -> object:
