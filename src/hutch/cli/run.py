@@ -69,9 +69,8 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
         except NotFoundInContainer as error:
             if rest[0] == "host":
                 from hutch.engine.spec import options
-                from hutch.image.host import INVISIBLE
 
-                error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]), INVISIBLE)
+                error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]))
             raise
     if execution.problem is not None and not expired:
         raise execution.problem

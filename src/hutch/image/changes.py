@@ -11,6 +11,7 @@ import os
 import stat
 
 from hutch.errors import ImageError
+from hutch.image import marks
 from hutch.image.tar.header import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Member, show
 from hutch.image.tar.writer import KINDS, Writer
 from hutch.image.tree import OPAQUE, WHITEOUT
@@ -74,7 +75,7 @@ def write(root: int, scope: Scope, out: Callable[[bytes], object]) -> int:
                 continue  # gone meanwhile
             if stat.S_ISSOCK(info.st_mode):
                 continue  # no archive holds one
-            if scope.whiteouts and stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+            if scope.whiteouts and marks.is_whiteout(info):
                 writer.add(Member(prefix + WHITEOUT + name, REGULAR))
                 count += 1
                 continue

@@ -36,6 +36,7 @@ class _Directory:
         os.close(self._fd)
 
     def look(self, path: str) -> Found | None:
+        from hutch.image import marks
         from hutch.kernel import syscalls
 
         beneath = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -46,7 +47,7 @@ class _Directory:
         try:
             info = os.fstat(fd)
             target = os.readlink("", dir_fd=fd) if stat.S_ISLNK(info.st_mode) else ""
-            opaque = stat.S_ISDIR(info.st_mode) and _opaque(f"/proc/self/fd/{fd}")
+            opaque = stat.S_ISDIR(info.st_mode) and marks.is_opaque(f"/proc/self/fd/{fd}")
         finally:
             os.close(fd)
 
@@ -55,17 +56,7 @@ class _Directory:
             with open(file, "rb") as opened:
                 return opened.read(limit)
 
-        return Found(info.st_mode, stat.S_ISCHR(info.st_mode) and info.st_rdev == 0, opaque, target, content)
-
-
-def _opaque(path: str) -> bool:
-    for mark in ("user.overlay.opaque", "trusted.overlay.opaque"):
-        try:
-            if os.getxattr(path, mark) == b"y":
-                return True
-        except OSError:
-            continue
-    return False
+        return Found(info.st_mode, marks.is_whiteout(info), opaque, target, content)
 
 
 class _Indexed:

@@ -8,13 +8,29 @@ import stat
 OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
-def is_whiteout(directory: int, name: str) -> bool:
-    """Whether a name in a directory hides what lower layers have there."""
+def is_whiteout(info: os.stat_result) -> bool:
+    """Whether a file hides what lower layers have in its place."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def is_whiteout_at(directory: int, name: str) -> bool:
+    """`is_whiteout` for a name in an open directory, which need not be there."""
     try:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return False
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+    return is_whiteout(info)
+
+
+def is_opaque(file: str | int) -> bool:
+    """Whether a directory (a path, or a descriptor) hides what lower layers have in it."""
+    for mark in OPAQUE:
+        try:
+            if os.getxattr(file, mark) == b"y":
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def set_opaque(fd: int) -> None:

@@ -122,7 +122,7 @@ class Unpacker:
         head, _, own = path.rpartition("/")
         above = self._open_directory(head, name)
         try:
-            replaced = marks.is_whiteout(above, own)
+            replaced = marks.is_whiteout_at(above, own)
             if replaced:
                 os.unlink(own, dir_fd=above)
             os.mkdir(own, 0o755, dir_fd=above)
@@ -172,7 +172,7 @@ class Unpacker:
         except OSError:
             return False
         try:
-            return marks.is_whiteout(above, own)
+            return marks.is_whiteout_at(above, own)
         finally:
             os.close(above)
 
@@ -257,7 +257,7 @@ class Unpacker:
         return True
 
     def _make_directory(self, member: Member, directory: int, name: str) -> None:
-        opaque = marks.is_whiteout(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
+        opaque = marks.is_whiteout_at(directory, name) or (bool(self._hidden) and (*_identity(directory), name) in self._hidden)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
             fresh = True
@@ -317,7 +317,7 @@ class Unpacker:
             info = os.stat(own, dir_fd=source, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
                 raise missing("is a directory")
-            if marks.is_whiteout(source, own):
+            if marks.is_whiteout_at(source, own):
                 raise missing("is not in the layer")
             try:
                 if os.path.samestat(info, os.stat(name, dir_fd=directory, follow_symlinks=False)):

@@ -43,13 +43,17 @@ def create(
         from hutch.engine.networks import definitions
 
         definitions.establish()
+
+    def ready() -> Prepared:
+        return prepare.prepare(s, idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, rootfs=rootfs, inherited=inherited)
+
     try:
-        prepared = prepare.prepare(s, idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, rootfs=rootfs, inherited=inherited)
+        prepared = ready()
     except resolve.MissingImage:
         if s.pull != "missing":
             raise
         _pull(s, show)
-        prepared = prepare.prepare(s, idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, rootfs=rootfs, inherited=inherited)
+        prepared = ready()
     s, rootfs = prepared.settings, prepared.rootfs
     if s.upper == "disk":
         store.uppers()

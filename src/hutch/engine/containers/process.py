@@ -351,7 +351,6 @@ def with_hint(result: Result, image: str) -> Result:
     """The result, with a hint where a program of this machine cannot be seen in a container."""
     if result.outcome == FAILED_TO_START and image == "host" and isinstance(result.error, NotFoundInContainer):
         from hutch.engine.spec.options import interpreter_hint
-        from hutch.image.host import INVISIBLE
 
-        result.error.hint = result.error.hint or interpreter_hint(result.command, INVISIBLE)
+        result.error.hint = result.error.hint or interpreter_hint(result.command)
     return result

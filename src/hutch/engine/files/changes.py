@@ -6,7 +6,7 @@ import os
 import stat
 
 from hutch.errors import HutchError
-from hutch.image import lookup
+from hutch.image import lookup, marks
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hutch.image.lookup import Layers
     from hutch.image.rootfs import Rootfs
 
-OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+
 PATH_MAX = 4096
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -149,7 +149,7 @@ def _walk_upper(
             continue  # gone meanwhile
         found = below_here[-1]
         below = None if relative in hidden or found is None else found.find(relative)
-        if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+        if marks.is_whiteout(info):
             forget(path)
             if below is not None or path in own:
                 yield Change(kind="deleted", path=path)
@@ -158,7 +158,7 @@ def _walk_upper(
         if not stat.S_ISDIR(info.st_mode):
             yield Change(kind="changed" if existed else "added", path=path)
             continue
-        opaque = _opaque(walk.down(name))
+        opaque = marks.is_opaque(walk.down(name))
         if opaque:
             forget(path)
         if not existed:
@@ -166,16 +166,6 @@ def _walk_upper(
         elif below is not None and (opaque or not stat.S_ISDIR(below.mode) or stat.S_IMODE(below.mode) != stat.S_IMODE(info.st_mode)):
             yield Change(kind="changed", path=path)
         below_here.append(None if opaque else found)
-
-
-def _opaque(fd: int) -> bool:
-    for name in OPAQUE:
-        try:
-            if os.getxattr(fd, name) == b"y":
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def _walk_root(directory: int, made: set[str], own: frozenset[str]) -> Iterator[Change]:

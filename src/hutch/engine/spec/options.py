@@ -273,11 +273,13 @@ def settings(image: str, command: tuple[str, ...], options: Options) -> Settings
     return Settings(**values)
 
 
-def interpreter_hint(command: tuple[str, ...], invisible: tuple[str, ...]) -> str | None:
+def interpreter_hint(command: tuple[str, ...]) -> str | None:
     """What to do when a program lies in a place that the host's view leaves out: this very interpreter, mostly."""
+    from hutch.image.host import INVISIBLE
+
     if not command or not command[0].startswith("/"):
         return None
-    top = next((place for place in invisible if command[0].startswith(place + "/")), None)
+    top = next((place for place in INVISIBLE if command[0].startswith(place + "/")), None)
     if top is None or not os.path.exists(command[0]):
         return None
     prefix = sys.base_prefix if command[0].startswith((sys.prefix, sys.base_prefix)) else os.path.dirname(os.path.dirname(command[0]))

@@ -7,6 +7,7 @@ its end, and by whoever has the address and the ports then.
 from __future__ import annotations
 
 from hutch.kernel.netlink import codec
+from hutch.kernel.netlink.addresses import family_of
 from hutch.kernel.netlink.codec import nested, u8
 from hutch.kernel.netlink.socket import NetlinkError, Socket
 
@@ -19,7 +20,6 @@ GET, DELETE = 1, 2  # IPCTNL_MSG_CT_*
 TUPLE_ORIGINAL, TUPLE_REPLY, ZONE = 1, 2, 18  # CTA_*
 TUPLE_IP = 1  # CTA_TUPLE_IP
 ADDRESSES = {2: (1, 2), 10: (3, 4)}  # CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST, by family
-AF_INET, AF_INET6 = 2, 10
 ENOENT, EINVAL, EOPNOTSUPP, EPROTONOSUPPORT = 2, 22, 95, 93
 
 
@@ -30,7 +30,7 @@ def forget(addresses: Iterable[str]) -> bool:
 
     wanted: dict[int, set[bytes]] = {}
     for address in addresses:
-        family = AF_INET6 if ":" in address else AF_INET
+        family = family_of(address)
         wanted.setdefault(family, set()).add(socket.inet_pton(family, address))
     try:
         with Socket(NETFILTER) as channel:
