@@ -282,10 +282,10 @@ def test_tty_without_a_terminal_is_refused(hutch_cli):
 @pytest.mark.parametrize("words", [["--network", "host"], ["--userns", "private", "--pid", "host"], ["-v", "/usr:/data", "-v", "/etc:/data/share"]])
 def test_nothing_appears_on_a_host_whose_mounts_are_shared(words):
     """As under systemd: what a container mounts on a clone of the host's would show on the host, and stay."""
-    script = 'mount --make-rshared /; cat /proc/self/mountinfo | sort >$1/before; shift; "$@" || exit 1; cat /proc/self/mountinfo | sort'
+    # private first: what others mount meanwhile does not come in here, and nothing goes out
+    script = 'mount --make-rprivate / && mount --make-rshared / && cat /proc/self/mountinfo >$1/before; shift; "$@" || exit 1; cat /proc/self/mountinfo'
     with __import__("tempfile").TemporaryDirectory(dir="/var/tmp") as place:
         command = ["unshare", "-m", "sh", "-c", script, "sh", place, *HUTCH, "run", *words, "host", "true"]
         r = subprocess.run(command, capture_output=True, text=True, check=False)
         assert r.returncode == 0, r.stderr
-        # others that go meanwhile take what they had mounted from here, too
-        assert set(r.stdout.splitlines()) <= set(Path(f"{place}/before").read_text().splitlines())
+        assert sorted(r.stdout.splitlines()) == sorted(Path(f"{place}/before").read_text().splitlines())
