@@ -13,16 +13,13 @@ from hutch.version import VERSION as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch import aio as aio
+    from hutch import aio as aio, images as images, networks as networks, snapshots as snapshots, volumes as volumes
     from hutch.cgroup.live import Event as Event, Pressure as Pressure, Stats as Stats
     from hutch.engine.containers.container import Container as Container
     from hutch.engine.containers.existing import Existing as Existing, containers as containers
     from hutch.engine.containers.once import run as run, start as start
     from hutch.engine.containers.process import Process as Process
     from hutch.engine.files.changes import Change as Change
-    from hutch.engine.images import images as images
-    from hutch.engine.machines import machine_snapshots as snapshots
-    from hutch.engine.networks import api as networks
     from hutch.engine.records.state import Running as Running
     from hutch.engine.spec.settings import (
         Attachment as Attachment,
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
         Tmpfs as Tmpfs,
         VolumeMount as VolumeMount,
     )
-    from hutch.engine.volumes import volumes as volumes
     from hutch.errors import (
         ConfigError as ConfigError,
         ContainerGone as ContainerGone,
@@ -66,22 +62,18 @@ _PLACES = {
         "StartError", "StateError", "UnsupportedError", "UsageError",
     ),
 }  # fmt: skip
-_MODULES = {"images": "images.images", "networks": "networks.api", "snapshots": "machines.machine_snapshots", "volumes": "volumes.volumes"}
+_MODULES = ("aio", "images", "networks", "snapshots", "volumes")
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
-__all__ = [*_WHERE, "aio", "images", "networks", "snapshots", "volumes", "__version__"]  # noqa: PLE0604
+__all__ = [*_WHERE, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        from importlib import import_module
-
-        return import_module(f"hutch.engine.{_MODULES[name]}")
-    if name not in _WHERE and name != "aio":
+    if name not in _WHERE and name not in _MODULES:
         raise AttributeError(f"module 'hutch' has no attribute {name!r}")  # `from hutch import MODULE` asks here first
     from importlib import import_module
 
-    if name == "aio":
-        return import_module("hutch.aio")
+    if name in _MODULES:
+        return import_module(f"hutch.{name}")
     value = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

@@ -20,16 +20,20 @@ import threading
 
 from hutch.engine.containers import container as sync, once
 from hutch.engine.containers.process import Process as SyncProcess
+from hutch.engine.spec.options import DESCRIPTION
+from hutch.typed import Generic, Stream, overload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
-    from os import PathLike
-    from typing import Any, Self, TypeVar
+    from typing import Literal, Self, TypeVar, Unpack
 
     from hutch.cgroup.live import Stats
+    from hutch.engine.containers.running import Run
     from hutch.engine.files.changes import Change
     from hutch.engine.machines.machine_snapshots import Snapshot
+    from hutch.engine.spec.arguments import AnyPath
+    from hutch.engine.spec.options import CommandOptions, Options, RunOptions
     from hutch.result import Result
 
     T = TypeVar("T")
@@ -68,11 +72,11 @@ async def _in_thread(function: Callable[[], T], cancel: Callable[[], None] | Non
         raise
 
 
-class Process:
+class Process(Generic[Stream]):
     """A started command, asynchronously: see `hutch.Process`."""
 
-    def __init__(self, process: SyncProcess) -> None:
-        self._process = process
+    def __init__(self, process: SyncProcess[Stream]) -> None:
+        self._process: SyncProcess[Stream] = process
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,7 +92,7 @@ class Process:
         """Kill the command."""
         self._process.kill()
 
-    async def wait(self) -> Result:
+    async def wait(self) -> Result[Stream]:
         """Until the command has ended; its result."""
         return await _in_thread(self._process.wait, self._process.kill)
 
@@ -100,25 +104,74 @@ class Process:
             yield line  # type: ignore[misc]
 
 
-async def start(image: str, command: Iterable[str] = (), **options: Any) -> Process:
-    """`hutch.start`, awaited."""
-    return Process(await _in_thread(lambda: once.start(image, command, **options)))
+def _awaited(process: SyncProcess[str] | SyncProcess[bytes]) -> Process[str] | Process[bytes]:
+    return Process(process)  # type: ignore[misc]
 
 
-async def run(image: str, command: Iterable[str] = (), *, check: bool = False, **options: Any) -> Result:
-    """`hutch.run`, awaited. Cancelling it kills the container."""
-    process = await _in_thread(lambda: once.start(image, command, **options))
+async def _to_its_end(begin: Callable[[], Run], check: bool) -> Result[str] | Result[bytes]:
+    """Start a command, and wait; whoever is cancelled kills it."""
+    running = await _in_thread(begin)
     try:
-        result = await _in_thread(process.wait, process.kill)
+        result = await _in_thread(running.result, running.kill)
     finally:
-        await _in_thread(process.close)
+        await _in_thread(running.close)
     return result.check() if check else result
+
+
+@overload
+async def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Process[str]: ...
+@overload
+async def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: Literal[False], **options: Unpack[RunOptions]) -> Process[bytes]: ...
+@overload
+async def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: bool, **options: Unpack[RunOptions]) -> Process[str] | Process[bytes]: ...
+async def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: bool = True, **options: Unpack[RunOptions]) -> Process[str] | Process[bytes]:
+    """`hutch.start`, awaited."""
+    return _awaited(await _in_thread(lambda: once.start(image, command, text=text, **options)))
+
+
+@overload
+async def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: Literal[True] = True,
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[str]: ...
+@overload
+async def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: Literal[False],
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[bytes]: ...
+@overload
+async def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: bool,
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[str] | Result[bytes]: ...
+async def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: bool = True,
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[str] | Result[bytes]:
+    """`hutch.run`, awaited. Cancelling it kills the container."""
+    return await _to_its_end(lambda: once.begin(image, command, text=text, **options), check)
 
 
 class Container:
     """`hutch.Container`, awaited: ``async with hutch.aio.Container("host") as box``."""
 
-    def __init__(self, image: str, **options: Any) -> None:
+    def __init__(self, image: AnyPath, **options: Unpack[Options]) -> None:
         self._make = lambda: sync.Container(image, **options)
         self._container: sync.Container | None = None
 
@@ -136,36 +189,64 @@ class Container:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def start(self, command: Iterable[str], **options: Any) -> Process:
+    @overload
+    async def start(self, command: Iterable[AnyPath], *, text: Literal[True] = True, **options: Unpack[CommandOptions]) -> Process[str]: ...
+    @overload
+    async def start(self, command: Iterable[AnyPath], *, text: Literal[False], **options: Unpack[CommandOptions]) -> Process[bytes]: ...
+    @overload
+    async def start(self, command: Iterable[AnyPath], *, text: bool, **options: Unpack[CommandOptions]) -> Process[str] | Process[bytes]: ...
+    async def start(self, command: Iterable[AnyPath], *, text: bool = True, **options: Unpack[CommandOptions]) -> Process[str] | Process[bytes]:
         """`hutch.Container.start`."""
-        return Process(await _in_thread(lambda: self.sync.start(command, **options)))
+        return _awaited(await _in_thread(lambda: self.sync.start(command, text=text, **options)))
 
-    async def run(self, command: Iterable[str], *, check: bool = False, **options: Any) -> Result:
+    @overload
+    async def run(
+        self,
+        command: Iterable[AnyPath],
+        *,
+        text: Literal[True] = True,
+        check: bool = False,
+        **options: Unpack[CommandOptions],
+    ) -> Result[str]: ...
+    @overload
+    async def run(
+        self,
+        command: Iterable[AnyPath],
+        *,
+        text: Literal[False],
+        check: bool = False,
+        **options: Unpack[CommandOptions],
+    ) -> Result[bytes]: ...
+    @overload
+    async def run(self, command: Iterable[AnyPath], *, text: bool, check: bool = False, **options: Unpack[CommandOptions]) -> Result[str] | Result[bytes]: ...
+    async def run(
+        self,
+        command: Iterable[AnyPath],
+        *,
+        text: bool = True,
+        check: bool = False,
+        **options: Unpack[CommandOptions],
+    ) -> Result[str] | Result[bytes]:
         """`hutch.Container.run`. Cancelling it kills the command."""
-        process = await _in_thread(lambda: self.sync.start(command, **options))
-        try:
-            result = await _in_thread(process.wait, process.kill)
-        finally:
-            await _in_thread(process.close)
-        return result.check() if check else result
+        return await _to_its_end(lambda: self.sync.begin(command, text=text, **options), check)
 
-    async def read(self, path: str) -> str:
+    async def read(self, path: AnyPath) -> str:
         """`hutch.Container.read`."""
         return await _in_thread(lambda: self.sync.read(path))
 
-    async def read_bytes(self, path: str) -> bytes:
+    async def read_bytes(self, path: AnyPath) -> bytes:
         """`hutch.Container.read_bytes`."""
         return await _in_thread(lambda: self.sync.read_bytes(path))
 
-    async def write(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
+    async def write(self, path: AnyPath, data: str | bytes, mode: int = 0o644) -> None:
         """`hutch.Container.write`."""
         await _in_thread(lambda: self.sync.write(path, data, mode))
 
-    async def put(self, source: str | PathLike[str], target: str) -> None:
+    async def put(self, source: AnyPath, target: AnyPath) -> None:
         """`hutch.Container.put`."""
         await _in_thread(lambda: self.sync.put(source, target))
 
-    async def get(self, source: str, target: str | PathLike[str]) -> None:
+    async def get(self, source: AnyPath, target: AnyPath) -> None:
         """`hutch.Container.get`."""
         await _in_thread(lambda: self.sync.get(source, target))
 
@@ -193,3 +274,7 @@ class Container:
         """`hutch.Container.close`."""
         if self._container is not None:
             await _in_thread(self._container.close)
+
+
+run.__doc__ = (run.__doc__ or "") + DESCRIPTION
+Container.__doc__ = (Container.__doc__ or "") + DESCRIPTION

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from hutch.errors import HutchError, MachineLost, StartError
 from hutch.record import Record
+from hutch.typed import Generic, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Final, Literal, Self, TypeAlias
 
-EXITED, SIGNALLED, TIMEOUT, OUT_OF_MEMORY, FAILED_TO_START = "exited", "signalled", "timeout", "out-of-memory", "failed-to-start"
-MACHINE_LOST = "machine-lost"
+    Outcome: TypeAlias = Literal["exited", "signalled", "timeout", "out-of-memory", "failed-to-start", "machine-lost"]
+EXITED: Final = "exited"
+SIGNALLED: Final = "signalled"
+TIMEOUT: Final = "timeout"
+OUT_OF_MEMORY: Final = "out-of-memory"
+FAILED_TO_START: Final = "failed-to-start"
+MACHINE_LOST: Final = "machine-lost"
 
 
 class Usage(Record):
@@ -27,7 +33,7 @@ class Usage(Record):
     pids_refused: int | None = None
 
 
-class Result(Record):
+class Result(Record, Generic[Stream]):
     """A command's end. The exit code is data: nothing is raised for it unless `check` is called.
 
     `outcome` tells apart what happened: "exited"; "signalled" (`signal` has its number); "timeout"; "out-of-memory"
@@ -37,10 +43,10 @@ class Result(Record):
     """
 
     command: tuple[str, ...]
-    outcome: str
+    outcome: Outcome
     exit_code: int
-    stdout: str | bytes = ""
-    stderr: str | bytes = ""
+    stdout: Stream = ""  # type: ignore[assignment]
+    stderr: Stream = ""  # type: ignore[assignment]
     signal: int = 0
     error: StartError | MachineLost | None = None
     truncated: bool = False
@@ -73,7 +79,8 @@ class Result(Record):
             return f"{name}: out of memory (exit code {self.exit_code})"
         if self.outcome == SIGNALLED:
             return f"{name}: killed by signal {self.signal} (exit code {self.exit_code})"
-        tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode("utf-8", "replace")
+        said: str | bytes = self.stderr
+        tail = said if isinstance(said, str) else said.decode("utf-8", "replace")
         last = tail.strip().rpartition("\n")[2]
         return f"{name}: exit code {self.exit_code}{f': {last}' if last and self.exit_code else ''}"
 
@@ -81,7 +88,7 @@ class Result(Record):
 class CommandFailed(HutchError):
     """A command ended otherwise than with exit code 0. `result` is its whole result."""
 
-    def __init__(self, message: str, result: Result) -> None:
+    def __init__(self, message: str, result: Result[str] | Result[bytes]) -> None:
         super().__init__(message)
         self.result = result
         self.exit_code = result.exit_code or 1

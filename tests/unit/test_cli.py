@@ -15,7 +15,7 @@ from hutch import jsontext
 from hutch.cli import completion, flags, image_flags, main, request
 from hutch.cli.flags import RUN_FLAGS
 from hutch.cli.parse import HELP, Command, Flag, help_text, parse
-from hutch.engine.spec import options, units
+from hutch.engine.spec import arguments, options, syntax, units
 from hutch.engine.spec.check import check
 from hutch.engine.spec.configuration import capability_set
 from hutch.engine.spec.settings import Attachment, Bind, Settings, Tmpfs, Ulimit
@@ -419,7 +419,7 @@ def test_settings_refused(line, message):
 @pytest.mark.parametrize("text", ["/dev/a::r", "/dev/a:b:r", "/dev/a:dev/b:rw"])
 def test_device_target_is_absolute(text):
     with pytest.raises(UsageError):
-        options.device(text)
+        syntax.device(text)
 
 
 @pytest.mark.parametrize("text", ["maybe", "ture", "False!", "2"])
@@ -450,14 +450,14 @@ def test_security_path_with_a_colon():
 def test_ulimit_beyond_64_bits(text):
     """2**64 becomes 0 on its way to the kernel."""
     with pytest.raises(UsageError):
-        request.ulimit(text)
+        syntax.ulimit(text)
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(soft=st.integers(-2, 100), hard=st.integers(-2, 100))
 def test_ulimits(soft, hard):
     try:
-        found = request.ulimit(f"nofile={soft}:{hard}")
+        found = syntax.ulimit(f"nofile={soft}:{hard}")
     except UsageError:
         assert soft < -1 or hard < -1 or (hard != -1 and (soft == -1 or soft > hard))
     else:
@@ -533,10 +533,10 @@ def test_keywords():
 
 
 def test_command_of():
-    assert options.command_of(["a", os.fsencode("b") and "b"]) == ("a", "b")
+    assert arguments.command(["a", os.fsencode("b") and "b"]) == ("a", "b")
     for wrong in ("ls -l", b"ls", 5, None, [1]):
         with pytest.raises(UsageError):
-            options.command_of(wrong)
+            arguments.command(wrong)
 
 
 @pytest.mark.parametrize(

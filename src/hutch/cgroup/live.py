@@ -16,6 +16,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
 UNLIMITED = 2**63 - 4096  # v1 writes "no limit" as the largest multiple of a page
 
@@ -62,7 +63,7 @@ class Stats(Record):
 class Event(Record):
     """Something that the limits did: kind is "oom" or "throttled"; `count` is the total so far."""
 
-    kind: str
+    kind: Literal["oom", "throttled"]
     count: int
 
 
@@ -299,10 +300,11 @@ class Cgroup:
     def events(self, interval: float = 0.1) -> Iterator[Event]:
         """OOM kills and throttled periods as they happen, until the cgroup is gone: its files are looked at every
         `interval` seconds, since v1 and v2 have no notification in common."""
-        seen = {"oom": 0, "throttled": 0}
+        seen: dict[Literal["oom", "throttled"], int] = {"oom": 0, "throttled": 0}
         while self._there():
             stats = self.stats()
-            for kind, count in (("oom", stats.oom_kills), ("throttled", stats.throttled_periods)):
+            totals: dict[Literal["oom", "throttled"], int | None] = {"oom": stats.oom_kills, "throttled": stats.throttled_periods}
+            for kind, count in totals.items():
                 if count is not None and count > seen[kind]:
                     seen[kind] = count
                     yield Event(kind=kind, count=count)

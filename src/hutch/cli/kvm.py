@@ -6,8 +6,9 @@ import signal
 import time
 
 from hutch.cli.output import tell
-from hutch.cli.request import integer, seconds
+from hutch.cli.request import seconds
 from hutch.engine.spec import units
+from hutch.engine.spec.syntax import integer
 from hutch.errors import HutchError, UsageError
 from hutch.kernel.kvm import Kvm, Machine, Vcpu, exits, modes
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hutch import jsontext
+from hutch import jsontext, networks
 from hutch.cli.images import some
 from hutch.cli.output import exact, table, tell
-from hutch.cli.request import integer, pairs
 from hutch.cli.template import Template
-from hutch.engine.networks import api as networks, naming
+from hutch.engine.networks import naming
+from hutch.engine.spec.syntax import integer, pairs
 from hutch.errors import StateError, UsageError
 from hutch.network import spec
 
@@ -66,7 +66,7 @@ def ls(values: dict[str, Any], rest: list[str]) -> int:
     """List the networks."""
     if rest:
         raise UsageError(f"network ls: unexpected argument {rest[0]!r}")
-    found = [network for network in networks.every() if _matches(network, values.get("filter", []))]
+    found = [network for network in networks.list() if _matches(network, values.get("filter", []))]
     if values.get("quiet"):
         for network in found:
             tell(network.id)

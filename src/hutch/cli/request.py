@@ -6,8 +6,9 @@ import os
 import stat
 
 from hutch.cli.parse import truth
-from hutch.engine.spec import options, units
-from hutch.engine.spec.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount, check_volume_name
+from hutch.engine.spec import syntax, units
+from hutch.engine.spec.settings import DEFAULT_NETWORK, Bind, ImageSource, Settings, Tmpfs, VolumeMount
+from hutch.engine.spec.syntax import integer, pairs
 from hutch.errors import UsageError
 
 TYPE_CHECKING = False
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 
 
 ENV_FILE_LIMIT = 16 << 20  # bytes
-
-
-def integer(text: str | None, what: str) -> int | None:
-    """A whole number, or None for None. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{what}: expected a whole number, got {text!r}") from None
 
 
 def seconds(text: str | None, what: str) -> float | None:
@@ -80,97 +71,6 @@ def environment(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def csv_fields(text: str, what: str) -> list[str]:
-    """One line of comma-separated values (RFC 4180): a field in quotes may hold commas, and quotes that are doubled. Raises
-    UsageError for quotes elsewhere."""
-    fields, rest = [], text
-    while True:
-        if rest.startswith('"'):
-            field, end = "", 1
-            while True:
-                close = rest.find('"', end)
-                if close < 0:
-                    raise UsageError(f"{what}: a quote is not closed in {text!r}")
-                field += rest[end:close]
-                if rest[close + 1 : close + 2] != '"':
-                    break
-                field, end = field + '"', close + 2
-            rest = rest[close + 1 :]
-            if rest and not rest.startswith(","):
-                raise UsageError(f"{what}: a comma is missing behind a quote in {text!r}")
-        else:
-            field = rest.partition(",")[0]
-            if '"' in field:
-                raise UsageError(f"{what}: a field with a quote is to be in quotes, in {text!r}", 'such as type=bind,"src=/a,b",dst=/c')
-            rest = rest[len(field) :]
-        fields.append(field)
-        if not rest:
-            return fields
-        rest = rest[1:]
-
-
-def mount(text: str) -> Bind | Tmpfs | VolumeMount | ImageSource:
-    """``type=bind,source=/a,target=/b,readonly``, as Docker writes it."""
-    fields: dict[str, str] = {}
-    for part in csv_fields(text, "mount"):
-        name, _, value = part.partition("=")
-        fields[name] = value
-    kind = fields.pop("type", "volume")
-    source = fields.pop("source", fields.pop("src", ""))
-    target = fields.pop("target", fields.pop("destination", fields.pop("dst", "")))
-    if not target:
-        raise UsageError(f"mount: no target in {text!r}")
-    if kind == "tmpfs":
-        words = [f"size={units.size(fields.pop('tmpfs-size'), 'tmpfs-size')}"] if "tmpfs-size" in fields else []
-        words += [f"mode={fields.pop('tmpfs-mode')}"] if "tmpfs-mode" in fields else []
-        found: Bind | Tmpfs | VolumeMount | ImageSource = Tmpfs(target=target, options=tuple(words))
-    elif kind == "bind":
-        if not source:
-            raise UsageError(f"mount: no source in {text!r}")
-        readonly = _switch(fields, "readonly", "ro")
-        words = [fields.pop("bind-propagation")] if "bind-propagation" in fields else []
-        words += ["noidmap"] if fields.pop("idmap", "true") in ("false", "0") else []
-        found = Bind(source=os.path.abspath(source), target=target, readonly=readonly, options=tuple(words))
-    elif kind == "volume":
-        if source:
-            check_volume_name(source)
-        readonly = _switch(fields, "readonly", "ro")
-        subpath = fields.pop("volume-subpath", fields.pop("subpath", ""))
-        found = VolumeMount(name=source, target=target, readonly=readonly, subpath=subpath, nocopy=_switch(fields, "volume-nocopy"))
-    elif kind == "image":
-        if not source:
-            raise UsageError(f"mount: no source in {text!r}")
-        _switch(fields, "readonly", "ro")  # it always is
-        found = ImageSource(image=source, target=target, subpath=fields.pop("image-subpath", fields.pop("subpath", "")))
-    else:
-        raise UsageError(f"mount: type {kind!r} is not supported", "bind, volume, image and tmpfs are")
-    if fields:
-        raise UsageError(f"mount: unknown field {next(iter(fields))!r} in {text!r}")
-    return found
-
-
-def _switch(fields: dict[str, str], *names: str) -> bool:
-    """A field that may stand alone: whether it is there, and not false."""
-    return any(fields.pop(name) not in ("false", "0") for name in names if name in fields)
-
-
-def ulimit(text: str) -> Ulimit:
-    """``nofile=1024:2048``."""
-    name, _, value = text.partition("=")
-    soft, _, hard = value.partition(":")
-    from hutch.plan.ops import RLIMITS
-
-    if f"RLIMIT_{name.upper()}" not in RLIMITS:
-        raise UsageError(f"ulimit: unknown limit {name!r}", "one of " + ", ".join(n[7:].lower() for n in RLIMITS))
-    numbers = [-1 if n in ("unlimited", "-1") else integer(n, f"ulimit {name}") for n in (soft, hard or soft)]
-    if None in numbers or any(n is not None and not -1 <= n < 2**64 for n in numbers):
-        raise UsageError(f"ulimit: expected {name}=SOFT[:HARD], got {text!r}")
-    first, second = numbers[0] or 0, numbers[1] or 0
-    if second != -1 and (first > second or first == -1):
-        raise UsageError(f"ulimit: the soft limit of {name} is above the hard one")
-    return Ulimit(name=name, soft=first, hard=second)
-
-
 def rates(values: dict[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
     """``--device-read-bps /dev/sda:1m`` and the like to (kind, major, minor, rate)."""
     out = []
@@ -192,17 +92,6 @@ def rates(values: dict[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
                 raise UsageError(f"{what}: expected a rate, got {rate!r}")
             out.append((kind, os.major(number), os.minor(number), amount))
     return tuple(out)
-
-
-def pairs(items: list[str] | tuple[str, ...], what: str) -> dict[str, str]:
-    """NAME=VALUE items as a dictionary. Raises UsageError."""
-    out = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not name or not equals:
-            raise UsageError(f"{what}: expected NAME=VALUE, got {item!r}")
-        out[name] = value
-    return out
 
 
 def security(items: list[str] | tuple[str, ...]) -> tuple[str, bool]:
@@ -293,21 +182,21 @@ def _limits(values: dict[str, Any]) -> dict[str, Any]:
         "device_rates": rates(values),
         "unified": pairs(values.get("cgroup_conf", ()), "cgroup-conf"),
         "oom_score_adj": integer(values.get("oom_score_adj"), "oom-score-adj"),
-        "ulimits": tuple(ulimit(item) for item in values.get("ulimit", ())),
+        "ulimits": tuple(syntax.ulimit(item) for item in values.get("ulimit", ())),
         "shm_size": size("shm_size") or 64 << 20,
         "upper_size": size("upper_size") or 0,
     }
 
 
 def _mounts(values: dict[str, Any]) -> dict[str, Any]:
-    mounts = [options.bind(item) for item in values.get("volume", ())] + [mount(item) for item in values.get("mount", ())]
-    own = tuple(options.tmpfs(item) for item in values.get("tmpfs", ()))
+    mounts = [syntax.bind(item) for item in values.get("volume", ())] + [syntax.mount(item) for item in values.get("mount", ())]
+    own = tuple(syntax.tmpfs(item) for item in values.get("tmpfs", ()))
     return {
         "binds": tuple(item for item in mounts if isinstance(item, Bind)),
         "volumes": tuple(item for item in mounts if isinstance(item, VolumeMount)),
         "images": tuple(item for item in mounts if isinstance(item, ImageSource)),
         "tmpfs": tuple(item for item in mounts if isinstance(item, Tmpfs)) + own,
-        "devices": tuple(options.device(item) for item in values.get("device", ())),
+        "devices": tuple(syntax.device(item) for item in values.get("device", ())),
     }
 
 
@@ -323,5 +212,5 @@ def _networks(values: dict[str, Any]) -> dict[str, Any]:
         "dns": tuple(values.get("dns", ())),
         "dns_search": tuple(values.get("dns_search", ())),
         "dns_options": tuple(values.get("dns_option", ())),
-        **options.attachments(network, values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())),
+        **syntax.attachments(network, values.get("ip", ""), values.get("ip6", ""), values.get("mac_address", ""), values.get("network_alias", ())),
     }

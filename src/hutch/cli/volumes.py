@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hutch.cli.images import size, some
 from hutch.cli.output import exact, table, tell
-from hutch.cli.request import pairs
 from hutch.cli.template import Template
+from hutch.engine.spec.syntax import pairs
 from hutch.engine.volumes import volumes
 from hutch.errors import StateError, UsageError
 

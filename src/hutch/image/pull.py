@@ -15,7 +15,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Literal
 
     from hutch.image.registry.credentials import Credentials
     from hutch.kernel.features import Features
@@ -24,13 +24,13 @@ AT_ONCE = 4
 
 
 class Progress(Record):
-    """How far a blob is: `status` is "waiting" (another process fetches it), "fetching", "done" or "there" (it was already).
+    """How far a blob is: `status` is "waiting" (another process fetches it), "fetching" or "sending", "done" or "there" (it was already).
 
     `current` and `total` are bytes. The last one of all has the status "image" and the image's digest.
     """
 
     digest: str
-    status: str
+    status: Literal["waiting", "fetching", "sending", "done", "there", "image"]
     current: int = 0
     total: int = 0
 

@@ -82,6 +82,12 @@ def _host(text: str) -> bool:
     return all(part and set(part) <= (WORD - {"_", "."}) and part[0] != "-" and part[-1] != "-" for part in name.split("."))
 
 
+def require_text(text: object) -> None:
+    """Raise UsageError for what is no text, and so no image's name."""
+    if not isinstance(text, str):
+        raise UsageError(f"image {text!r}: is no text")
+
+
 def parse(text: str, *, tag: bool = True) -> Reference:
     """A complete reference from what a person wrote. Raises UsageError.
 
@@ -91,6 +97,7 @@ def parse(text: str, *, tag: bool = True) -> Reference:
     def wrong(why: str) -> UsageError:
         return UsageError(f"image {text!r}: {why}", "expected [HOST[:PORT]/]NAME[:TAG][@sha256:…]")
 
+    require_text(text)
     rest, at, digest = text.partition("@")
     if at and not is_digest(digest):
         raise wrong(f"{digest!r} is no digest")

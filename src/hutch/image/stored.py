@@ -53,6 +53,7 @@ def familiar(reference: str) -> str:
 
 def find_name(content: Content, text: str) -> Name | None:
     """The record that a name, a digest, or the beginning of an id stands for. Raises ImageError when it stands for several."""
+    references.require_text(text)
     try:
         wanted = references.parse(text)
     except UsageError:

@@ -6,31 +6,30 @@ import os
 
 from hutch.engine.containers import create
 from hutch.engine.containers.changed import Changed, guarded
-from hutch.engine.containers.process import OUTPUT_LIMIT, Process, with_hint
+from hutch.engine.containers.commands import Commands
+from hutch.engine.containers.process import OUTPUT_LIMIT, Process, check_streams, variables_of
+from hutch.engine.containers.running import Run
 from hutch.engine.launch import launching, prepare
-from hutch.engine.spec import options as api_options
+from hutch.engine.spec import arguments, options as api_options
 from hutch.errors import ContainerGone, StartError, UnsupportedError, UsageError
-from hutch.executor.launcher import Execution
 from hutch.result import Result
+from hutch.typed import overload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Self, TypeAlias, Unpack
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Literal, Self, Unpack
 
     from hutch.cgroup.live import Cgroup, Event, Stats
     from hutch.engine.containers.filesystem import Target
-    from hutch.engine.containers.process import Input
     from hutch.engine.files.files import Files
-    from hutch.engine.launch.enter import Template
     from hutch.engine.launch.prepare import Prepared
     from hutch.engine.machines.machine_snapshots import Snapshot
-    from hutch.engine.spec.options import Options
+    from hutch.engine.spec.arguments import AnyPath
+    from hutch.engine.spec.options import CommandOptions, Input, Options
     from hutch.engine.spec.settings import Settings
     from hutch.oci.config import Process as OciProcess
     from hutch.plan.plan import Plan
-
-    Launch: TypeAlias = Callable[[int, int, int], Execution]
 
 
 class Container(Changed):
@@ -42,19 +41,9 @@ class Container(Changed):
 
     It ends with the `with` block, by `close()`, or with this process, however that ends. Its PID 1 reaps, and does
     nothing else.
-
-    Options (sizes as bytes or text such as ``"512m"``):
-        name, hostname, labels, env (mapping or NAME=VALUE), workdir, user ("name|uid[:group|gid]"), groups;
-        memory, memory_swap, cpus, cpu_shares, cpuset, pids, unified (v2's own keys), oom_score_adj, ulimits;
-        mounts (`Bind`, `Tmpfs`, or "/host:/container:ro"), tmpfs, devices, readonly, shm_size,
-        upper ("tmpfs" or "disk": where changes live), upper_size;
-        network ("none" or "host"), pid, ipc, uts ("private" or "host"), userns ("auto", "private", "single", "host");
-        capabilities (exactly these), cap_add, cap_drop, seccomp ("default", "compat": 32-bit programs too, "unconfined", or a
-        profile's path),
-        no_new_privileges, privileged, sysctls, time_offsets (seconds by clock), init, entrypoint, cgroup_parent, systemd.
     """
 
-    def __init__(self, image: str, **options: Unpack[Options]) -> None:
+    def __init__(self, image: AnyPath, **options: Unpack[Options]) -> None:
         settings = api_options.settings(image, (), options)
         self._spawn(create.create(settings, idle=True), settings)
         self._wait()
@@ -67,9 +56,7 @@ class Container(Changed):
         self.id = prepared.id
         self.name = settings.name or self.id
         self._files: Files | None = None
-        self._commands = 0
-        self._live: set[Process] = set()
-        self._templates: dict[object, Template] = {}
+        self._live: set[Process[str] | Process[bytes]] = set()
         self._closed = True  # until it runs
         self._lowers = [(os.dup(tree), path) for tree, path in lowers]
         self._inherited = len(lowers)
@@ -99,6 +86,7 @@ class Container(Changed):
             self._execution.close()
             self._let_go()
             raise
+        self._commands = Commands(self.live, self.name, self._pidfd, self._execution.pid, self._open_cgroup)
         self._closed = False
 
     def _let_go(self) -> None:
@@ -144,37 +132,40 @@ class Container(Changed):
         if not self.running:
             raise ContainerGone(f"container {self.name}: has ended")
 
+    @overload
+    def start(self, command: Iterable[AnyPath], *, text: Literal[True] = True, **options: Unpack[CommandOptions]) -> Process[str]: ...
+    @overload
+    def start(self, command: Iterable[AnyPath], *, text: Literal[False], **options: Unpack[CommandOptions]) -> Process[bytes]: ...
+    @overload
+    def start(self, command: Iterable[AnyPath], *, text: bool, **options: Unpack[CommandOptions]) -> Process[str] | Process[bytes]: ...
     def start(
         self,
-        command: Iterable[str],
+        command: Iterable[AnyPath],
         *,
         stdin: Input = None,
         text: bool = True,
         timeout: float | None = None,
         output_limit: int = OUTPUT_LIMIT,
         merge_stderr: bool = False,
-        env: dict[str, str] | None = None,
-        workdir: str | None = None,
+        env: Mapping[str, str] | Iterable[str] | None = None,
+        workdir: AnyPath | None = None,
         user: str | int | None = None,
-    ) -> Process:
-        """Start a command in the container. After `timeout` seconds it is killed with all that it started."""
-        self._check()
-        argv = api_options.command_of(command)
+    ) -> Process[str] | Process[bytes]:
+        """Start a command in the container. After `timeout` seconds it is killed with all that it started.
+
+        `env` is a mapping, or NAME=VALUE texts, beside the container's; `user` is "name|uid[:group|gid]". Raises UsageError,
+        and ContainerGone for a container that has ended.
+        """
+        check_streams(stdin, text, timeout, output_limit, merge_stderr)
+        argv = arguments.command(command)
         if not argv:
             raise UsageError("command: is empty")
-        self._commands += 1
-        # of a copied machine the guest has the groups of its origin
-        group = "" if timeout is None else f"command-{self._commands}" if self.live.machine is None else f"command-{self.id}-{self._commands}"
-        if self.live.machine is not None:
-            launch = self._remote(argv, env or {}, workdir, user, group)
-        else:
-            plan = self._template(env or {}, workdir, user, group).command(argv)
-            pidfd = self._pidfd
-
-            def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(pidfd,))
-
-        process = Process(
+        variables = variables_of(env)
+        workdir = None if workdir is None else arguments.path("workdir", workdir)
+        user = None if user is None else arguments.identity("user", user)
+        self._check()
+        launch, expired = self._commands.prepare(argv, variables, workdir, user, timeout is not None)
+        process: Process[str] | Process[bytes] = Process(
             launch,
             argv,
             stdin=stdin,
@@ -182,66 +173,49 @@ class Container(Changed):
             timeout=timeout,
             output_limit=output_limit,
             merge_stderr=merge_stderr,
-            on_timeout=lambda: self._kill_group(process, group),
+            on_timeout=lambda: expired(process.execution.pid),
             on_end=lambda: self._live.discard(process),
         )
         self._live.add(process)
         return process
 
-    def _remote(self, argv: tuple[str, ...], env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Launch:
-        from hutch.engine.launch import enter
-        from hutch.engine.machines import channel
-
-        process = enter.process_of(self.live, argv, env, workdir, enter.user_of(self.live, None if user is None else str(user)))
-        plan = enter.remote_plan(self.live, process, group=group)
-
-        def launch(child_in: int, child_out: int, child_err: int) -> Execution:
-            relay = channel.connect(self.live.directory, self.name)
-            try:
-                return Execution(plan, stdin=child_in, stdout=child_out, stderr=child_err, extra=(relay,))
-            finally:
-                os.close(relay)
-
-        return launch
-
-    def _template(self, env: dict[str, str], workdir: str | None, user: str | int | None, group: str) -> Template:
-        from hutch.engine.launch import enter
-
-        who = None if user is None else enter.user_of(self.live, str(user))  # his lines of passwd(5) may have changed
-        key = (tuple(env.items()), workdir, who)
-        if group or key not in self._templates:
-            made = enter.template(self.live, env=env, workdir=workdir, who=who or enter.user_of(self.live, None), child_cgroup=group)
-            if group:
-                return made
-            if len(self._templates) > 16:
-                self._templates.clear()
-            self._templates[key] = made
-        return self._templates[key]
-
-    def _kill_group(self, process: Process, group: str) -> None:
-        if self.live.machine is not None:
-            return  # the guest does it, when the process that stands for the command goes
-        from hutch.engine.launch import enter
-
-        enter.kill_command(self.cgroup.paths, group, process.execution.pid, self._execution.pid)
-
+    @overload
     def run(
         self,
-        command: Iterable[str],
+        command: Iterable[AnyPath],
+        *,
+        text: Literal[True] = True,
+        check: bool = False,
+        **options: Unpack[CommandOptions],
+    ) -> Result[str]: ...
+    @overload
+    def run(
+        self,
+        command: Iterable[AnyPath],
+        *,
+        text: Literal[False],
+        check: bool = False,
+        **options: Unpack[CommandOptions],
+    ) -> Result[bytes]: ...
+    @overload
+    def run(self, command: Iterable[AnyPath], *, text: bool, check: bool = False, **options: Unpack[CommandOptions]) -> Result[str] | Result[bytes]: ...
+    def run(
+        self,
+        command: Iterable[AnyPath],
         *,
         stdin: Input = None,
         text: bool = True,
         timeout: float | None = None,
         output_limit: int = OUTPUT_LIMIT,
         merge_stderr: bool = False,
-        env: dict[str, str] | None = None,
-        workdir: str | None = None,
+        env: Mapping[str, str] | Iterable[str] | None = None,
+        workdir: AnyPath | None = None,
         user: str | int | None = None,
         check: bool = False,
-    ) -> Result:
-        """Run a command in the container to its end; `hutch.run` describes the arguments."""
-        before = self.cgroup.oom_kills() or 0 if self._settings.memory is not None else 0
-        with self.start(
+    ) -> Result[str] | Result[bytes]:
+        """Run a command in the container to its end; `hutch.run` describes the arguments, and `start` the others."""
+        arguments.flag("check", check)
+        with self.begin(
             command,
             stdin=stdin,
             text=text,
@@ -251,18 +225,31 @@ class Container(Changed):
             env=env,
             workdir=workdir,
             user=user,
-        ) as process:
-            result = process.wait()
-        if self._settings.memory is not None and result.exit_code == 137 and result.outcome in ("signalled", "exited"):
-            after = self.cgroup.oom_kills() or 0
-            if after > before:
-                result = result.replace(outcome="out-of-memory", usage=result.usage.replace(oom_kills=after - before))
-        result = with_hint(result, self._settings.image)
+        ) as running:
+            result = running.result()
         return result.check() if check else result
+
+    def begin(self, command: Iterable[AnyPath], *, text: bool = True, **options: Unpack[CommandOptions]) -> Run:
+        """What `run` waits for."""
+        limited = self._settings.memory is not None
+        before = self.cgroup.oom_kills() or 0 if limited else 0
+
+        def judge(result: Result[str] | Result[bytes]) -> Result[str] | Result[bytes]:
+            if limited and result.exit_code == 137 and result.outcome in ("signalled", "exited"):
+                after = self.cgroup.oom_kills() or 0
+                if after > before:
+                    usage = result.usage.replace(oom_kills=after - before)
+                    return result.replace(outcome="out-of-memory", usage=usage)
+            return result
+
+        return Run(self.start(command, text=text, **options), self._settings.image, judge)
 
     @property
     def cgroup(self) -> Cgroup:
         """The container's cgroup: numbers, changes of limits, freezing."""
+        return self._open_cgroup()
+
+    def _open_cgroup(self) -> Cgroup:
         if self.live.machine is not None:
             from hutch.engine.machines.guest_cgroup import GuestCgroup
 
@@ -301,25 +288,28 @@ class Container(Changed):
 
             channel.shared_root(self.live.machine, self.name)
 
-    def read(self, path: str) -> str:
+    def read(self, path: AnyPath) -> str:
         """A file's text (UTF-8). `read_bytes` for the bytes. Raises HutchError."""
         return self.read_bytes(path).decode("utf-8")
 
-    def read_bytes(self, path: str) -> bytes:
+    def read_bytes(self, path: AnyPath) -> bytes:
         """A regular file's content. Raises HutchError."""
-        return self.files.read(path)
+        return self.files.read(arguments.path("path", path))
 
-    def write(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
+    def write(self, path: AnyPath, data: str | bytes, mode: int = 0o644) -> None:
         """Create or replace a file, making its directories. Raises HutchError."""
-        self.files.write(path, data.encode() if isinstance(data, str) else data, mode)
+        if not isinstance(data, str | bytes | bytearray | memoryview):
+            arguments.wrong("data", "text or bytes", data)
+        where = arguments.path("path", path)
+        self.files.write(where, data.encode() if isinstance(data, str) else data, arguments.whole("mode", mode))
 
-    def put(self, source: str | os.PathLike[str], target: str) -> None:
+    def put(self, source: AnyPath, target: AnyPath) -> None:
         """Copy a file or tree of the host into the container, to exactly `target`."""
-        guarded("put", lambda: self.files.put(os.fspath(source), target))
+        guarded("put", lambda: self.files.put(arguments.path("source", source), arguments.path("target", target)))
 
-    def get(self, source: str, target: str | os.PathLike[str]) -> None:
+    def get(self, source: AnyPath, target: AnyPath) -> None:
         """Copy a file or tree of the container to the host, to exactly `target`."""
-        guarded("get", lambda: self.files.get(source, os.fspath(target)))
+        guarded("get", lambda: self.files.get(arguments.path("source", source), arguments.path("target", target)))
 
     def target(self) -> Target:
         """Its files, for copies and commits. Close it after use."""
@@ -395,3 +385,6 @@ class Container(Changed):
         finally:
             os.close(self._pidfd)
             self._let_go()
+
+
+Container.__doc__ = (Container.__doc__ or "") + api_options.DESCRIPTION

@@ -23,6 +23,7 @@ from hutch.errors import ContainerGone, StateError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from hutch.cgroup.live import Cgroup, Stats
     from hutch.engine.containers.filesystem import Target
@@ -34,10 +35,17 @@ CHUNK = 65536
 
 
 class Existing(Changed):
-    """A container, running or ended, whoever started it. `record` is what is known of it."""
+    """A container, running or ended, whoever started it."""
 
     def __init__(self, record: Running) -> None:
-        self.record = record
+        self._record = record
+
+    @property
+    def record(self) -> Running:
+        """What is known of it now; of one that has been removed, what was known last."""
+        found = state.read(self._record.directory)
+        self._record = self._record.replace(status="exited", pid=0, executor=0) if found is None else found
+        return self._record
 
     def __repr__(self) -> str:
         return f"<hutch container {self.name} {self.status}>"
@@ -45,16 +53,16 @@ class Existing(Changed):
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits."""
-        return self.record.id
+        return self._record.id
 
     @property
     def name(self) -> str:
         """Its name; its id where it has none."""
-        return self.record.name or self.record.id
+        return self._record.name or self._record.id
 
     @property
-    def status(self) -> str:
-        """ "creating", "running" or "exited", as it was when this was found."""
+    def status(self) -> Literal["creating", "running", "exited"]:
+        """ "creating", "running" or "exited", now."""
         return self.record.status
 
     @property
@@ -65,7 +73,7 @@ class Existing(Changed):
     @property
     def alive(self) -> bool:
         """Whether its executor is still at work, now."""
-        return state.locked(f"{self.record.directory}/{state.RECORD}")
+        return state.locked(f"{self._record.directory}/{state.RECORD}")
 
     @property
     def cgroup(self) -> Cgroup:
@@ -121,7 +129,7 @@ class Existing(Changed):
             except ContainerGone:
                 pass  # it has just ended
             self._wait_for_its_executor()
-        state.remove(self.record.directory, self.record.data)
+        state.remove(self._record.directory, self._record.data)
 
     def pause(self) -> None:
         """Freeze its processes; of a machine, its processors. Raises ContainerGone, UnsupportedError without a freezer."""
@@ -135,7 +143,7 @@ class Existing(Changed):
         """What it has written, in pieces; with `follow`, until it ends, and an empty piece whenever there was nothing new for a tenth of a
         second. Raises StateError for one that keeps no log."""
         try:
-            fd = os.open(f"{self.record.directory}/log", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{self._record.directory}/log", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise StateError(f"container {self.name}: keeps no log", "only detached containers do") from None
         with open(fd, "rb") as file:

@@ -227,7 +227,7 @@ def _diff_mapped(target: Target, base: int, own: frozenset[str], disk: bool) -> 
         helper.receive(found.append)
         helper.finish(f"container {target.name}")
     lines = os.fsdecode(b"".join(found)).split("\0")[:-1]
-    return [Change(kind=kind, path=path) for kind, _, path in (line.partition(" ") for line in lines)]
+    return [Change(kind=kind, path=path) for kind, _, path in (line.partition(" ") for line in lines)]  # type: ignore[arg-type]
 
 
 def diff_here(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> None:

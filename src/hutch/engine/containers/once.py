@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from hutch.engine.containers import create
-from hutch.engine.containers.process import OUTPUT_LIMIT, Process, with_hint
+from hutch.engine.containers.process import OUTPUT_LIMIT, Process, check_streams
+from hutch.engine.containers.running import Run
 from hutch.engine.launch import launching
-from hutch.engine.spec import options as api_options
+from hutch.engine.spec import arguments, options as api_options
 from hutch.errors import UsageError
 from hutch.executor.launcher import Execution
 from hutch.image.resolve import SNAPSHOT
 from hutch.result import Result
+from hutch.typed import overload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Unpack
+    from typing import Literal, Unpack
 
-    from hutch.engine.containers.process import Input
-    from hutch.engine.spec.options import Options
+    from hutch.engine.spec.arguments import AnyPath
+    from hutch.engine.spec.options import Input, Options, RunOptions, Streams
 
 
+@overload
+def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Process[str]: ...
+@overload
+def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: Literal[False], **options: Unpack[RunOptions]) -> Process[bytes]: ...
+@overload
+def start(image: AnyPath, command: Iterable[AnyPath] = (), *, text: bool, **options: Unpack[RunOptions]) -> Process[str] | Process[bytes]: ...
 def start(
-    image: str,
-    command: Iterable[str] = (),
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
     *,
     stdin: Input = None,
     text: bool = True,
@@ -30,12 +38,13 @@ def start(
     output_limit: int = OUTPUT_LIMIT,
     merge_stderr: bool = False,
     **options: Unpack[Options],
-) -> Process:
+) -> Process[str] | Process[bytes]:
     """Start a command in a container of its own; the `Process` gives its lines, and its result when it ends.
 
     `run` describes the arguments. Raises UsageError, ImageError or UnsupportedError before anything is touched.
     """
-    argv = api_options.command_of(command)
+    check_streams(stdin, text, timeout, output_limit, merge_stderr)
+    argv = arguments.command(command)
     prepared = create.create(api_options.settings(image, argv, options), accounting=False)
     if prepared.facts.idle:
         raise UsageError(f"{image}: what runs in it waits for commands, and would never end", "hutch.run with a command, or hutch.Container")
@@ -43,7 +52,9 @@ def start(
     def launch(child_in: int, child_out: int, child_err: int) -> Execution:
         return launching.launch(prepared, stdin=child_in, stdout=child_out, stderr=child_err)
 
-    process = Process(launch, prepared.facts.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr)
+    process: Process[str] | Process[bytes] = Process(
+        launch, prepared.facts.args, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr
+    )
     if prepared.asks:
         try:
             process.pid  # noqa: B018 -- its executor asks for networks, and whoever starts it may not look at it again for long
@@ -53,9 +64,36 @@ def start(
     return process
 
 
+@overload
 def run(
-    image: str,
-    command: Iterable[str] = (),
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: Literal[True] = True,
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[str]: ...
+@overload
+def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: Literal[False],
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[bytes]: ...
+@overload
+def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    text: bool,
+    check: bool = False,
+    **options: Unpack[RunOptions],
+) -> Result[str] | Result[bytes]: ...
+def run(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
     *,
     stdin: Input = None,
     text: bool = True,
@@ -64,25 +102,64 @@ def run(
     merge_stderr: bool = False,
     check: bool = False,
     **options: Unpack[Options],
-) -> Result:
+) -> Result[str] | Result[bytes]:
     """Run one command in a container of its own, to its end, and return what came of it.
 
-    `image` is ``host`` (this machine's own programs, copy on write) or a path to a directory or an archive; `command` is a
-    list of arguments (the image's own command when empty). `stdin` is text, bytes, a file or a descriptor. The streams
-    are text, or bytes with ``text=False``; of each, `output_limit` bytes are kept. After `timeout` seconds everything in
-    the container is killed. Limits: ``memory="512m"``, ``cpus=0.5``, ``pids=64``. See `Container` for the rest.
+    >>> hutch.run("host", ["python3", "-c", "print(6 * 7)"], memory="512m", pids=64, timeout=10).stdout
+    '42\\n'
 
-    Raises UsageError, ImageError or UnsupportedError before anything is touched. A container that could not be started
-    is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises.
+    `image` is "host" (this machine's own programs, copy on write), the name of an image, the path of a directory or an
+    archive (one with a slash, or a `Path`), or "snapshot:NAME"; `command` is a list of arguments, texts and paths (the
+    image's own command when empty). `stdin` is text, bytes, a file or a descriptor (default: empty). The result's streams
+    are `str`, or `bytes` with ``text=False``; of each, `output_limit` bytes are kept (default 64 MiB); `merge_stderr` puts
+    what goes to stderr into stdout. After `timeout` seconds everything in the container is killed (default: never).
+
+    Raises UsageError, ImageError, RegistryError or UnsupportedError before anything is touched. A container that could not
+    be started is a result, "failed-to-start"; with ``check=True`` everything but exit code 0 raises: CommandFailed,
+    StartError or MachineLost.
     """
-    if image.startswith(SNAPSHOT) and not isinstance(command, str) and (argv := api_options.command_of(command)):
-        from hutch.engine.containers.container import Container
-
-        with Container(image, **options) as box:
-            return box.run(
-                argv, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, check=check
-            )  # fmt: skip
-    with start(image, command, stdin=stdin, text=text, timeout=timeout, output_limit=output_limit, merge_stderr=merge_stderr, **options) as process:
-        result = process.wait()
-    result = with_hint(result, image)
+    arguments.flag("check", check)
+    with begin(
+        image,
+        command,
+        stdin=stdin,
+        text=text,
+        timeout=timeout,
+        output_limit=output_limit,
+        merge_stderr=merge_stderr,
+        **options,
+    ) as running:
+        result = running.result()
     return result.check() if check else result
+
+
+def begin(
+    image: AnyPath,
+    command: Iterable[AnyPath] = (),
+    *,
+    stdin: Input = None,
+    text: bool = True,
+    timeout: float | None = None,
+    output_limit: int = OUTPUT_LIMIT,
+    merge_stderr: bool = False,
+    **options: Unpack[Options],
+) -> Run:
+    """What `run` waits for."""
+    name, argv = arguments.image(image), arguments.command(command)
+    streams: Streams = {
+        "stdin": stdin, "timeout": timeout, "output_limit": output_limit, "merge_stderr": merge_stderr
+    }  # fmt: skip
+    if not name.startswith(SNAPSHOT) or not argv:
+        return Run(start(image, argv, text=text, **streams, **options), name)
+    from hutch.engine.containers.container import Container
+
+    box = Container(image, **options)
+    try:
+        running = box.begin(argv, text=text, **streams)
+    except BaseException:
+        box.close()
+        raise
+    return Run(running.process, name, running.judge, box.close)
+
+
+run.__doc__ = (run.__doc__ or "") + api_options.DESCRIPTION

@@ -9,18 +9,21 @@ import time
 from hutch import result as outcomes
 from hutch.cgroup.live import parse_keyed, whole
 from hutch.cgroup.operations import CPU, OOM, PEAK, PIDS
-from hutch.errors import NotFoundInContainer, StartError, UsageError
+from hutch.engine.spec import arguments
+from hutch.errors import StartError, UsageError
 from hutch.executor.launcher import Execution
 from hutch.executor.messages import FAILED
 from hutch.kernel.terminals import is_device
-from hutch.result import FAILED_TO_START, Result, Usage
+from hutch.result import Result, Usage
+from hutch.typed import Generic, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import BinaryIO, Self, TypeAlias
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Self
 
-    Input: TypeAlias = "str | bytes | int | BinaryIO | None"
+    from hutch.engine.spec.options import Input
+    from hutch.result import Outcome
 
 CHUNK = 65536
 OUTPUT_LIMIT = 64 << 20  # bytes of each stream that are kept unless asked otherwise
@@ -48,13 +51,36 @@ def open_input(stdin: Input) -> tuple[int, bytes, int, int]:
     try:
         return open_input(stdin.fileno())
     except (AttributeError, OSError, ValueError):
-        if not hasattr(stdin, "read"):
-            raise UsageError(f"stdin: expected text, bytes, a file or a descriptor, got {type(stdin).__name__}") from None
         data = stdin.read()
         return open_input(data)
 
 
-class Process:
+def check_streams(stdin: Input, text: bool, timeout: float | None, output_limit: int, merge_stderr: bool) -> None:
+    """Find what makes no sense of a command's streams and time limit before anything is touched. Raises UsageError."""
+    if not isinstance(stdin, str | bytes | int | None) and not hasattr(stdin, "read") and not hasattr(stdin, "fileno"):
+        arguments.wrong("stdin", "text, bytes, a file or a descriptor", stdin)
+    if isinstance(stdin, bool):
+        arguments.wrong("stdin", "text, bytes, a file or a descriptor", stdin)
+    arguments.flag("text", text)
+    arguments.flag("merge_stderr", merge_stderr)
+    if timeout is not None and not 0 < arguments.number("timeout", timeout) < 1e9:
+        arguments.wrong("timeout", "seconds above 0", timeout)
+    if arguments.whole("output_limit", output_limit) < 0:
+        arguments.wrong("output_limit", "a number of bytes", output_limit)
+
+
+def variables_of(env: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
+    """A command's own variables by name. Raises UsageError."""
+    found = {}
+    for item in arguments.environment("env", env or ()):
+        name, equals, value = item.partition("=")
+        if not name or not equals or "\0" in item:
+            raise UsageError(f"env: expected NAME=VALUE, got {item!r}")
+        found[name] = value
+    return found
+
+
+class Process(Generic[Stream]):
     """A command that was started, in a container of its own or in one that runs.
 
     Read it by `lines()`, or `wait()` for its `Result`. A context manager: leaving it kills what still runs.
@@ -73,15 +99,13 @@ class Process:
         on_timeout: Callable[[], None] | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        if timeout is not None and timeout <= 0:
-            raise UsageError(f"timeout: expected seconds above 0, got {timeout!r}")
         self.command = command
         self.text = text
         self._limit = output_limit
         self._started = time.monotonic()
         self._deadline = None if timeout is None else self._started + timeout
         self._timed_out = False
-        self._result: Result | None = None
+        self._result: Result[Stream] | None = None
         self._on_timeout, self._on_end = on_timeout, on_end
         self._kept: dict[int, list[bytes]] = {1: [], 2: []}
         self._size = {1: 0, 2: 0}
@@ -267,7 +291,7 @@ class Process:
         if self._error is not None:
             raise self._error
 
-    def wait(self) -> Result:
+    def wait(self) -> Result[Stream]:
         """Until the command has ended and everything of it is gone. May be called again."""
         if self._result is None:
             try:
@@ -283,16 +307,14 @@ class Process:
             self._result = self._make_result()
         return self._result
 
-    def _make_result(self) -> Result:
+    def _make_result(self) -> Result[Stream]:
         out, err = (b"".join(self._kept[n]) for n in (1, 2))
-        streams = {
-            "stdout": out.decode("utf-8", "replace") if self.text else out,
-            "stderr": err.decode("utf-8", "replace") if self.text else err,
-        }
+        stdout, stderr = (data.decode("utf-8", "replace") if self.text else data for data in (out, err))
         last = self.execution.exited
         usage = self._usage()
         if self._error is not None and not self._timed_out:
-            outcome, code, signal = outcomes.FAILED_TO_START, self._error.exit_code, 0
+            outcome: Outcome = outcomes.FAILED_TO_START
+            code, signal = self._error.exit_code, 0
             if usage.oom_kills:
                 outcome, code, signal = outcomes.OUT_OF_MEMORY, 137, 9
         else:
@@ -314,7 +336,8 @@ class Process:
             error=self._error if outcome == outcomes.FAILED_TO_START else self.execution.problem if outcome == outcomes.MACHINE_LOST else None,
             truncated=self._truncated,
             usage=usage,
-            **streams,
+            stdout=stdout,  # type: ignore[arg-type]
+            stderr=stderr,  # type: ignore[arg-type]
         )
 
     def _usage(self) -> Usage:
@@ -345,12 +368,3 @@ class Process:
         if self._result is None:
             self.execution.kill()
             self.wait()
-
-
-def with_hint(result: Result, image: str) -> Result:
-    """The result, with a hint where a program of this machine cannot be seen in a container."""
-    if result.outcome == FAILED_TO_START and image == "host" and isinstance(result.error, NotFoundInContainer):
-        from hutch.engine.spec.options import interpreter_hint
-
-        result.error.hint = result.error.hint or interpreter_hint(result.command)
-    return result

@@ -12,6 +12,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
     from hutch.image.lookup import Layers
     from hutch.image.rootfs import Rootfs
@@ -24,7 +25,7 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Change(Record):
     """A difference to the layers below: `kind` is "added", "changed" or "deleted"; `path` is the container's."""
 
-    kind: str
+    kind: Literal["added", "changed", "deleted"]
     path: str
 
 

@@ -339,9 +339,3 @@ def ensure(name: str, when: str, show: Callable[[Iterable[Progress]], object]) -
 def architecture() -> str:
     """The images' name for this machine."""
     return manifests.architecture(features().machine)
-
-
-def __getattr__(name: str) -> object:
-    if name == "list":  # as everyone expects it: hutch.images.list(); in here it is the type
-        return every
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

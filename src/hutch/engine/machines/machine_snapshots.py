@@ -28,7 +28,6 @@ from hutch.vm.machine import Descriptors, Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from hutch.engine.records.live import Live
@@ -85,14 +84,16 @@ def _root() -> str:
     return private("snapshots")
 
 
-def every() -> Iterator[Snapshot]:
+def every() -> list[Snapshot]:
     """All of them, by name."""
+    found = []
     for name in sorted(os.listdir(_root())):
         if not name.startswith("."):
             try:
-                yield find(name)
+                found.append(find(name))
             except StateError:
                 continue  # it is being removed
+    return found
 
 
 def find(name: str) -> Snapshot:

@@ -1,21 +1,17 @@
-"""Networks: `hutch.networks`.
-
-A network is a file; the kernel has nothing of it until the first container joins, and nothing again when the last one has
-left. `bridge` is there without being made: the network of those who name no other.
-"""
+"""A network and its containers, by what their users call them: connecting, disconnecting, and a description of it."""
 
 from __future__ import annotations
 
 import time
 
-from hutch.engine.networks.definitions import DEFAULT as DEFAULT, Member as Member, create as create, every as every, get as get, members as members, root
-from hutch.engine.networks.reclaiming import prune as prune, remove as remove
-from hutch.network.spec import Network as Network
+from hutch.engine.networks.definitions import members, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Protocol
+
+    from hutch.network.spec import Network
 
     class HasId(Protocol):
         """A container's object."""
@@ -66,9 +62,3 @@ def inspect(network: Network) -> dict[str, Any]:
         **({"Options": {"parent": network.parent, f"{network.driver}_mode": network.mode}} if network.parent else {}),
         "Created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(network.created)), "Labels": network.labels, "Containers": on_it,
     }  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    if name == "list":  # as everyone expects it: hutch.networks.list(); in here it is the type
-        return every
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

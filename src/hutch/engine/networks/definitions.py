@@ -11,6 +11,7 @@ import os
 import time
 
 from hutch import jsontext
+from hutch.engine.spec import arguments
 from hutch.errors import StateError, UsageError
 from hutch.image.store import data_root
 from hutch.kernel.features import features
@@ -21,7 +22,7 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
 
     from hutch.network.attach import Endpoint
     from hutch.plan import ops
@@ -67,24 +68,27 @@ def _taken(parent: str = "") -> list[str]:
 
 def create(
     name: str, *, subnets: Iterable[str] = (), gateways: Iterable[str] = (), ranges: Iterable[str] = (), ipv6: bool = False, internal: bool = False,
-    mtu: int = 0, labels: dict[str, str] | None = None, driver: str = spec.BRIDGE, parent: str = "", mode: str = "",
+    mtu: int = 0, labels: Mapping[str, str] | None = None, driver: str = spec.BRIDGE, parent: str = "", mode: str = "",
 ) -> Network:  # fmt: skip
     """Make a network: a bridge, or with `driver` macvlan or ipvlan one on the interface `parent` of the host's, in a `mode` of the driver's.
     Subnets that are not given are chosen: free ones, of private addresses; who stands on an interface has to name those that are there.
 
     Raises UsageError for a name or addresses that cannot be, and for those that something else has.
     """
-    spec.check_name(name)
+    spec.check_name(arguments.text("network", name))
+    subnets, gateways, ranges = arguments.texts("subnets", subnets), arguments.texts("gateways", gateways), arguments.texts("ranges", ranges)
+    mtu, labels = arguments.whole("mtu", mtu), arguments.text_by_name("labels", labels or {})
+    ipv6, internal = arguments.flag("ipv6", ipv6), arguments.flag("internal", internal)
     if os.path.exists(f"{place_of(name)}/network") or name == DEFAULT:
         raise UsageError(f"network {name}: exists already")
     if mtu and not spec.MIN_MTU <= mtu <= spec.MAX_MTU:
         raise UsageError(f"mtu: expected {spec.MIN_MTU} to {spec.MAX_MTU}, got {mtu}")
-    identity, subnets = os.urandom(6).hex(), tuple(subnets)
+    identity = os.urandom(6).hex()
     mode = _check_driver(driver, parent, mode, subnets, ipv6, internal)
-    chosen = _subnets(identity, subnets, tuple(gateways), tuple(ranges), ipv6, _taken(parent))
+    chosen = _subnets(identity, subnets, gateways, ranges, ipv6, _taken(parent))
     network = Network(
         name=name, id=identity, driver=driver, parent=parent, mode=mode, bridge="" if parent else spec.bridge_name(identity), subnets=chosen,
-        mtu=mtu, internal=internal, labels=dict(labels or {}), created=time.time(),
+        mtu=mtu, internal=internal, labels=labels, created=time.time(),
     )  # fmt: skip
     if not _write(network):
         raise UsageError(f"network {name}: exists already")
@@ -203,12 +207,9 @@ def _read(name: str) -> Network | None:
         raise StateError(f"network {name}: {place_of(name)}/network cannot be read: {error}", "remove the file") from None
 
 
-def every() -> Iterator[Network]:
+def every() -> list[Network]:
     """Every network, by name."""
-    for name in sorted(os.listdir(root())):
-        found = _read(name)
-        if found is not None:
-            yield found
+    return [found for name in sorted(os.listdir(root())) if (found := _read(name)) is not None]
 
 
 class Member(Record):

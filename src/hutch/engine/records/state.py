@@ -17,7 +17,7 @@ from hutch.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Literal
 
 RECORD = "state"
 NAMES = ".names"  # a directory beside the records: each name is a link to its container's record
@@ -34,7 +34,7 @@ class Running(Record):
     created: float
     pid: int
     executor: int
-    status: str
+    status: Literal["creating", "running", "exited"]
     exit_code: int | None
     directory: str
     data: dict[str, Any]
@@ -135,33 +135,37 @@ def containers(*, reclaim: bool = True, base: str = "") -> Iterator[Running]:
         directory = f"{base}/{name}"
         if not _is_id(name) or os.path.islink(directory) or not os.path.isdir(directory):
             continue
-        record = f"{directory}/{RECORD}"
-        data = _read(directory)  # what is written is locked already: who can be read and has no lock is dead
-        alive = locked(record)
-        exit_code, problem = _exit(directory)
-        if not alive and exit_code is None:
-            if reclaim and (data is not None or _settled(directory)):
-                remove(directory, data)
-            continue
-        if data is None:
-            continue
-        found.append(
-            Running(
-                id=data["id"],
-                name=str(data.get("name", "")),
-                image=str(data.get("image", "")),
-                command=tuple(map(str, data["command"])) if isinstance(data.get("command"), list) else (),
-                created=_number(data.get("created")),
-                pid=int(_number(data.get("pid"))) if alive else 0,
-                executor=int(_number(data.get("executor"))) if alive else 0,
-                status=("running" if data.get("pid") else "creating") if alive else "exited",
-                exit_code=exit_code,
-                directory=directory,
-                data=data,
-                problem=problem,
-            )
-        )
+        running = read(directory, reclaim=reclaim)
+        if running is not None:
+            found.append(running)
     yield from sorted(found, key=lambda running: running.created)
+
+
+def read(directory: str, *, reclaim: bool = False) -> Running | None:
+    """The container of a directory, as it is now; None for one of which nothing is known any more."""
+    data = _read(directory)  # what is written is locked already: who can be read and has no lock is dead
+    alive = locked(f"{directory}/{RECORD}")
+    exit_code, problem = _exit(directory)
+    if not alive and exit_code is None:
+        if reclaim and (data is not None or _settled(directory)):
+            remove(directory, data)
+        return None
+    if data is None:
+        return None
+    return Running(
+        id=data["id"],
+        name=str(data.get("name", "")),
+        image=str(data.get("image", "")),
+        command=tuple(map(str, data["command"])) if isinstance(data.get("command"), list) else (),
+        created=_number(data.get("created")),
+        pid=int(_number(data.get("pid"))) if alive else 0,
+        executor=int(_number(data.get("executor"))) if alive else 0,
+        status=("running" if data.get("pid") else "creating") if alive else "exited",
+        exit_code=exit_code,
+        directory=directory,
+        data=data,
+        problem=problem,
+    )
 
 
 def _is_id(name: str) -> bool:

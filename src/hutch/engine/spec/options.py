@@ -1,276 +1,316 @@
-"""Keyword arguments of the Python API to `Settings`: the same names and meanings for `run` and for `Container`."""
+"""The options of `hutch.run` and `hutch.Container`: their names, types and meanings, and how `Settings` come of them."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from hutch.engine.spec import units
-from hutch.engine.spec.settings import (
-    CONTAINER,
-    DEFAULT_NETWORK,
-    NETWORKS,
-    Attachment,
-    Bind,
-    ImageSource,
-    Settings,
-    Tmpfs,
-    Ulimit,
-    VolumeMount,
-    check_volume_name,
-)  # fmt: skip
+from hutch.engine.spec import arguments, syntax, units
+from hutch.engine.spec.settings import DEFAULT_NETWORK, Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
 from hutch.errors import UsageError
-from hutch.network.spec import is_interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any, TypedDict
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, BinaryIO, TypeAlias, TypedDict
+
+    from hutch.engine.spec.arguments import AnyPath
+    from hutch.engine.spec.syntax import Mount
+
+    Input: TypeAlias = "str | bytes | int | BinaryIO | None"
+
+    class Streams(TypedDict, total=False):
+        """What a started command reads, how long it may take, and how much of what it writes is kept."""
+
+        stdin: Input
+        timeout: float | None
+        output_limit: int
+        merge_stderr: bool
 
     class Options(TypedDict, total=False):
-        """What `hutch.run` and `hutch.Container` take; see `settings`."""
+        """What makes a container. `DESCRIPTION` says what each means."""
 
         name: str
+        hostname: str
+        domainname: str
+        labels: Mapping[str, str]
         pull: str
+        entrypoint: Iterable[AnyPath]
         env: Mapping[str, str] | Iterable[str]
-        workdir: str
+        workdir: AnyPath
         user: str | int
         groups: Iterable[str | int]
-        hostname: str
+        init: bool
+        stop_signal: str
+        stop_timeout: float
         memory: int | str
         memory_swap: int | str
+        memory_reservation: int | str
+        memory_swappiness: int
         cpus: float
         cpu_shares: int
+        cpu_quota: int
+        cpu_period: int
         cpuset: str
+        cpuset_mems: str
         pids: int
-        mounts: Iterable[Bind | Tmpfs | VolumeMount | ImageSource | str]
+        blkio_weight: int
+        unified: Mapping[str, str | int]
+        oom_score_adj: int
+        ulimits: Mapping[str, int | tuple[int, int]]
+        cgroup_parent: AnyPath
+        systemd: bool
+        mounts: Iterable[Mount | str]
         tmpfs: Iterable[str] | str
-        network: str | Iterable[str | Attachment]
+        devices: Iterable[AnyPath]
+        readonly: bool
+        shm_size: int | str
+        upper: str
+        upper_size: int | str
+        network: str | Attachment | Iterable[str | Attachment]
         aliases: Iterable[str]
-        ports: Iterable[str] | Mapping[str, int | str]
+        ip: str
+        ip6: str
+        mac_address: str
+        ports: Iterable[str | int] | Mapping[str, int | str]
         publish_all: bool
-        expose: Iterable[str]
+        expose: Iterable[str | int]
         egress: Iterable[str] | str
         dns: Iterable[str] | str
         dns_search: Iterable[str] | str
         dns_options: Iterable[str] | str
         extra_hosts: Iterable[str]
-        ip: str
-        ip6: str
-        mac_address: str
-        readonly: bool
-        capabilities: Iterable[str]
-        cap_add: Iterable[str]
-        cap_drop: Iterable[str]
-        seccomp: str
-        no_new_privileges: bool
-        privileged: bool
         userns: str
         pid: str
         ipc: str
         uts: str
-        devices: Iterable[str]
-        ulimits: Mapping[str, int | tuple[int, int]]
-        sysctls: Mapping[str, str]
-        shm_size: int | str
+        cgroupns: str
         time_offsets: Mapping[str, int]
-        unified: Mapping[str, str]
-        init: bool
-        upper: str
-        upper_size: int | str
-        labels: Mapping[str, str]
-        oom_score_adj: int
-        entrypoint: Iterable[str]
-        cgroup_parent: str
-        systemd: bool
+        privileged: bool
+        capabilities: Iterable[str]
+        cap_add: Iterable[str]
+        cap_drop: Iterable[str]
+        seccomp: AnyPath
+        no_new_privileges: bool
+        sysctls: Mapping[str, str | int]
         isolation: str
         vm_accel: str
-        kernel: str | os.PathLike[str]
         vm_root: str
+        kernel: AnyPath
+
+    class RunOptions(Options, Streams, total=False):
+        """What `hutch.run` and `hutch.start` take."""
+
+    class CommandOptions(Streams, total=False):
+        """What a command in a container that runs takes."""
+
+        env: Mapping[str, str] | Iterable[str] | None
+        workdir: AnyPath | None
+        user: str | int | None
 
 
-def command_of(command: object) -> tuple[str, ...]:
-    """An argv. A bare string is refused: splitting it would be a shell's work, and is where injections come from."""
-    if isinstance(command, str | bytes):
-        raise UsageError(f"command: expected a list of arguments, got the string {command!r}", 'a shell is asked for by name: ["sh", "-c", "…"]')
-    try:
-        return tuple(os.fspath(item) if not isinstance(item, str) else item for item in command)  # type: ignore[attr-defined]
-    except TypeError:
-        raise UsageError(f"command: expected a list of strings, got {command!r}") from None
+DESCRIPTION = """
+    Options of the container. Sizes are bytes, or text such as "512m"; a path is text or a pathlib.Path; what is not given
+    is as the image, or else the default, has it.
+
+    Who it is
+      name: str                         its name, which no other container has; else its id stands for it
+      hostname, domainname: str         host name (default: the id's first digits) and NIS domain name
+      labels: {str: str}                words of yours that its record keeps
+      pull: str                         "missing" (default), "always" or "never": when to fetch the image
+
+    What runs in it
+      entrypoint: [str]                 what begins its command, in place of the image's
+      env: {str: str} or ["NAME=VALUE"] variables beside the image's
+      workdir: path                     working directory, made where it is missing
+      user: str or int                  "name|uid[:group|gid]"; groups: [str or int], further ones
+      init: bool                        a PID 1 that reaps, before the command (default False)
+      stop_signal: str                  such as "INT"; stop_timeout: float, seconds until a stop kills
+
+    What it may use
+      memory, memory_swap, memory_reservation: size    limit, limit with swap, what it keeps under pressure
+      memory_swappiness: int            0 to 100, on cgroup v1
+      cpus: float                       CPU time, in CPUs: 0.5 is half of one
+      cpu_shares, cpu_quota, cpu_period: int           weight; microseconds in each period
+      cpuset, cpuset_mems: str          the CPUs and memory nodes it may use, such as "0-3,7"
+      pids: int                         processes and threads; -1 for no limit
+      blkio_weight: int                 10 to 1000
+      unified: {str: str or int}        files of cgroup v2 by name, such as {"memory.high": "1g"}
+      oom_score_adj: int                -1000 to 1000; ulimits: {str: int or (soft, hard)}, such as {"nofile": 1024}
+      cgroup_parent: path               the cgroup to be in; systemd: bool, whether systemd is to make it
+
+    Its files
+      mounts: [...]                     Bind, Tmpfs, VolumeMount, ImageSource, or "/host:/there:ro", "volume:/there"
+      tmpfs: [str]                      directories in memory, such as "/run:size=64m"
+      devices: [path]                   such as "/dev/fuse", "/dev/sda:/dev/xvda:r"
+      readonly: bool                    a root that it cannot change (default False)
+      shm_size: size                    of /dev/shm (default 64 MiB)
+      upper: str                        where its changes live: "tmpfs" (default) or "disk"; upper_size: size
+
+    Networks
+      network: str, Attachment or [...] "none" (default), "host", "container:NAME", or networks' names
+      ip, ip6, mac_address: str         on the first network; aliases: [str], further names there
+      ports: ["8080:80/tcp"] or {"80/tcp": 8080}       what is published; publish_all: bool; expose: [str or int]
+      egress: [str]                     whom it may reach, such as "example.org:443"; "none" for nobody
+      dns, dns_search, dns_options, extra_hosts: [str] name servers and hosts(5), in place of the host's
+
+    How it is held
+      userns: str                       "auto" (default), "private", "single" or "host"
+      pid, ipc, uts, cgroupns: str      "private" (default) or "host": namespaces
+      time_offsets: {str: int}          seconds by clock, "monotonic" or "boottime"
+      capabilities: [str]               exactly these; or, from the default ones, cap_add, cap_drop: [str]
+      seccomp: str or path              "default", "compat" (32-bit programs too), "unconfined", or a profile's file
+      no_new_privileges: bool           set-uid programs give nothing (default True)
+      privileged: bool                  next to nothing is held back (default False)
+      sysctls: {str: str or int}        of its own namespaces, such as {"net.ipv4.ip_forward": 1}
+
+    A virtual machine
+      isolation: str                    "namespaces" (default) or "vm"
+      vm_accel: str                     "kvm" (default) or "tcg", emulation
+      vm_root: str                      "shared" (default), or "disk", which can be snapshotted
+      kernel: path                      the guest's kernel; else the host's, or the best that is installed
+"""
+
+# other engines' names for options, which their users try first
+ELSEWHERE = {
+    "volumes": 'mounts=["/host:/there:ro"]', "volume": 'mounts=["/host:/there:ro"]', "environment": "env", "mem_limit": "memory",
+    "memswap_limit": "memory_swap", "mem_reservation": "memory_reservation", "mem_swappiness": "memory_swappiness", "working_dir": "workdir",
+    "network_mode": "network", "read_only": "readonly", "pids_limit": "pids", "pid_mode": "pid", "ipc_mode": "ipc", "uts_mode": "uts",
+    "userns_mode": "userns", "cpuset_cpus": "cpuset", "nano_cpus": "cpus", "group_add": "groups", "security_opt": "seccomp, no_new_privileges",
+    "hosts": "extra_hosts", "dns_opt": "dns_options", "storage_opt": "upper_size", "device": "devices",
+    "detach": "hutch.start, or hutch.Container", "remove": "nothing: what ends is removed", "auto_remove": "nothing: what ends is removed",
+    "tty": "`hutch run -t`", "stdin_open": "stdin", "platform": "hutch.images.pull(…, platform=…)",
+}  # fmt: skip
 
 
-def bind(text: str) -> Bind | VolumeMount:
-    """``/host:/container[:ro,…]`` or ``volume:/container[:ro,nocopy]``, as Docker writes it; ``/container`` alone is an
-    anonymous volume."""
-    source, colon, rest = text.partition(":")
-    target, _, options = rest.partition(":")
-    if not colon and source.startswith("/"):
-        return VolumeMount(name="", target=source)
-    if not colon or not source or not target:
-        raise UsageError(f"mount: expected SOURCE:TARGET or SOURCE:TARGET:OPTIONS, got {text!r}")
-    if not source.startswith((".", "~", "/")):
-        check_volume_name(source)
-        flags = options.split(",") if options else []
-        unknown = next((word for word in flags if word not in ("ro", "rw", "nocopy", "z", "Z")), None)
-        if unknown is not None:
-            raise UsageError(f"mount: unknown option {unknown!r} for a volume in {text!r}", "ro, rw and nocopy are known")
-        return VolumeMount(name=source, target=target, readonly="ro" in flags, nocopy="nocopy" in flags)
-    if source.startswith((".", "~")):
-        source = os.path.abspath(os.path.expanduser(source))
-    words = tuple(word for word in options.split(",") if word and word not in ("ro", "rw"))
-    return Bind(source=source, target=target, readonly="ro" in options.split(","), options=words)
-
-
-def tmpfs(text: str) -> Tmpfs:
-    """``/path[:options]``."""
-    target, _, options = text.partition(":")
-    return Tmpfs(target=target, options=tuple(word for word in options.split(",") if word))
-
-
-DEVICE = "device:"
-
-
-def attachments(wanted: Iterable[str | Attachment], ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields of `Settings` for networks: ``NAME``, ``NAME:ip=…,alias=…`` (Podman's way) or ``name=NAME,ip=…`` (Docker's). What stands
-    beside them is the first network's. Raises UsageError."""
-    wanted = [*wanted]
-    shared = next((item for item in wanted if isinstance(item, str) and item.startswith(CONTAINER)), None)
-    if shared is not None:
-        if len(wanted) > 1:
-            raise UsageError(f"network {shared}: goes with no other network")
-        if ip or ip6 or mac_address or [*aliases]:
-            raise UsageError(f"network {shared}: has its addresses and names already")
-        return {"network": shared}
-    lent = tuple(lent_device(item) for item in wanted if isinstance(item, str) and item.startswith(DEVICE))
-    found = [item if isinstance(item, Attachment) else attachment(item) for item in wanted if not (isinstance(item, str) and item.startswith(DEVICE))]
-    aliases = tuple(aliases)
-    first = found[0].network if found else "none"
-    if first in NETWORKS:
-        if len(found) > 1:
-            raise UsageError(f"network {first}: goes with no other network")
-        extras = found[0].replace(network="") != Attachment(network="") if found else False
-        if ip or ip6 or mac_address or aliases or extras:
-            raise UsageError("ip, mac-address, network-alias: need a network to be on", "--network NAME")
-        if lent and first == "host":
-            raise UsageError("network host: goes with no other network")
-        return {"network": first, "net_devices": lent}
-    alone = next((item.network for item in found if item.network in NETWORKS), None)
-    if alone is not None:
-        raise UsageError(f"network {alone}: goes with no other network")
-    own = found[0]
-    found[0] = own.replace(ip=ip or own.ip, ip6=ip6 or own.ip6, mac_address=mac_address or own.mac_address, aliases=(*own.aliases, *aliases))
-    return {"network": first, "attachments": tuple(found), "net_devices": lent}
-
-
-def lent_device(text: str) -> tuple[str, str]:
-    """``device:eth1[:name=eth0]``: an interface of the host's, and its name in the container."""
-    outside, _, rest = text.removeprefix(DEVICE).partition(":")
-    inside = rest.removeprefix("name=") if rest else outside
-    if (rest and not rest.startswith("name=")) or not is_interface(outside) or not is_interface(inside):
-        raise UsageError(f"network: expected {DEVICE}INTERFACE[:name=NAME], got {text!r}")
-    return outside, inside
-
-
-def attachment(text: str) -> Attachment:
-    """One network as `attachments` reads it."""
-    name, colon, rest = text.partition(":")
-    if not colon and "=" in text:
-        name, rest = "", text
-    values: dict[str, Any] = {"aliases": []}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        key = {"mac": "mac_address", "mac-address": "mac_address"}.get(key, key)
-        if key == "alias" and value:
-            values["aliases"].append(value)
-        elif key == "name" and value and not name:
-            name = value
-        elif key in ("ip", "ip6", "mac_address") and value:
-            values[key] = value
+def _mounts(name: str, value: object) -> list[Mount]:
+    expected = 'a list of Bind, Tmpfs, VolumeMount, ImageSource, or texts such as "/host:/there:ro"'
+    found: list[Mount] = []
+    for item in arguments.items(name, value, expected):
+        if isinstance(item, str):
+            found.append(syntax.bind(item))
+        elif isinstance(item, Bind | Tmpfs | VolumeMount | ImageSource):
+            found.append(item)
         else:
-            raise UsageError(f"network: unknown option {part!r} in {text!r}", "name, ip, ip6, mac and alias are known")
-    if not name:
-        raise UsageError(f"network: no name in {text!r}")
-    return Attachment(network=name, **{**values, "aliases": tuple(values["aliases"])})
+            arguments.wrong(name, expected, item)
+    return found
 
 
-def device(text: str) -> tuple[str, str, str]:
-    """``/dev/x[:/dev/y][:rwm]`` to (source, target, access)."""
-    parts = text.split(":")
-    access = "rwm"
-    if len(parts) > 1 and not parts[-1].startswith("/"):
-        access = parts.pop()
-    if not all(part.startswith("/") for part in parts) or not parts or len(parts) > 2 or not access or set(access) - set("rwm"):
-        raise UsageError(f"device: expected /dev/NAME[:/dev/NAME][:rwm], got {text!r}")
-    return parts[0], parts[-1], access
+def _ulimits(name: str, value: object) -> tuple[Ulimit, ...]:
+    found = []
+    for key, item in arguments.mapping(name, value, 'a mapping such as {"nofile": 1024}').items():
+        pair = item if isinstance(item, tuple | list) else (item, item)
+        if len(pair) != 2:
+            arguments.wrong(f"{name} {key}", "a number, or the soft and the hard one", item)
+        soft, hard = (arguments.whole(f"{name} {key}", part) for part in pair)
+        found.append(Ulimit(name=key, soft=soft, hard=hard))
+    return tuple(found)
 
 
-def settings(image: str, command: tuple[str, ...], options: Options) -> Settings:
-    """`Settings` from keyword arguments. Raises UsageError, also for an option that does not exist."""
-    o: dict[str, Any] = dict(options)
-    values: dict[str, Any] = {"image": image, "command": command}
+def _ports(name: str, value: object) -> tuple[str, ...]:
+    """As docker-py has them, {"80/tcp": 8080}; or as the command line has: ["8080:80/tcp"]."""
+    if hasattr(value, "items"):
+        return tuple(f"{host}:{container}" for container, host in arguments.value_by_name(name, value).items())
+    return tuple(arguments.identity(name, item) for item in arguments.items(name, value, 'a list such as ["8080:80/tcp"]'))
 
-    def take(name: str) -> Any:
-        return o.pop(name, None)
 
-    env = take("env") or ()
-    values["env"] = tuple(f"{k}={v}" for k, v in env.items()) if hasattr(env, "items") else tuple(env)
-    for name in ("memory", "memory_swap"):
-        if (value := take(name)) is not None:
-            values[name] = units.size(value, name)
-    for name in ("shm_size", "upper_size"):
-        if (value := take(name)) is not None:
-            values[name] = units.size(value, name)
-    if (value := take("cpus")) is not None:
-        values["cpu_quota"] = units.cpus(value)
-    if (value := take("cpuset")) is not None:
-        values["cpuset_cpus"] = str(value)
-    if (value := take("user")) is not None:
-        values["user"] = str(value)
-    values["groups"] = tuple(str(item) for item in take("groups") or ())
-    mounts = [bind(item) if isinstance(item, str) else item for item in take("mounts") or ()]
-    values["binds"] = tuple(item for item in mounts if isinstance(item, Bind))
-    values["images"] = tuple(item for item in mounts if isinstance(item, ImageSource))
-    values["volumes"] = tuple(item for item in mounts if isinstance(item, VolumeMount))
-    own = take("tmpfs") or ()
-    own = (own,) if isinstance(own, str) else own
-    values["tmpfs"] = tuple(item for item in mounts if isinstance(item, Tmpfs)) + tuple(tmpfs(item) for item in own)
-    values["devices"] = tuple(device(item) for item in take("devices") or ())
-    if (caps := take("capabilities")) is not None:
+def _entrypoint(name: str, value: object) -> tuple[str, ...]:
+    return arguments.command(value, name)
+
+
+def _kernel(name: str, value: object) -> str:
+    return os.path.abspath(arguments.path(name, value))
+
+
+def _seccomp(name: str, value: object) -> str:
+    return os.path.abspath(arguments.path(name, value)) if isinstance(value, os.PathLike) else arguments.text(name, value)
+
+
+def _size(name: str, value: object) -> int:
+    return units.size(arguments.size(name, value), name)
+
+
+def _devices(name: str, value: object) -> tuple[tuple[str, str, str], ...]:
+    return tuple(syntax.device(arguments.path(name, item)) for item in arguments.items(name, value, 'a list such as ["/dev/fuse"]'))
+
+
+# the options that are a field of `Settings` by themselves, and how their value is read
+READERS: dict[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(
+        (
+            "name", "hostname", "domainname", "pull", "stop_signal", "cpuset_mems", "upper", "userns", "pid", "ipc", "uts", "cgroupns", "isolation",
+            "vm_accel", "vm_root",
+        ),
+        arguments.text,
+    ),
+    **dict.fromkeys(("workdir", "cgroup_parent"), arguments.path),
+    **dict.fromkeys(("init", "systemd", "readonly", "publish_all", "privileged", "no_new_privileges"), arguments.flag),
+    **dict.fromkeys(("memory_swappiness", "cpu_shares", "cpu_quota", "cpu_period", "pids", "blkio_weight", "oom_score_adj"), arguments.whole),
+    **dict.fromkeys(("memory", "memory_swap", "memory_reservation", "shm_size", "upper_size"), _size),
+    **dict.fromkeys(("egress", "dns", "dns_search", "dns_options"), arguments.text_or_texts),
+    **dict.fromkeys(("unified", "sysctls"), arguments.value_by_name),
+    **dict.fromkeys(("expose", "groups"), arguments.identities),
+    **dict.fromkeys(("extra_hosts", "cap_add", "cap_drop"), arguments.texts),
+    "labels": arguments.text_by_name,
+    "entrypoint": _entrypoint,
+    "env": arguments.environment,
+    "user": arguments.identity,
+    "stop_timeout": arguments.number,
+    "ulimits": _ulimits,
+    "devices": _devices,
+    "ports": _ports,
+    "time_offsets": arguments.whole_by_name,
+    "seccomp": _seccomp,
+    "kernel": _kernel,
+}  # fmt: skip
+# those that become several fields, or other ones
+COMPOSED = ("cpus", "cpuset", "mounts", "tmpfs", "capabilities", "network", "ip", "ip6", "mac_address", "aliases")
+
+
+def settings(image: AnyPath, command: tuple[str, ...], options: Options) -> Settings:
+    """`Settings` from keyword arguments; None stands for what was not given. Raises UsageError, also for an option that
+    does not exist."""
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    values: dict[str, Any] = {"image": arguments.image(image), "command": command}
+    for name, value in given.items():
+        reader = READERS.get(name)
+        if reader is not None:
+            values[name] = reader(name, value)
+        elif name not in COMPOSED:
+            raise UsageError(f"unknown option {name!r}", _instead(name))
+    if (cpus := given.get("cpus")) is not None:
+        values["cpu_quota"] = units.cpus(arguments.number("cpus", cpus))
+    if (cpuset := given.get("cpuset")) is not None:
+        values["cpuset_cpus"] = arguments.identity("cpuset", cpuset)
+    if (capabilities := given.get("capabilities")) is not None:
         # exactly these: all dropped, these added
-        values["cap_drop"], values["cap_add"] = ("ALL",), tuple(caps)
-    for name in ("cap_add", "cap_drop"):
-        if (value := take(name)) is not None:
-            values[name] = (*values.get(name, ()), *value)
-    limits = take("ulimits") or {}
-    values["ulimits"] = tuple(
-        Ulimit(name=name, soft=value[0], hard=value[1]) if isinstance(value, tuple) else Ulimit(name=name, soft=value, hard=value)
-        for name, value in limits.items()
-    )
-    for name in ("sysctls", "time_offsets", "labels", "unified"):
-        if (value := take(name)) is not None:
-            values[name] = dict(value)
-    if (entrypoint := take("entrypoint")) is not None:
-        values["entrypoint"] = command_of(entrypoint)
-    network = take("network")
-    ports = take("ports") or ()
-    # as docker-py has them: {"80/tcp": 8080}; or as the command line has: ["8080:80/tcp"]
-    values["ports"] = tuple(f"{host}:{container}" for container, host in ports.items()) if hasattr(ports, "items") else tuple(str(item) for item in ports)
-    values["expose"] = tuple(str(item) for item in take("expose") or ())
-    if network is None and (values["ports"] or o.get("publish_all")):
-        network = DEFAULT_NETWORK
-    wanted = () if network is None else (network,) if isinstance(network, str | Attachment) else tuple(network)
-    values |= attachments(wanted, take("ip") or "", take("ip6") or "", take("mac_address") or "", take("aliases") or ())
-    for name in ("egress", "dns", "dns_search", "dns_options", "extra_hosts"):
-        if (value := take(name)) is not None:
-            values[name] = (value,) if isinstance(value, str) else tuple(value)
-    if (value := take("kernel")) is not None:
-        values["kernel"] = os.path.abspath(os.fspath(value))
-    for name in list(o):
-        if name not in Settings._fields:
-            raise UsageError(f"unknown option {name!r}", "hutch.Container lists the options")
-        if (value := take(name)) is not None:
-            values[name] = value
-    return Settings(**values)
+        values["cap_drop"] = ("ALL", *values.get("cap_drop", ()))
+        values["cap_add"] = (*arguments.texts("capabilities", capabilities), *values.get("cap_add", ()))
+    mounts = _mounts("mounts", given["mounts"]) if "mounts" in given else []
+    for field, kind in (("binds", Bind), ("images", ImageSource), ("volumes", VolumeMount), ("tmpfs", Tmpfs)):
+        values[field] = tuple(item for item in mounts if isinstance(item, kind))
+    if (own := given.get("tmpfs")) is not None:
+        values["tmpfs"] += tuple(syntax.tmpfs(item) for item in arguments.text_or_texts("tmpfs", own))
+    return Settings(**values, **_networks(given, published=bool(values.get("ports") or values.get("publish_all"))))
+
+
+def _networks(given: dict[str, Any], published: bool) -> dict[str, Any]:
+    network = given.get("network", DEFAULT_NETWORK if published else ())
+    wanted: list[str | Attachment] = []
+    for item in [network] if isinstance(network, str | Attachment) else arguments.items("network", network, "names, or Attachment"):
+        wanted.append(item if isinstance(item, str | Attachment) else arguments.wrong("network", "a name, or Attachment", item))
+    ip, ip6, mac = (arguments.text(name, given.get(name, "")) for name in ("ip", "ip6", "mac_address"))
+    return syntax.attachments(wanted, ip, ip6, mac, arguments.texts("aliases", given.get("aliases", ())))
+
+
+def _instead(name: str) -> str:
+    """What to use in place of an option that does not exist."""
+    if name in ELSEWHERE:
+        return f"use {ELSEWHERE[name]}"
+    import difflib
+
+    close = difflib.get_close_matches(name, [*READERS, *COMPOSED], 1)
+    return f"{close[0]} is one" if close else "help(hutch.Container) lists the options"
 
 
 def interpreter_hint(command: tuple[str, ...]) -> str | None:

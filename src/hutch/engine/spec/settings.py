@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from hutch.engine.spec import arguments
 from hutch.errors import UsageError
 from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from hutch.engine.spec.arguments import AnyPath
 
 VOLUME_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 USERNS = ("auto", "host", "private", "single")
@@ -27,12 +31,23 @@ class Bind(Record):
     readonly: bool = False
     options: tuple[str, ...] = ()
 
+    def __init__(self, source: AnyPath, target: AnyPath, readonly: bool = False, options: Iterable[str] = ()) -> None:
+        super().__init__(
+            source=arguments.path("Bind: source", source),
+            target=arguments.path("Bind: target", target),
+            readonly=arguments.flag("Bind: readonly", readonly),
+            options=arguments.texts("Bind: options", options),
+        )
+
 
 class Tmpfs(Record):
     """An empty directory in memory."""
 
     target: str
     options: tuple[str, ...] = ()
+
+    def __init__(self, target: AnyPath, options: Iterable[str] = ()) -> None:
+        super().__init__(target=arguments.path("Tmpfs: target", target), options=arguments.texts("Tmpfs: options", options))
 
 
 class VolumeMount(Record):
@@ -46,6 +61,24 @@ class VolumeMount(Record):
     nocopy: bool = False
     source: str = ""
 
+    def __init__(
+        self,
+        name: str,
+        target: AnyPath,
+        readonly: bool = False,
+        subpath: AnyPath = "",
+        nocopy: bool = False,
+        source: str = "",
+    ) -> None:
+        super().__init__(
+            name=arguments.text("VolumeMount: name", name),
+            target=arguments.path("VolumeMount: target", target),
+            readonly=arguments.flag("VolumeMount: readonly", readonly),
+            subpath=arguments.path("VolumeMount: subpath", subpath),
+            nocopy=arguments.flag("VolumeMount: nocopy", nocopy),
+            source=source,
+        )
+
 
 class ImageSource(Record):
     """Another image's files in the container, read-only; `subpath` of it alone."""
@@ -53,6 +86,13 @@ class ImageSource(Record):
     image: str
     target: str
     subpath: str = ""
+
+    def __init__(self, image: AnyPath, target: AnyPath, subpath: AnyPath = "") -> None:
+        super().__init__(
+            image=arguments.image(image),
+            target=arguments.path("ImageSource: target", target),
+            subpath=arguments.path("ImageSource: subpath", subpath),
+        )
 
 
 class Attachment(Record):
@@ -63,6 +103,15 @@ class Attachment(Record):
     ip6: str = ""
     mac_address: str = ""
     aliases: tuple[str, ...] = ()
+
+    def __init__(self, network: str, ip: str = "", ip6: str = "", mac_address: str = "", aliases: Iterable[str] = ()) -> None:
+        super().__init__(
+            network=arguments.text("Attachment: network", network),
+            ip=arguments.text("Attachment: ip", ip),
+            ip6=arguments.text("Attachment: ip6", ip6),
+            mac_address=arguments.text("Attachment: mac_address", mac_address),
+            aliases=arguments.texts("Attachment: aliases", aliases),
+        )
 
 
 class Ulimit(Record):
@@ -157,6 +206,7 @@ class Settings(Record):
 
 def check_volume_name(name: str) -> None:
     """Raise UsageError for what is no volume's name (Docker's rule)."""
+    arguments.text("volume", name)
     if len(name) < 2 or len(name) > 128 or set(name) - VOLUME_NAME or not name[0].isalnum():
         raise UsageError(f"volume {name!r}: expected 2 to 128 letters, digits, dots, dashes and underscores", "a directory of the host begins with / or ./")
 

@@ -12,6 +12,7 @@ import time
 
 from hutch import jsontext
 from hutch.engine.records import state
+from hutch.engine.spec import arguments
 from hutch.engine.spec.settings import check_volume_name
 from hutch.errors import StateError, UsageError
 from hutch.image import collect, mapped
@@ -21,7 +22,7 @@ from hutch.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from hutch.engine.spec.settings import Settings
@@ -64,9 +65,10 @@ def path_of(name: str) -> str:
     return f"{data_root()}/{PLACE}/{name}/data"
 
 
-def create(name: str = "", *, labels: dict[str, str] | None = None, anonymous: bool = False) -> Volume:
+def create(name: str = "", *, labels: Mapping[str, str] | None = None, anonymous: bool = False) -> Volume:
     """Make a volume, or give the one that has the name; without one, or with one that nobody chose, an anonymous one. Raises
     UsageError."""
+    labels = arguments.text_by_name("labels", labels or {})
     anonymous = anonymous or not name
     name = name or os.urandom(32).hex()
     check_volume_name(name)
@@ -76,7 +78,7 @@ def create(name: str = "", *, labels: dict[str, str] | None = None, anonymous: b
         fresh = f"{base}/.new-{os.getpid()}-{os.urandom(4).hex()}"
         os.mkdir(fresh, 0o700)
         os.mkdir(f"{fresh}/data", 0o755)
-        record = {"created": time.time(), "labels": labels or {}, "anonymous": anonymous}
+        record = {"created": time.time(), "labels": labels, "anonymous": anonymous}
         with open(f"{fresh}/volume", "w", encoding="utf-8") as file:
             file.write(jsontext.dumps(record) + "\n")
         try:
@@ -203,9 +205,3 @@ def forget(names: Iterable[str]) -> None:
                 remove(name)
             except StateError:
                 continue
-
-
-def __getattr__(name: str) -> object:
-    if name == "list":  # as everyone expects it: hutch.volumes.list(); in here it is the type
-        return every
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
