@@ -136,9 +136,9 @@ def fork_times(count: int = 20) -> dict[int, float]:
 
 def index_time(shop: Shop) -> dict[str, float]:
     """Seconds to read a layer's tar and write its index, the best of five; its MiB and its files."""
-    from hutch.image.erofs import writer
+    from hutch.image.layers.erofs import writer
+    from hutch.image.layers.tree import Tree
     from hutch.image.tar.reader import Reader
-    from hutch.image.tree import Tree
 
     path = debian()
     best, files = 1e9, 0

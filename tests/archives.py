@@ -10,11 +10,11 @@ import stat
 import tarfile
 from pathlib import Path
 
-from hutch.image.erofs import reader, writer
+from hutch.image.layers.erofs import reader, writer
+from hutch.image.layers.tree import Tree
+from hutch.image.layers.unpack import unpack
 from hutch.image.rootfs import Layer, Rootfs, View
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Tree
-from hutch.image.unpack import unpack
 
 OCI = "application/vnd.oci.image"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)

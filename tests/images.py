@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hutch.image.erofs import writer
+from hutch.image.layers.erofs import writer
+from hutch.image.layers.tree import Node, Tree
 from hutch.image.tar.header import REGULAR, Member
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Node, Tree
 
 REPO = Path(__file__).resolve().parent.parent  # not the conftest's: its import makes a directory, which a program of a test would leave
 CACHE = REPO / ".cache"

@@ -26,9 +26,9 @@ import tarfile
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from hutch.image.erofs import reader, writer
+from hutch.image.layers.erofs import reader, writer
+from hutch.image.layers.tree import Tree
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Tree
 from hutch.kernel import proc, syscalls as kernel
 from hutch.kernel.features import features
 

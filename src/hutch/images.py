@@ -22,7 +22,7 @@ from hutch.engine.images.images import (
     settle as settle,
     tag as tag,
 )
-from hutch.image.pull import Progress as Progress
+from hutch.image.registry.pull import Progress as Progress
 
 __all__ = (
     "Image", "Layer", "Progress", "Pull", "get", "history", "import_", "list", "load", "prune", "pull", "push", "referrers", "remove", "save",

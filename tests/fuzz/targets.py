@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Callable
 
 from hutch.errors import HutchError, ImageError
-from hutch.image import compress, manifest, reference
-from hutch.image.ahead import reader
-from hutch.image.erofs import writer
-from hutch.image.erofs.reader import Index
+from hutch.image import manifest, reference
+from hutch.image.layers import compress
+from hutch.image.layers.ahead import reader
+from hutch.image.layers.erofs import writer
+from hutch.image.layers.erofs.reader import Index
+from hutch.image.layers.tree import Tree
+from hutch.image.layers.unpack import Unpacker
 from hutch.image.registry.challenge import challenges
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Tree
-from hutch.image.unpack import Unpacker
 from hutch.kernel.trees import remove_tree
 
 BLOCK = 512

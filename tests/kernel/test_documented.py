@@ -51,9 +51,7 @@ def run(text: str, place: Path, prefix: tuple[str, ...] = (), **environment: str
     """What a program prints; it ends well."""
     here = {"HUTCH_DATA": str(place / "data"), "HUTCH_STATE": str(place / "state"), "XDG_CONFIG_HOME": str(place / "config")}
     words = [*prefix, sys.executable, "-c", text]
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, timeout=120, cwd=place / "work", env={**os.environ, **here, **environment}
-    )
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, cwd=place / "work", env={**os.environ, **here, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

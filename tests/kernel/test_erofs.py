@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from hutch.image.erofs import writer
+from hutch.image.layers.erofs import writer
+from hutch.image.layers.tree import Tree
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Tree
 from tests.images import END, base256, debian_tar, entry, extended, header, padded, record  # noqa: F401
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("tar"), reason="needs GNU tar")]

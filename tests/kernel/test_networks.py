@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,25 @@ def test_many_at_once(host):
         print(sum(pool.map(lambda _: hutch.run("host", ["true"], network="crowd").exit_code, range(200))))
     """
     assert host.python(textwrap.dedent(script)).splitlines() == ["{'0\\n'} 200", "0"]
+
+
+def test_two_that_end_at_once(host):
+    """Each looks whether it is the last while the other still holds the network. Their looks are held up, so that both are at it."""
+    host("network", "create", "brief")
+    for name in ("one", "two"):
+        host("run", "-d", "--name", name, "--network", "brief", "host", "sleep", "1000")
+    records = [json.loads(line) for line in host("ps", "--json").splitlines()]
+    delay = ["strace", "-q", "-o", "/dev/null", "-e", "trace=fcntl", "-e", "inject=fcntl:delay_exit=400000"]
+    tracers = [subprocess.Popen([*delay, "-p", str(record["executor"])]) for record in records]
+    try:
+        until(lambda: all("TracerPid:\t0" not in Path(f"/proc/{record['executor']}/status").read_text() for record in records))
+        for record in records:
+            os.kill(record["pid"], signal.SIGKILL)
+        until(host.empty, lambda: f"left behind: {host.links()} {host.tables()}")
+    finally:
+        for tracer in tracers:
+            tracer.terminate()
+            tracer.wait(20)
 
 
 def test_everything_is_killed(host):

@@ -24,7 +24,7 @@ from hutch.engine.launch import launching
 from hutch.engine.reports import storage
 from hutch.engine.spec.settings import VolumeMount
 from hutch.errors import RegistryError, StartError
-from hutch.image.content import Content, file_name
+from hutch.image.store.content import Content, file_name
 from tests.archives import directory, member, tar
 from tests.conformance.engines import Engine, Room, docker_daemon, docker_fixture, podman_fixture, podman_store, room_fixture  # noqa: F401
 from tests.conftest import HUTCH

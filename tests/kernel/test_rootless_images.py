@@ -476,7 +476,7 @@ print(process.wait())
 """
     assert user.code(code).strip() in (str(-signal.SIGKILL), "0")
     deadline = time.monotonic() + 10
-    while any("hutch.image.mapped" in text for text in commands()) and time.monotonic() < deadline:
+    while any("hutch.image.layers.mapped" in text for text in commands()) and time.monotonic() < deadline:
         time.sleep(0.05)  # the helper in the user namespace hears of it by its pipe
     user("system", "fsck", "--repair")
     user.clean()

@@ -22,10 +22,12 @@ import pytest
 import zstandard
 
 import hutch
-from hutch.image import collect, content as contents, layers as image_layers
-from hutch.image.content import Content, hash_file
-from hutch.image.erofs import writer
-from hutch.image.unpack import unpack
+from hutch.image import collect
+from hutch.image.layers import lowers as image_layers
+from hutch.image.layers.erofs import writer
+from hutch.image.layers.unpack import unpack
+from hutch.image.store import content as contents
+from hutch.image.store.content import Content, hash_file
 from hutch.kernel import syscalls
 from hutch.kernel.features import features
 from tests import archives

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from hutch.errors import ImageError
-from hutch.image.erofs import format as disk, writer
-from hutch.image.erofs.reader import Index
-from hutch.image.tree import Node
+from hutch.image.layers.erofs import format as disk, writer
+from hutch.image.layers.erofs.reader import Index
+from hutch.image.layers.tree import Node
 from tests.images import BLOCK, DIRECTORY, END, FILE, LINK, Made, base256, bounded, entry, extended, header, index_of, node_of, small, tree_of
 
 
@@ -549,8 +549,8 @@ def test_a_size_that_no_memory_holds(block, bits, size):
     """To read all of a file is to have it in memory: what cannot be there is refused, not tried."""
     code = f"""
 import os, tempfile
-from hutch.image.erofs import format as disk
-from hutch.image.erofs.reader import File, Index
+from hutch.image.layers.erofs import format as disk
+from hutch.image.layers.erofs.reader import File, Index
 file = File(number=1, mode=FILE, uid=0, gid=0, mtime=0, links=1, size={size}, union=disk.CHUNK_INDEXES | {bits}, layout=disk.CHUNKED, place=disk.META, xattrs={{}})
 image = bytearray(Made().index() + bytes(1 << 16))
 for i in range(5000):

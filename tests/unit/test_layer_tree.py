@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hutch.errors import ImageError
+from hutch.image.layers.tree import Node, Tree, whiteout_of, xattrs_of
 from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Member
-from hutch.image.tree import Node, Tree, whiteout_of, xattrs_of
 from tests.images import END, bounded, entry, extended, header, tree_of
 
 

@@ -17,7 +17,7 @@ from hutch.engine.machines import assembly, wiring
 from hutch.engine.spec import machine_settings
 from hutch.engine.spec.settings import Bind, Settings
 from hutch.errors import UnsupportedError, UsageError
-from hutch.image.erofs import format as erofs, writer
+from hutch.image.layers.erofs import format as erofs, writer
 from hutch.kernel.features import Features
 from hutch.kernel.netlink import traffic
 from hutch.oci import config as oci

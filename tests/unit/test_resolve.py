@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hutch.errors import ImageError, UsageError
-from hutch.image import archive, host, lookup, names, resolve
-from hutch.image.content import Content
+from hutch.image import host, resolve
+from hutch.image.archive import reading
+from hutch.image.layers import unmounted
 from hutch.image.rootfs import Hidden, Rootfs, View
+from hutch.image.store import names
+from hutch.image.store.content import Content
 from tests import archives
 from tests.archives import directory, link, member, tar
 from tests.unit.machines import ROOT_HYBRID, SINGLE
@@ -183,42 +186,42 @@ def test_only_newlines_end_a_line(tmp_path, form):
 def test_passwd_is_read_inside_the_root(tmp_path, form):
     """A link in the image leads to a file of the image's, or nowhere."""
     found = build(form, tmp_path, [directory("etc"), link("etc/passwd", "/etc/hostname")])
-    assert lookup.read(found, "/etc/passwd") is None
+    assert unmounted.read(found, "/etc/passwd") is None
     up = build(form, tmp_path / "up", [directory("etc"), link("etc/passwd", "../" * 20 + "etc/hostname"), member("etc/hostname", content=b"inside")])
-    assert lookup.read(up, "/etc/passwd") == "inside"
+    assert unmounted.read(up, "/etc/passwd") == "inside"
     elsewhere = build(form, tmp_path / "to", [directory("a"), link("etc", "../a/../a/"), member("a/passwd", content=b"inside")])
-    assert lookup.read(elsewhere, "/etc/passwd") == lookup.read(elsewhere, "etc/../etc/./passwd") == "inside"
+    assert unmounted.read(elsewhere, "/etc/passwd") == unmounted.read(elsewhere, "etc/../etc/./passwd") == "inside"
 
 
 @pytest.mark.parametrize("target", ["passwd", "/etc/passwd", "../etc/passwd", "other", "/proc/self/root/etc/hostname"])
 def test_links_in_circles(tmp_path, form, target):
     found = build(form, tmp_path, [directory("etc"), link("etc/passwd", target), link("etc/other", "passwd")])
-    assert lookup.read(found, "/etc/passwd") is None
+    assert unmounted.read(found, "/etc/passwd") is None
 
 
 def test_passwd_that_is_no_file(tmp_path, form):
     found = build(form, tmp_path, [directory("etc/passwd"), member("etc/group", tarfile.FIFOTYPE)])
-    assert lookup.read(found, "/etc/passwd") is None
-    assert lookup.read(found, "/etc/group") is None
-    assert lookup.read(found, "/etc/group/below") is None
+    assert unmounted.read(found, "/etc/passwd") is None
+    assert unmounted.read(found, "/etc/group") is None
+    assert unmounted.read(found, "/etc/group/below") is None
 
 
 def test_a_passwd_of_any_size(tmp_path, form):
     """What is read of it is bounded."""
-    found = make(form, tmp_path, PASSWD + "x" * (lookup.FILE_LIMIT + 100))
-    assert len(lookup.read(found, "/etc/passwd")) == lookup.FILE_LIMIT
-    assert lookup.read(found, "/etc/passwd", 5) == "root:"
+    found = make(form, tmp_path, PASSWD + "x" * (unmounted.FILE_LIMIT + 100))
+    assert len(unmounted.read(found, "/etc/passwd")) == unmounted.FILE_LIMIT
+    assert unmounted.read(found, "/etc/passwd", 5) == "root:"
     assert resolve.user("anna", (), found)[0].uid == 1000
 
 
 def test_topmost_layer_wins(tmp_path, form):
     found = build(form, tmp_path, [member("etc/passwd", content=b"a"), member("etc/low", content=b"low")], [member("etc/passwd", content=b"b")])
-    assert lookup.read(found, "/etc/passwd") == "b"
-    assert lookup.read(found, "/etc/low") == "low"
+    assert unmounted.read(found, "/etc/passwd") == "b"
+    assert unmounted.read(found, "/etc/low") == "low"
     replaced = build(form, tmp_path / "r", [member("etc/passwd", content=b"a")], [member("etc", content=b"a file in its place")])
-    assert lookup.read(replaced, "/etc/passwd") is None
+    assert unmounted.read(replaced, "/etc/passwd") is None
     linked = build(form, tmp_path / "l", [member("real/passwd", content=b"a"), directory("etc")], [link("etc", "real")])
-    assert lookup.read(linked, "/etc/passwd") == "a"
+    assert unmounted.read(linked, "/etc/passwd") == "a"
 
 
 def test_views_of_a_split_root(tmp_path):
@@ -226,19 +229,19 @@ def test_views_of_a_split_root(tmp_path):
         (tmp_path / name / "etc").mkdir(parents=True)
         (tmp_path / name / "etc/passwd").write_text(name)
     split = (View(path="/usr", lowers=(str(tmp_path / "a"),)), View(path="/etc", lowers=(str(tmp_path / "b/etc"),)))
-    assert lookup.read(Rootfs(name="x", views=split), "/etc/passwd") == "b"
+    assert unmounted.read(Rootfs(name="x", views=split), "/etc/passwd") == "b"
 
 
 @pytest.mark.parametrize("form", list(archives.FORMS))
 def test_what_a_layer_hides_has_no_users(tmp_path, form):
     """Whiteouts and opaque directories: who is no user in the container is none for the lookup either."""
     low = [directory("etc"), member("etc/passwd", content=PASSWD.encode()), member("etc/group", content=GROUP.encode())]
-    assert lookup.read(build(form, tmp_path / "1", low, [member("etc/.wh.passwd")]), "/etc/passwd") is None
-    assert lookup.read(build(form, tmp_path / "2", low, [member(".wh.etc")]), "/etc/passwd") is None
+    assert unmounted.read(build(form, tmp_path / "1", low, [member("etc/.wh.passwd")]), "/etc/passwd") is None
+    assert unmounted.read(build(form, tmp_path / "2", low, [member(".wh.etc")]), "/etc/passwd") is None
     opaque = build(form, tmp_path / "3", low, [member("etc/.wh..wh..opq"), member("etc/group", content=b"own")])
-    assert (lookup.read(opaque, "/etc/passwd"), lookup.read(opaque, "/etc/group")) == (None, "own")
+    assert (unmounted.read(opaque, "/etc/passwd"), unmounted.read(opaque, "/etc/group")) == (None, "own")
     again = build(form, tmp_path / "4", low, [member("etc/.wh.passwd")], [member("etc/passwd", content=b"again")])
-    assert lookup.read(again, "/etc/passwd") == "again"
+    assert unmounted.read(again, "/etc/passwd") == "again"
     with pytest.raises(UsageError):
         resolve.user("anna", (), opaque)
 
@@ -271,7 +274,7 @@ def test_images_by_name(data, tmp_path):
     """An image of the store: by its name, its digest, and its id's beginning; not by somebody else's digest."""
     place = archives.layout(tmp_path / "layout", tar(directory("etc"), member("etc/passwd", content=PASSWD.encode())), image={"User": "anna", "Env": ["A=b"]})
     store = Content()
-    loaded = archive.load(store, str(place), "x", SINGLE, f"linux/{archives.ARCHITECTURE}")[0]
+    loaded = reading.load(store, str(place), "x", SINGLE, f"linux/{archives.ARCHITECTURE}")[0]
     names.put(store, "docker.io/library/thing:latest", loaded.digest, loaded.digest, loaded.config.platform)
     identity = loaded.manifest.config.digest
     for name in ("thing", "docker.io/thing:latest", f"thing@{loaded.digest}", identity, identity[7:], identity[7:19], identity[7:10]):

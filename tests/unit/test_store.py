@@ -28,10 +28,12 @@ import zstandard
 from hypothesis import assume, given, settings, strategies as st
 
 from hutch.errors import ImageError, UsageError
-from hutch.image import ahead, compress, content as contents, layers, lease, manifest as manifests, names, stored
-from hutch.image.content import Content, digest_of
-from hutch.image.names import Name
+from hutch.image import manifest as manifests, stored_image
+from hutch.image.layers import ahead, compress, lowers
 from hutch.image.reference import Reference, is_digest, parse
+from hutch.image.store import content as contents, lease, names
+from hutch.image.store.content import Content, digest_of
+from hutch.image.store.names import Name
 from hutch.kernel import syscalls, trees
 from tests.archives import ARCHITECTURE, OCI, directory, listing, member, sha256, tar
 from tests.unit.machines import SINGLE
@@ -192,7 +194,7 @@ def test_one_fetches_and_the_others_wait(store, tmp_path):
         def waiting() -> None:
             (tmp_path / f"waits-{number}").touch()
 
-        layer = layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", waiting)
+        layer = lowers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", waiting)
         assert listing(layer)["/etc/x"][3] == random.Random(1).randbytes(300_000)
 
     children = [forked(lambda number=number: one(number)) for number in range(4)]
@@ -220,7 +222,7 @@ def test_who_waits_takes_over(store, tmp_path):
             yield blob[begin : begin + 10_000]
 
     def fetch() -> None:
-        layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", lambda: (tmp_path / "waits").touch())
+        lowers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", lambda: (tmp_path / "waits").touch())
 
     first = forked(fetch)
     until((tmp_path / "stuck").exists)
@@ -252,8 +254,8 @@ def test_a_fetch_that_fails(store, wrong):
             yield b""
         yield blob[offset + 1000 :]
 
-    def fetch(**change: object) -> layers.Layer:
-        return layers.fetch(store, digest, size, diff_id, pieces, SINGLE, "image x")
+    def fetch(**change: object) -> lowers.Layer:
+        return lowers.fetch(store, digest, size, diff_id, pieces, SINGLE, "image x")
 
     if wrong == "empty pieces":
         fetch()
@@ -333,9 +335,9 @@ def test_what_was_damaged_before_is_fetched_again(store, monkeypatch, slow):
     Path(f"{store.root}/ingest/{contents.file_name(sha256(blob))}").write_bytes(b"x" * 1000)
     asked: list[int] = []
     cancelled: list[int] = []
-    build = layers.build
+    build = lowers.build
 
-    def later(*given: object) -> layers.Layer:
+    def later(*given: object) -> lowers.Layer:
         try:
             return build(*given)
         finally:
@@ -346,8 +348,8 @@ def test_what_was_damaged_before_is_fetched_again(store, monkeypatch, slow):
         asked.append(offset)
         yield from (blob[begin : begin + 22_000] for begin in range(offset, len(blob), 22_000))
 
-    monkeypatch.setattr(layers, "build", later)
-    layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", cancel=lambda: cancelled.append(1))
+    monkeypatch.setattr(lowers, "build", later)
+    lowers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x", cancel=lambda: cancelled.append(1))
     assert asked == [1000, 0] and not cancelled and store.read(sha256(blob)) == blob
 
 
@@ -365,13 +367,13 @@ def test_a_disk_that_is_full_while_a_layer_comes_in(store, monkeypatch, only, ro
 
     filling(monkeypatch, store.root, room, only)
     with pytest.raises(ImageError, match="No space left") as caught:
-        layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x")
+        lowers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x")
     assert "prune" in (caught.value.hint or "")
     monkeypatch.undo()
     assert list(store.blobs()) == [] and os.listdir(f"{store.root}/layers") == []
     left = [Path(f"{store.root}/ingest/{name}") for name in os.listdir(f"{store.root}/ingest")]
     assert all(path.name == contents.file_name(sha256(blob)) and blob.startswith(path.read_bytes()) for path in left)
-    layers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x")
+    lowers.fetch(store, sha256(blob), len(blob), sha256(raw), pieces, SINGLE, "x")
     kept = room > 0 or only == "tree-"
     assert len(left) == kept and (asked[1:] in ([], [len(blob)]) or (asked[-1] > 0) == kept)
     assert os.listdir(f"{store.root}/ingest") == []
@@ -411,13 +413,13 @@ def test_a_damaged_tree_that_cannot_be_removed_is_no_layer(store, monkeypatch):
     """Its files may be subordinate ids' (subuid(5)), and this process's to remove only with a helper's hands."""
     raw = tar(directory("etc"), member("etc/x", content=b"x"))
     store.put(raw)
-    layers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
+    lowers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
     os.rename(f"{store.root}/unsettled/{contents.boot_id()}", f"{store.root}/unsettled/{OTHER_BOOT}")
     monkeypatch.setattr(trees, "remove_tree", lambda path: shutil.rmtree(f"{path}/etc"))
     again = Content(store.root)
     monkeypatch.undo()
-    assert layers.find(again, sha256(raw), SINGLE) is None
-    assert listing(layers.ensure(again, sha256(raw), sha256(raw), SINGLE, "x"))["/etc/x"][3] == b"x"
+    assert lowers.find(again, sha256(raw), SINGLE) is None
+    assert listing(lowers.ensure(again, sha256(raw), sha256(raw), SINGLE, "x"))["/etc/x"][3] == b"x"
 
 
 def test_what_this_boot_left_is_believed(store):
@@ -498,7 +500,7 @@ def test_what_is_marked_while_the_disk_is_waited_for(store, monkeypatch):
 def test_a_tree_is_settled_with_all_that_is_in_it(store, monkeypatch):
     raw = tar(directory("etc"), member("etc/x", content=b"x"))
     store.put(raw)
-    layer = layers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
+    layer = lowers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
     synced = []
     monkeypatch.setattr(syscalls, "syncfs", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     store.settle()
@@ -509,7 +511,7 @@ def test_what_cannot_be_opened_is_settled_with_its_tree(store):
     """A pipe takes no fsync, a device would be woken, and what belongs to a subordinate id is closed to its owner."""
     raw = tar(directory("etc"), member("pipe", b"6"), member("closed", content=b"x", mode=0))
     store.put(raw)
-    layers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
+    lowers.ensure(store, sha256(raw), sha256(raw), SINGLE, "x")
     store.settle()
     assert not os.listdir(f"{store.root}/unsettled")
 
@@ -776,7 +778,7 @@ def test_names(store, monkeypatch):
     names.remove(store, again)
     assert names.get(store, parse("a")) is None and names.get(store, parse("b")) == records[1]
     nameless = names.put(store, f"{names.NONE}@{ZERO}", ZERO, ZERO, "linux/amd64")
-    assert nameless.parsed is None and stored.familiar(nameless.reference) == names.NONE and nameless in list(names.every(store))
+    assert nameless.parsed is None and stored_image.familiar(nameless.reference) == names.NONE and nameless in list(names.every(store))
 
 
 @pytest.mark.parametrize(
@@ -791,9 +793,9 @@ def test_a_damaged_record_is_nobodys_trouble_but_its_own(store, text):
         Path(f"{store.root}/images/{name}").write_text(text)
     assert names.get(store, parse("good")).manifest == digest
     assert parse("good") in [name.parsed for name in names.every(store) if name.manifest == digest]
-    assert stored.find(store, "good").id == stored.find(store, identity[7:20]).id == identity
+    assert stored_image.find(store, "good").id == stored_image.find(store, identity[7:20]).id == identity
     with pytest.raises(ImageError):
-        stored.find(store, "bad")
+        stored_image.find(store, "bad")
 
 
 def test_a_name_is_always_whole(store):
@@ -822,12 +824,12 @@ def test_images_are_found_by_what_people_say(store):
     second, two = put(store, "x.org/a:1", author="somebody else")
     put(store, "docker.io/library/b:latest")  # the same as a
     for text in ("a", "docker.io/a", "library/a:latest", f"a@{first}", one, one[7:], one[7:19], f"{one[:15]}"):
-        assert stored.find(store, text).id == one, text
+        assert stored_image.find(store, text).id == one, text
     for text in ("x.org/a:1", f"x.org/a@{second}", two[7:19]):
-        assert stored.find(store, text).id == two
+        assert stored_image.find(store, text).id == two
     for text in ("x.org/a", "a:1", f"a@{second}", f"x.org/a@{first}", one[7:9], "", "zzz", f"sha256:{'0' * 64}", one[7:19] + "0" * 60, "../a"):
         with pytest.raises(ImageError, match="not in the store"):
-            stored.find(store, text)
+            stored_image.find(store, text)
 
 
 def test_an_id_that_several_images_have(store):
@@ -843,19 +845,19 @@ def test_an_id_that_several_images_have(store):
     put(store, "docker.io/library/a:latest", raw)
     put(store, "docker.io/library/b:latest", json.dumps({"os": "linux", "rootfs": {"diff_ids": []}, "author": seen[start]}).encode())
     with pytest.raises(ImageError, match="2 images"):
-        stored.find(store, start)
+        stored_image.find(store, start)
     names.put(store, f"docker.io/library/{start}:latest", *[names.get(store, parse("a")).manifest] * 2, "linux/amd64")
-    assert stored.find(store, start).name == f"docker.io/library/{start}:latest"  # a name is a name
+    assert stored_image.find(store, start).name == f"docker.io/library/{start}:latest"  # a name is a name
 
 
 def test_an_image_that_is_not_whole(store):
     digest, identity = put(store, "docker.io/library/a:latest")
     os.unlink(store.path(identity))
     with pytest.raises(ImageError, match="not in the store"):
-        stored.find(store, "a")
+        stored_image.find(store, "a")
     os.unlink(store.path(digest))
     with pytest.raises(ImageError, match="not in the store"):
-        stored.find(store, "a")
+        stored_image.find(store, "a")
 
 
 # Manifests
@@ -1297,7 +1299,7 @@ def test_streams_that_want_very_much_memory(make):
 
 BOMBS = """
 import bz2, gzip, lzma, resource, sys, zstandard
-from hutch.image import ahead, compress
+from hutch.image.layers import ahead, compress
 name = sys.argv[1]
 piece = bytes(1 << 20)
 if name == "header":  # a file's name in gzip's header that does not end

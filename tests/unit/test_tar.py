@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hutch.errors import ImageError
-from hutch.image.erofs import writer
+from hutch.image.layers.erofs import writer
+from hutch.image.layers.tree import Tree
 from hutch.image.tar.header import MAX_DEPTH, MAX_NAME, MAX_PATH, Member, moment, number, path_of, pax_records
 from hutch.image.tar.reader import MAX_HEADER, Reader
-from hutch.image.tree import Tree
 from tests.images import BLOCK, END, GNU, SPARSE, base256, bounded, content, entry, extended, header, index_of, members, padded, parse, pieces, record, summed
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
 from hutch.errors import ImageError
-from hutch.image.erofs import reader
+from hutch.image.layers.erofs import reader
 from hutch.image.rootfs import Layer
 from hutch.kernel.trees import remove_tree
 from tests.archives import as_index, as_tree, listing

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hutch.image.pull import Progress
+    from hutch.image.registry.pull import Progress
 
 REDRAW = 0.1  # seconds
 WORDS = {"fetching": "fetching", "sending": "sending", "waiting": "waiting for another pull", "done": "done", "there": "there already"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hutch.engine.launch.identity import Marks
     from hutch.engine.spec.settings import Settings
-    from hutch.image.pull import Progress
+    from hutch.image.registry.pull import Progress
     from hutch.plan.plan import Plan
 
 OOM_TAG = 1  # hutch.cgroup.operations.OOM, whose import is not worth one number

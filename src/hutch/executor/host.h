@@ -133,16 +133,17 @@ static long host_write(struct op *op)
 }
 
 /* A lock on a whole file that belongs to the open file, and goes with its last descriptor: others can ask whether it is held without
- * taking it (fcntl(2), "Open file description locks"). `exclusive` does not wait, the other does. */
-static long lock_file(long fd, int exclusive)
+ * taking it (fcntl(2), "Open file description locks"). SHARED_LOCK waits, the others do not. */
+enum { SHARED_LOCK = 0 /* F_RDLCK */, EXCLUSIVE_LOCK = 1 /* F_WRLCK */, NO_LOCK = 2 /* F_UNLCK */ };
+static long lock_file(long fd, i16 type)
 {
     struct {
         i16 type, whence;
         i64 start, size;
         i32 pid;
-    } lock = {exclusive ? 1 /* F_WRLCK */ : 0 /* F_RDLCK */, 0, 0, 0, 0};
+    } lock = {type, 0, 0, 0, 0};
     long r;
-    while ((r = sys(__NR_fcntl, fd, exclusive ? 37 /* F_OFD_SETLK */ : 38 /* F_OFD_SETLKW */, &lock)) == -EINTR) {}
+    while ((r = sys(__NR_fcntl, fd, type == SHARED_LOCK ? 38 /* F_OFD_SETLKW */ : 37 /* F_OFD_SETLK */, &lock)) == -EINTR) {}
     return r;
 }
 
@@ -155,7 +156,7 @@ static long host_record(struct op *op)
     keep(target); /* its lock is the sign of life */
     long fd = openat_(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
     if (fd < 0) return fd;
-    r = lock_file(fd, 1);
+    r = lock_file(fd, EXCLUSIVE_LOCK);
     if (r == 0) r = write_all(fd, data, size);
     return r < 0 ? r : assign(target, fd);
 }
@@ -456,7 +457,7 @@ static long host_hold_shared(struct op *op, int undo)
     if (!undo) {
         fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0) return fd;
-        r = lock_file(fd, 0);
+        r = lock_file(fd, SHARED_LOCK);
         if (r < 0) return close_(fd), r;
         begun[op->index].held = (i32)fd + 1;
         return 0;
@@ -464,7 +465,11 @@ static long host_hold_shared(struct op *op, int undo)
     if ((fd = begun[op->index].held - 1) < 0) return 0;
     for (int round = 0; round < 2; round++) {
         i64 count = num(op);
-        if (round == 1) last = lock_file(fd, 1) == 0;
+        if (round == 1) {
+            /* ours goes first: a refused exchange would leave it, and of two that end at once each would be refused for the other's */
+            lock_file(fd, NO_LOCK);
+            last = lock_file(fd, EXCLUSIVE_LOCK) == 0;
+        }
         for (; count > 0 && !op->broken; count--) {
             i64 protocol = num(op);
             data = str(op, &size);

@@ -10,9 +10,11 @@ import fcntl
 import os
 
 from hutch.errors import ImageError
-from hutch.image import ingest, lease, manifest as manifests, mapped, names
-from hutch.image.content import Content, hash_file
+from hutch.image import manifest as manifests
+from hutch.image.layers import ingest, mapped
 from hutch.image.manifest import Manifest
+from hutch.image.store import lease, names
+from hutch.image.store.content import Content, hash_file
 from hutch.kernel.features import Features
 from hutch.record import Record
 
@@ -160,7 +162,7 @@ def _there(content: Content, digest: str) -> bool:
 
 def _check_index(content: Content, entry: str, repair: bool) -> Iterator[Finding]:
     """An index is made of its tar, and always the same: it is made again, and compared."""
-    from hutch.image.layers import index_bytes
+    from hutch.image.layers.lowers import index_bytes
 
     path = f"{content.root}/layers/{entry}/index"
     if not os.path.exists(path):

@@ -7,10 +7,11 @@ import time
 
 from hutch import jsontext
 from hutch.errors import UsageError
-from hutch.image import layers, names
-from hutch.image.content import Content, digest_of
-from hutch.image.lease import Lease
+from hutch.image.layers import lowers
 from hutch.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, architecture
+from hutch.image.store import names
+from hutch.image.store.content import Content, digest_of
+from hutch.image.store.lease import Lease
 from hutch.kernel.features import Features
 
 TYPE_CHECKING = False
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from hutch.image.names import Name
-    from hutch.image.stored import Image
+    from hutch.image.store.names import Name
+    from hutch.image.stored_image import Image
 
 CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
 
@@ -77,7 +78,7 @@ def make(
     below = base.manifest.layers if base is not None else ()
     held.add(*ids, *(layer.digest for layer in below), digest_of(raw))
     for diff_id in diff_ids:
-        layers.ensure(content, diff_id, diff_id, features, f"image {reference or names.NONE}")
+        lowers.ensure(content, diff_id, diff_id, features, f"image {reference or names.NONE}")
     manifest = Manifest(
         media_type=OCI_MANIFEST,
         config=Descriptor(media_type=OCI_CONFIG, digest=content.put(raw), size=len(raw)),

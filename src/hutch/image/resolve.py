@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hutch.image.content import Content
-    from hutch.image.names import Name
+    from hutch.image.store.content import Content
+    from hutch.image.store.names import Name
     from hutch.oci.config import User
 
 _resolved: dict[str, tuple[float, Features, Rootfs]] = {}
@@ -60,8 +60,9 @@ class MissingImage(ImageError):
 
 
 def _of_name(name: str, features: Features) -> Rootfs:
-    from hutch.image import names, reference, stored
-    from hutch.image.content import Content
+    from hutch.image import reference, stored_image
+    from hutch.image.store import names
+    from hutch.image.store.content import Content
 
     content = Content()
     # the likeliest first: an exact name costs one small file
@@ -69,7 +70,7 @@ def _of_name(name: str, features: Features) -> Rootfs:
         record = names.get(content, reference.parse(name))
     except UsageError:
         record = None
-    record = record or stored.find_name(content, name)
+    record = record or stored_image.find_name(content, name)
     if record is None:
         reference.parse(name)  # raises for what can be no name
         raise MissingImage(f"image {name}: is not in the store", "`hutch pull` fetches it")
@@ -78,17 +79,17 @@ def _of_name(name: str, features: Features) -> Rootfs:
 
 def of_manifest(digest: str, name: str, features: Features) -> Rootfs:
     """An image by its manifest's digest, whatever its name stands for by now. Raises ImageError."""
-    from hutch.image.content import Content
-    from hutch.image.names import NONE, Name
+    from hutch.image.store.content import Content
+    from hutch.image.store.names import NONE, Name
 
     return _of_record(Content(), Name(reference=NONE, digest=digest, manifest=digest, platform="", updated=0.0), name, features)
 
 
 def _of_record(content: Content, record: Name, name: str, features: Features) -> Rootfs:
-    from hutch.image import stored
+    from hutch.image import stored_image
 
-    image = stored.read(content, record)
-    return stored.rootfs(content, image.manifest_digest, image.manifest, image.config, features, f"image {name}", name)
+    image = stored_image.read(content, record)
+    return stored_image.rootfs(content, image.manifest_digest, image.manifest, image.config, features, f"image {name}", name)
 
 
 def _of_path(name: str, features: Features) -> Rootfs:
@@ -97,52 +98,54 @@ def _of_path(name: str, features: Features) -> Rootfs:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise ImageError(f"image {name}: {error.strerror}") from None
-    from hutch.image import stored
+    from hutch.image import stored_image
 
     if stat.S_ISDIR(mode) and not os.path.exists(f"{path}/oci-layout"):
-        return stored.of_directory(name, path)
-    from hutch.image import archive, manifest, rootfs
-    from hutch.image.content import Content
+        return stored_image.of_directory(name, path)
+    from hutch.image import manifest, rootfs
+    from hutch.image.archive import reading
+    from hutch.image.store.content import Content
 
     content = Content()
     what = f"image {name}"
     if stat.S_ISDIR(mode):
-        loaded = archive.load(content, path, what, features, stored.platform_of(features))[0]
-        return stored.rootfs(content, loaded.digest, loaded.manifest, loaded.config, features, what, name)
-    place, known = archive.remembered(content, path)
+        loaded = reading.load(content, path, what, features, stored_image.platform_of(features))[0]
+        return stored_image.rootfs(content, loaded.digest, loaded.manifest, loaded.config, features, what, name)
+    place, known = reading.remembered(content, path)
     if not known or not _usable(content, known, features):
         known = _remember(content, path, what, features)
         with open(place, "w", encoding="ascii") as file:
             file.write(known)
     kind, _, digest = known.partition(" ")
     if kind == "rootfs":
-        from hutch.image import layers
+        from hutch.image.layers import lowers
 
-        return stored.of_layers(name, [layers.ensure(content, digest, digest, features, what)], rootfs.ImageConfig(), "")
+        return stored_image.of_layers(name, [lowers.ensure(content, digest, digest, features, what)], rootfs.ImageConfig(), "")
     parsed = manifest.parse(content.read(digest), what)
     assert isinstance(parsed, manifest.Manifest)
-    return stored.rootfs(content, digest, parsed, manifest.parse_config(content.read(parsed.config.digest), what), features, what, name)
+    return stored_image.rootfs(content, digest, parsed, manifest.parse_config(content.read(parsed.config.digest), what), features, what, name)
 
 
 def _remember(content: Content, path: str, what: str, features: Features) -> str:
     """Bring what a file holds into the store: ``rootfs DIGEST`` or ``image DIGEST``."""
-    from hutch.image import archive, places, stored
+    from hutch.image import stored_image
+    from hutch.image.archive import places, reading
 
-    if archive.kind(path, what) == "rootfs":
+    if reading.kind(path, what) == "rootfs":
         fd = places.open_file(path, what)
         with open(fd, "rb", buffering=0) as file:
-            return f"rootfs {archive.import_tar(content, iter(lambda: file.read(1 << 20), b''), what, features)}"
-    return f"image {archive.load(content, path, what, features, stored.platform_of(features))[0].digest}"
+            return f"rootfs {reading.import_tar(content, iter(lambda: file.read(1 << 20), b''), what, features)}"
+    return f"image {reading.load(content, path, what, features, stored_image.platform_of(features))[0].digest}"
 
 
 def _usable(content: Content, known: str, features: Features) -> bool:
-    from hutch.image import layers
+    from hutch.image.layers import lowers
     from hutch.image.reference import is_digest
 
     kind, _, digest = known.partition(" ")
     if kind not in ("rootfs", "image") or not is_digest(digest):
         return False
-    return content.has(digest) or (kind == "rootfs" and layers.find(content, digest, features) is not None)
+    return content.has(digest) or (kind == "rootfs" and lowers.find(content, digest, features) is not None)
 
 
 def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]:
@@ -151,9 +154,9 @@ def user(text: str, groups: tuple[str, ...], rootfs: Rootfs) -> tuple[User, str]
     Numbers need no entry. Raises UsageError for a name that does not exist, and for a number out of range: a name that
     looks like a number is one (crun's CVE-2026-30892 was a parser that was not sure).
     """
-    from hutch.image import lookup
+    from hutch.image.layers import unmounted
 
-    return user_in(text, groups, lambda path: lookup.read(rootfs, path))
+    return user_in(text, groups, lambda path: unmounted.read(rootfs, path))
 
 
 def user_in(text: str, groups: tuple[str, ...], read: Callable[[str], str | None]) -> tuple[User, str]:

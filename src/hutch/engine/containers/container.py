@@ -314,7 +314,7 @@ class Container(Changed):
     def target(self) -> Target:
         """Its files, for copies and commits. Close it after use."""
         from hutch.engine.containers.filesystem import Target
-        from hutch.image import store
+        from hutch.image.store import directories
 
         self._check_shared()
         self._check()
@@ -324,7 +324,7 @@ class Container(Changed):
             running=True,
             root=descriptors["container-root"],
             base=descriptors.get("base", -1),
-            upper=f"{store.uppers()}/{self.id}" if self._settings.upper == "disk" else "",
+            upper=f"{directories.uppers()}/{self.id}" if self._settings.upper == "disk" else "",
             cgroup=self.cgroup,
             earlier=tuple(reversed(self._lowers)),
             last=f"upper/{self._generation}",

@@ -12,13 +12,14 @@ from hutch.engine.launch.prepare import Prepared
 from hutch.engine.records import state
 from hutch.engine.spec.settings import DEFAULT_NETWORK, Settings
 from hutch.errors import UsageError
-from hutch.image import resolve, store
+from hutch.image import resolve
+from hutch.image.store import directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hutch.image.pull import Progress
+    from hutch.image.registry.pull import Progress
     from hutch.image.rootfs import Rootfs
 
 WHEN = ("missing", "always", "never")
@@ -56,7 +57,7 @@ def create(
         prepared = ready()
     s, rootfs = prepared.settings, prepared.rootfs
     if s.upper == "disk":
-        store.uppers()
+        directories.uppers()
     if rootfs.manifest or s.volumes or s.images:
         state.remember()
     if s.volumes:

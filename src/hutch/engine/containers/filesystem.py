@@ -18,9 +18,11 @@ from hutch.engine.launch import launching
 from hutch.engine.records.state import Running
 from hutch.engine.spec.settings import NO_NETWORK
 from hutch.errors import HutchError, StateError, UsageError
-from hutch.image import changes, making, mapped, names, reference as references, stored
-from hutch.image.content import Content
-from hutch.image.lease import Lease
+from hutch.image import making, reference as references, stored_image
+from hutch.image.layers import changes, mapped
+from hutch.image.store import names
+from hutch.image.store.content import Content
+from hutch.image.store.lease import Lease
 from hutch.kernel.features import features
 from hutch.oci.paths import GENERATED
 
@@ -253,7 +255,7 @@ def commit(
             raise UsageError(f"commit {target.name}: was not made from an image but from {target.rootfs.name}", "`hutch export` and `hutch import` make one")
         held.add(target.rootfs.manifest)
         record = names.Name(reference=names.NONE, digest=target.rootfs.manifest, manifest=target.rootfs.manifest, platform="", updated=0.0)
-        base = stored.read(content, record)
+        base = stored_image.read(content, record)
         thaw = target.frozen(pause)
         try:
             digests = layers_of(target, content, held)
@@ -263,7 +265,7 @@ def commit(
         record = making.make(
             content, held, base, digests, target.features, reference, changes=changes, author=author, comment=message, created_by=command
         )  # fmt: skip
-        found = images.image_of(content, stored.read(content, record))
+        found = images.image_of(content, stored_image.read(content, record))
     content.settle()
     return found
 

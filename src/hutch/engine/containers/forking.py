@@ -12,9 +12,9 @@ import os
 from hutch.engine.containers import create, filesystem
 from hutch.errors import HutchError, StartError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA, Execution
-from hutch.image import layers
-from hutch.image.content import Content
-from hutch.image.lease import Lease
+from hutch.image.layers import lowers
+from hutch.image.store.content import Content
+from hutch.image.store.lease import Lease
 from hutch.kernel import proc
 from hutch.kernel.features import features
 from hutch.runtime.fork import PROBE, ForkRequest, compile_fork
@@ -171,7 +171,7 @@ def _as_layer(box: Container) -> Rootfs:
             thaw()
         rootfs = target.rootfs
         for digest in digests:
-            layer = layers.ensure(content, digest, digest, found, f"fork {box.name}")
+            layer = lowers.ensure(content, digest, digest, found, f"fork {box.name}")
             view = rootfs.views[0]
             rootfs = rootfs.replace(views=(view.replace(lowers=(layer.lower, *view.lowers)),), layers=(layer, *rootfs.layers))
     return rootfs

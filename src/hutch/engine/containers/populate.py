@@ -11,7 +11,7 @@ import tempfile
 from hutch.engine.files.export import owners_of, write_tree
 from hutch.engine.launch import launching, prepare
 from hutch.engine.spec.settings import Settings
-from hutch.image import changes, lookup, mapped
+from hutch.image.layers import changes, mapped, unmounted
 from hutch.kernel import syscalls
 from hutch.kernel.features import features
 
@@ -30,7 +30,7 @@ def fill(volume: Volume, rootfs: Rootfs, target: str) -> None:
     begun = f"{os.path.dirname(volume.path)}/filling"
     if os.listdir(volume.path) and not os.path.exists(begun):
         return
-    found = None if rootfs.name == "host" else lookup.find(rootfs, target)
+    found = None if rootfs.name == "host" else unmounted.find(rootfs, target)
     if found is None or not stat.S_ISDIR(found.mode):
         return
     lock = os.open(volume.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

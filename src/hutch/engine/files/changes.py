@@ -6,7 +6,7 @@ import os
 import stat
 
 from hutch.errors import HutchError
-from hutch.image import lookup, marks
+from hutch.image.layers import marks, unmounted
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from hutch.image.lookup import Layers
+    from hutch.image.layers.unmounted import Layers
     from hutch.image.rootfs import Rootfs
 
 
@@ -42,7 +42,7 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
         except FileNotFoundError:
             continue
         try:
-            layers = lookup.Layers(rootfs, view.lowers)
+            layers = unmounted.Layers(rootfs, view.lowers)
             try:
                 hidden = frozenset(item.path for item in view.hidden)
                 yield from _walk_upper(upper, view.path.rstrip("/"), layers, own, hidden)
@@ -67,7 +67,7 @@ def changes(base: int, rootfs: Rootfs, own: frozenset[str], disk: bool) -> Itera
 
 def stacked(uppers: list[int], rootfs: Rootfs, own: frozenset[str]) -> Iterator[Change]:
     """What several upper directories, the oldest first, make of an image together."""
-    layers = lookup.Layers(rootfs, rootfs.views[0].lowers)
+    layers = unmounted.Layers(rootfs, rootfs.views[0].lowers)
     found: dict[str, Change] = {}
 
     def forget(path: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from hutch.engine.files.files import FILE_OR_DIRECTORY, Files
 from hutch.engine.files.hostside import write_all
 from hutch.errors import HutchError, UsageError
-from hutch.image import changes, mapped
+from hutch.image.layers import changes, mapped
 from hutch.image.tar.header import DIRECTORY, REGULAR, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
 from hutch.image.tar.writer import Writer

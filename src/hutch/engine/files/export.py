@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hutch.errors import HutchError
-from hutch.image import changes, mapped
+from hutch.image.layers import changes, mapped
 from hutch.kernel.features import features
 
 TYPE_CHECKING = False

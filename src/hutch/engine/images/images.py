@@ -10,12 +10,13 @@ import os
 
 from hutch.engine.records import state
 from hutch.errors import ImageError, UsageError
-from hutch.image import collect, manifest as manifests, names, reference as references, stored
+from hutch.image import collect, manifest as manifests, reference as references, stored_image
 from hutch.image.collect import Collected
-from hutch.image.content import Content
-from hutch.image.pull import Progress, pull as pull_image
 from hutch.image.registry.credentials import Credentials
-from hutch.image.stored import Image as Stored
+from hutch.image.registry.pull import Progress, pull as pull_image
+from hutch.image.store import names
+from hutch.image.store.content import Content
+from hutch.image.stored_image import Image as Stored
 from hutch.kernel.features import features
 from hutch.record import Record
 
@@ -74,7 +75,7 @@ def image_of(content: Content, image: Stored) -> Image:
     run = image.config.run
     size = sum(content.size(diff_id) or content.size(layer.digest) for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=False))
     return Image(
-        name=stored.familiar(image.name),
+        name=stored_image.familiar(image.name),
         reference=image.name,
         id=image.id,
         digest=image.digest,
@@ -128,16 +129,16 @@ def pull(name: str, *, platform: str = "", credentials: tuple[str, str] | None =
     content = Content()
     reference = references.parse(name)
     given = Credentials(user=credentials[0], password=credentials[1]) if credentials else None
-    return Pull(content, reference, pull_image(content, reference, found, platform or stored.platform_of(found), given))
+    return Pull(content, reference, pull_image(content, reference, found, platform or stored_image.platform_of(found), given))
 
 
 def push(name: str, target: str = "", *, credentials: tuple[str, str] | None = None) -> Iterator[Progress]:
     """Send an image to a registry, under its own name or another. Raises RegistryError, ImageError, UsageError."""
-    from hutch.image import push as pushing
+    from hutch.image.registry import push as pushing
 
     content = Content()
     wanted = references.parse(target or name)
-    record = stored.find_name(content, name)
+    record = stored_image.find_name(content, name)
     if record is None:
         raise ImageError(f"image {name}: is not in the store", "`hutch images` lists what is")
     if wanted.digest:
@@ -149,7 +150,7 @@ def push(name: str, target: str = "", *, credentials: tuple[str, str] | None = N
 def get(name: str) -> Image:
     """An image by its name, digest, or the beginning of its id. Raises ImageError."""
     content = Content()
-    return image_of(content, stored.find(content, name))
+    return image_of(content, stored_image.find(content, name))
 
 
 def every() -> list[Image]:
@@ -158,7 +159,7 @@ def every() -> list[Image]:
     found = []
     for name in names.every(content):
         try:
-            found.append(image_of(content, stored.read(content, name)))
+            found.append(image_of(content, stored_image.read(content, name)))
         except ImageError:
             continue
     return found
@@ -170,13 +171,13 @@ def tag(source: str, name: str) -> Image:
     reference = references.parse(name)
     if reference.digest:
         raise UsageError(f"tag {name}: a digest cannot be chosen")
-    record = stored.find_name(content, source)
+    record = stored_image.find_name(content, source)
     if record is None:
         raise ImageError(f"image {source}: is not in the store", "`hutch images` lists what is")
     put = names.put(content, str(reference), record.digest, record.manifest, record.platform)
     if record.reference.startswith(names.NONE):
         names.remove(content, record)
-    return image_of(content, stored.read(content, put))
+    return image_of(content, stored_image.read(content, put))
 
 
 def remove(name: str, *, force: bool = False) -> list[str]:
@@ -185,7 +186,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     Raises ImageError when a container uses it, unless `force` (its files stay until the container has ended).
     """
     content = Content()
-    record = stored.find_name(content, name)
+    record = stored_image.find_name(content, name)
     if record is None:
         raise ImageError(f"image {name}: is not in the store", "`hutch images` lists what is")
     same = [other for other in names.every(content) if other.manifest == record.manifest]
@@ -200,7 +201,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     for other in going:
         names.remove(content, other)
     prune()
-    return [stored.familiar(other.reference) if other.parsed else other.manifest for other in going]
+    return [stored_image.familiar(other.reference) if other.parsed else other.manifest for other in going]
 
 
 def _is_name(text: str, reference: str) -> bool:
@@ -229,7 +230,7 @@ def _shown(value: object) -> str:
 def history(name: str) -> list[Layer]:
     """How an image was made, the newest first. Raises ImageError."""
     content = Content()
-    image = stored.find(content, name)
+    image = stored_image.find(content, name)
     entries = image.config.data.get("history")
     rows = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     left = list(zip(image.config.diff_ids, image.manifest.layers, strict=False))
@@ -248,30 +249,31 @@ def history(name: str) -> list[Layer]:
 
 def save(wanted: Iterable[str], out: BinaryIO) -> None:
     """Write images into an archive that Hutch, Docker, Podman and skopeo read. Raises ImageError."""
-    from hutch.image import archiving
+    from hutch.image.archive import writing
 
     content = Content()
     found = []
     for name in wanted:
-        record = stored.find_name(content, name)
+        record = stored_image.find_name(content, name)
         if record is None:
             raise ImageError(f"image {name}: is not in the store", "`hutch images` lists what is")
-        found.append(stored.read(content, record))
+        found.append(stored_image.read(content, record))
     if not found:
         raise UsageError("save: no image was named")
-    archiving.save(content, found, out.write)
+    writing.save(content, found, out.write)
 
 
 def load(source: str | os.PathLike[str] | BinaryIO) -> list[Image]:
     """Bring the images of an archive (a path, or a stream) or a layout's directory into the store. Raises ImageError."""
-    from hutch.image import archive, lease
+    from hutch.image.archive import reading
+    from hutch.image.store import lease
 
     content = Content()
     found = features()
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     what = f"load {path}" if path else "load"
     with lease.Lease(content) as held:
-        loaded = archive.load(content, path if path is not None else source.fileno(), what, found, stored.platform_of(found), held.add)  # type: ignore[union-attr]
+        loaded = reading.load(content, path if path is not None else source.fileno(), what, found, stored_image.platform_of(found), held.add)  # type: ignore[union-attr]
         out = []
         for image in loaded:
             texts = []
@@ -283,14 +285,16 @@ def load(source: str | os.PathLike[str] | BinaryIO) -> list[Image]:
                     continue
             for reference in dict.fromkeys(texts or [f"{names.NONE}@{image.digest}"]):
                 record = names.put(content, reference, image.digest, image.digest, image.config.platform)
-                out.append(image_of(content, stored.read(content, record)))
+                out.append(image_of(content, stored_image.read(content, record)))
     content.settle()
     return out
 
 
 def import_(source: str | os.PathLike[str] | BinaryIO, name: str = "", *, changes: Iterable[str] = (), message: str = "") -> Image:
     """An image of one layer from a root file system's tar, plain or compressed. Raises ImageError, UsageError."""
-    from hutch.image import archive, lease, making, places
+    from hutch.image import making
+    from hutch.image.archive import places, reading
+    from hutch.image.store import lease
 
     content = Content()
     reference = str(references.parse(name)) if name else ""
@@ -299,10 +303,10 @@ def import_(source: str | os.PathLike[str] | BinaryIO, name: str = "", *, change
     what = f"import {path or '-'}"
     fd = places.open_file(path, what) if path is not None else os.dup(source.fileno())  # type: ignore[union-attr]
     with open(fd, "rb", buffering=0) as file, lease.Lease(content) as held:
-        diff_id = archive.store_plain(content, iter(lambda: file.read(1 << 18), b""), what, hold=held.add)
+        diff_id = reading.store_plain(content, iter(lambda: file.read(1 << 18), b""), what, hold=held.add)
         record = making.make(content, held, None, [diff_id], found, reference, changes=changes, comment=message, created_by="hutch import")
     content.settle()
-    return image_of(content, stored.read(content, record))
+    return image_of(content, stored_image.read(content, record))
 
 
 def settle() -> None:
@@ -331,7 +335,7 @@ def ensure(name: str, when: str, show: Callable[[Iterable[Progress]], object]) -
         raise UsageError(f"pull: expected missing, always or never, got {when!r}")
     if name == "host" or resolve.is_path(name) or name.startswith(resolve.SNAPSHOT):
         return
-    if when == "never" or (when == "missing" and stored.find_name(Content(), name) is not None):
+    if when == "never" or (when == "missing" and stored_image.find_name(Content(), name) is not None):
         return
     show(pull(name))
 

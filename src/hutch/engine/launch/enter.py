@@ -12,7 +12,8 @@ from hutch.errors import ConfigError, HutchError, UsageError
 from hutch.executor import undo
 from hutch.executor.kept import Stored
 from hutch.executor.launcher import FIRST_EXTRA
-from hutch.image import lookup, resolve
+from hutch.image import resolve
+from hutch.image.layers import unmounted
 from hutch.kernel import proc
 from hutch.kernel.features import features
 from hutch.oci.config import CapabilitySets, ConsoleSize, Process, Seccomp, User
@@ -36,10 +37,10 @@ def _text(container: Live, path: str) -> str | None:
     """A text file of a container's root file system as it is now; None where there is none. Of one whose files cannot be reached from
     here it is the image's."""
     if container.open_root is None:
-        return lookup.read(container.rootfs, path)
+        return unmounted.read(container.rootfs, path)
     fd = container.open_root()
     try:
-        return Files(fd, container.facts.root_uid, container.facts.root_gid).read(path, lookup.FILE_LIMIT).decode("utf-8", "replace")
+        return Files(fd, container.facts.root_uid, container.facts.root_gid).read(path, unmounted.FILE_LIMIT).decode("utf-8", "replace")
     except (HutchError, OSError):
         return None
     finally:

@@ -15,8 +15,8 @@ from hutch.engine.spec.check import check
 from hutch.engine.spec.settings import Settings
 from hutch.errors import HutchError, UsageError
 from hutch.executor.launcher import FIRST_EXTRA
-from hutch.image import store
 from hutch.image.rootfs import ImageMount, Rootfs
+from hutch.image.store import directories
 from hutch.kernel.features import Features
 from hutch.plan.ops import HostRecord
 from hutch.plan.plan import Plan
@@ -159,7 +159,7 @@ def _request(r: Resolved, marks: Marks, hostname: str, images: tuple[ImageMount,
         rootfs=r.rootfs,
         state=f"{r.base}/{marks.id}",
         name=state.name_place(s.name),
-        upper=how.reopen or (f"{store.data_root()}/{store.UPPERS}/{marks.id}" if on_disk else ""),
+        upper=how.reopen or (f"{directories.data_root()}/{directories.UPPERS}/{marks.id}" if on_disk else ""),
         reopen=bool(how.reopen),
         inherited=how.inherited,
         held=tuple(dict.fromkeys((path, _lock(path)) for name, path, _ in whole if name not in r.fresh)),

@@ -8,7 +8,7 @@ from hutch.engine.spec.machine_settings import DISK, SHARED, check
 from hutch.engine.spec.settings import Settings
 from hutch.errors import StateError, UnsupportedError
 from hutch.executor.launcher import BINARY
-from hutch.image.store import private
+from hutch.image.store.directories import private
 from hutch.kernel import proc
 from hutch.kernel.features import Features, features
 from hutch.vm import initramfs, kernel as kernels, qemu, virtiofsd
@@ -51,8 +51,8 @@ def parts(s: Settings, interfaces: int, rootfs: Rootfs) -> Parts:
     found = features()
     disks: tuple[str, ...] = ()
     if s.vm_root == DISK:
-        from hutch.image import disks as images
-        from hutch.image.content import Content
+        from hutch.image.layers import disks as images
+        from hutch.image.store.content import Content
 
         disks = images.of_rootfs(Content(), rootfs, found)
     wanted = (*(initramfs.DISK_ROOT if disks else initramfs.SHARED_ROOT), *(initramfs.NETWORK if interfaces else ()))

@@ -18,7 +18,7 @@ from hutch.engine.spec.settings import Settings
 from hutch.errors import HutchError, ImageError, StateError, UnsupportedError, UsageError
 from hutch.image import resolve
 from hutch.image.rootfs import ImageConfig, Rootfs
-from hutch.image.store import private
+from hutch.image.store.directories import private
 from hutch.kernel.features import features
 from hutch.oci.config import User
 from hutch.record import Record, plain as record_of

@@ -13,7 +13,7 @@ import time
 from hutch import jsontext
 from hutch.engine.spec import arguments
 from hutch.errors import StateError, UsageError
-from hutch.image.store import data_root
+from hutch.image.store.directories import data_root
 from hutch.kernel.features import features
 from hutch.network import leases, spec
 from hutch.network.leases import Tenant
@@ -262,7 +262,7 @@ def locks() -> str:
     this network namespace, whose settings they are. A user's are in a namespace of the user's own."""
     if not features().privileged or not os.access("/run", os.W_OK):
         return f"{root()}/.lock-"
-    from hutch.image.content import boot_id
+    from hutch.image.store.content import boot_id
     from hutch.kernel.private import directory
 
     try:

@@ -222,7 +222,7 @@ def _join_existing() -> bool:
 
 def _stay_outside(requests: socket.socket, inside: int) -> None:
     """The second process: it maps ids and starts pasta for the first, for as long as that lives."""
-    from hutch.image import mapped
+    from hutch.image.layers import mapped
 
     for fd in (resident.LOCK_FD, resident.LISTENER_FD):
         os.close(fd)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from hutch.errors import StateError
-from hutch.image.store import data_root, private as private_data, uppers
+from hutch.image.store.directories import data_root, private as private_data, uppers
 from hutch.kernel import private
 from hutch.kernel.locks import locked as locked
 from hutch.record import Record
@@ -230,7 +230,7 @@ def remove(directory: str, data: dict[str, Any] | None) -> None:
 def _remove_upper(path: str) -> None:
     import fcntl
 
-    from hutch.image import mapped
+    from hutch.image.layers import mapped
     from hutch.kernel.features import features
 
     try:

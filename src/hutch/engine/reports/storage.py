@@ -7,9 +7,10 @@ import time
 
 from hutch.engine.records import state
 from hutch.engine.volumes import volumes
-from hutch.image import collect, names, store
+from hutch.image import collect
 from hutch.image.collect import Finding
-from hutch.image.content import Content
+from hutch.image.store import directories, names
+from hutch.image.store.content import Content
 from hutch.kernel.features import features
 from hutch.record import Record
 
@@ -92,7 +93,7 @@ def _machines(found: list[state.Running]) -> list[Usage]:
 
 
 def _kernels() -> list[str]:
-    place = f"{store.data_root()}/machines"
+    place = f"{directories.data_root()}/machines"
     return [f"{place}/{name}" for name in sorted(os.listdir(place))] if os.path.isdir(place) else []
 
 

@@ -15,8 +15,9 @@ from hutch.engine.records import state
 from hutch.engine.spec import arguments
 from hutch.engine.spec.settings import check_volume_name
 from hutch.errors import StateError, UsageError
-from hutch.image import collect, mapped
-from hutch.image.store import data_root, private
+from hutch.image import collect
+from hutch.image.layers import mapped
+from hutch.image.store.directories import data_root, private
 from hutch.kernel.features import features
 from hutch.record import Record
 
@@ -185,13 +186,13 @@ def check_target(target: str, rootfs: Rootfs) -> None:
     import stat
 
     from hutch.engine.spec.settings import place
-    from hutch.image import lookup
+    from hutch.image.layers import unmounted
 
     path = place(target)
     if path == "/" or path in ("/proc", "/sys", "/dev") or path.startswith("/proc/"):
         what = "the container's root" if path == "/" else "where the kernel shows the container its own files"
         raise UsageError(f"volume {target}: is {what}", "mount it on another directory")
-    found = None if rootfs.name == "host" else lookup.find(rootfs, path)
+    found = None if rootfs.name == "host" else unmounted.find(rootfs, path)
     if found is not None and not stat.S_ISDIR(found.mode):
         raise UsageError(f"volume {target}: is a file in {rootfs.name}, and no directory", "mount it on another path")
 

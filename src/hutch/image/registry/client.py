@@ -5,12 +5,12 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from hutch.errors import RegistryError
-from hutch.image.content import digest_of
 from hutch.image.manifest import ACCEPTED, MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse
 from hutch.image.reference import Reference, is_digest
 from hutch.image.registry.connection import Access, Connection
 from hutch.image.registry.http import AGAIN, ATTEMPTS, Broken, Response, sleep, wait
 from hutch.image.registry.settings import Endpoint
+from hutch.image.store.content import digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

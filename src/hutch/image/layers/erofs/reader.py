@@ -11,7 +11,7 @@ import os
 import stat
 
 from hutch.errors import ImageError
-from hutch.image.erofs.format import (
+from hutch.image.layers.erofs.format import (
     BLOCK,
     BLOCK_BITS,
     CHUNK,

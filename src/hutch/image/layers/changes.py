@@ -11,10 +11,10 @@ import os
 import stat
 
 from hutch.errors import ImageError
-from hutch.image import marks
+from hutch.image.layers import marks
+from hutch.image.layers.tree import OPAQUE, WHITEOUT
 from hutch.image.tar.header import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Member, show
 from hutch.image.tar.writer import KINDS, Writer
-from hutch.image.tree import OPAQUE, WHITEOUT
 from hutch.kernel import files
 
 TYPE_CHECKING = False

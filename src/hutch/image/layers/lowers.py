@@ -11,12 +11,12 @@ import hashlib
 import os
 
 from hutch.errors import ImageError
-from hutch.image import compress
-from hutch.image.ahead import Ahead, reader
-from hutch.image.content import Content, DiskError, Ingest, file_name, full
+from hutch.image.layers import compress
+from hutch.image.layers.ahead import Ahead, reader
+from hutch.image.layers.tree import TooLarge, Tree
 from hutch.image.rootfs import Layer
+from hutch.image.store.content import Content, DiskError, Ingest, file_name, full
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import TooLarge, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def fetch(
     verified before it can be used: the blob's size and digest, and the plain tar's. Raises ImageError; what was fetched
     stays, so that the next attempt goes on from there.
     """
-    from hutch.image import ingest
+    from hutch.image.layers import ingest
 
     while True:
         ingest.sweep(content, features)
@@ -156,7 +156,7 @@ class _Blob:
 def build(content: Content, diff_id: str, raw: Iterator[bytes], features: Features, what: str) -> Layer:
     """A layer from the bytes of its blob, compressed or plain, which are read to their end. Nothing of it can be seen before
     its digest is verified."""
-    from hutch.image import ingest
+    from hutch.image.layers import ingest
 
     ingest.sweep(content, features)
     with Ahead(compress.plain(reader(raw), what)) as pieces:
@@ -179,7 +179,7 @@ def _check(machine: hashlib._Hash, diff_id: str, what: str) -> None:
 
 
 def _index(content: Content, diff_id: str, pieces: Iterator[bytes], features: Features, what: str) -> Layer | None:
-    from hutch.image.erofs import writer
+    from hutch.image.layers.erofs import writer
 
     machine = hashlib.new(diff_id.partition(":")[0])
     tar = None if content.has(diff_id) else content.new()
@@ -232,7 +232,7 @@ def _index(content: Content, diff_id: str, pieces: Iterator[bytes], features: Fe
 
 def index_bytes(content: Content, diff_id: str) -> bytes:
     """The index of a layer whose plain tar is in the store. Raises ImageError."""
-    from hutch.image.erofs import writer
+    from hutch.image.layers.erofs import writer
 
     tree = Tree()
     parser = Reader(tree)
@@ -265,7 +265,7 @@ def _try_mount(content: Content, image: bytes, tar: str) -> bool:
 
 
 def _tree(content: Content, diff_id: str, pieces: Iterator[bytes], features: Features, what: str) -> Layer:
-    from hutch.image import mapped
+    from hutch.image.layers import mapped
 
     machine = hashlib.new(diff_id.partition(":")[0])
     place = directory(content, diff_id)

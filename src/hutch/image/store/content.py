@@ -17,7 +17,7 @@ import time
 
 from hutch.errors import ImageError
 from hutch.image.reference import is_digest
-from hutch.image.store import data_root, make_private
+from hutch.image.store.directories import data_root, make_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

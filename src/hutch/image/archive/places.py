@@ -6,10 +6,10 @@ import os
 import stat
 
 from hutch.errors import ImageError
-from hutch.image import compress
-from hutch.image.content import Content, Ingest
+from hutch.image.layers import compress
+from hutch.image.layers.tree import Node, Tree
+from hutch.image.store.content import Content, Ingest
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Node, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

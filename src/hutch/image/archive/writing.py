@@ -6,11 +6,11 @@ import os
 
 from hutch import jsontext
 from hutch.errors import ImageError
-from hutch.image import names
-from hutch.image.archive import ANNOTATION_NAME, CONTAINERD_NAME
-from hutch.image.content import Content
+from hutch.image.archive.reading import ANNOTATION_NAME, CONTAINERD_NAME
 from hutch.image.manifest import OCI_INDEX
-from hutch.image.stored import Image
+from hutch.image.store import names
+from hutch.image.store.content import Content
+from hutch.image.stored_image import Image
 from hutch.image.tar.header import DIRECTORY, REGULAR, Member
 from hutch.image.tar.writer import Writer
 

@@ -9,11 +9,12 @@ import os
 
 from hutch import jsontext
 from hutch.errors import ImageError
-from hutch.image import compress, layers, manifest as manifests
-from hutch.image.ahead import reader
-from hutch.image.content import Content, digest_of
+from hutch.image import manifest as manifests
+from hutch.image.archive.places import DirectoryPlace, Plain, TarPlace, open_file
+from hutch.image.layers import compress, lowers
+from hutch.image.layers.ahead import reader
 from hutch.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Config, Descriptor, Index, Manifest
-from hutch.image.places import DirectoryPlace, Plain, TarPlace, open_file
+from hutch.image.store.content import Content, digest_of
 from hutch.image.tar.reader import Reader
 from hutch.record import Record
 
@@ -21,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hutch.image.places import Place
+    from hutch.image.archive.places import Place
     from hutch.kernel.features import Features
 
 
@@ -100,7 +101,7 @@ def _layout(content: Content, place: Place, what: str, features: Features, platf
             raise ImageError(f"{what}: {len(parsed.layers)} layers, but {len(config.diff_ids)} digests of them")
         hold(*config.diff_ids)
         for layer, diff_id in zip(parsed.layers, config.diff_ids, strict=True):
-            layers.fetch(
+            lowers.fetch(
                 content, layer.digest, layer.size, diff_id,
                 lambda offset, digest=layer.digest: place.pieces(_blob(digest), offset), features, what,  # type: ignore[misc]
             )  # fmt: skip
@@ -143,15 +144,15 @@ def _docker(content: Content, place: Place, what: str, features: Features, platf
 def _docker_layer(content: Content, place: Place, path: str, diff_id: str, features: Features, what: str) -> None:
     """A layer's tar, which may be compressed although it is called by the plain one's digest: the plain one is kept."""
     if content.has(diff_id):
-        layers.ensure(content, diff_id, diff_id, features, what)
+        lowers.ensure(content, diff_id, diff_id, features, what)
         return
     size = place.size(path)  # it must be there
     head = next(place.pieces(path), b"")
     if not compress.kind(head):
-        layers.fetch(content, diff_id, size, diff_id, lambda offset: place.pieces(path, offset), features, what)
+        lowers.fetch(content, diff_id, size, diff_id, lambda offset: place.pieces(path, offset), features, what)
         return
     if store_plain(content, place.pieces(path), what, expected=diff_id) == diff_id:
-        layers.ensure(content, diff_id, diff_id, features, what)
+        lowers.ensure(content, diff_id, diff_id, features, what)
 
 
 def store_plain(content: Content, pieces: Iterator[bytes], what: str, expected: str = "", hold: Callable[..., None] = lambda *_: None) -> str:
@@ -178,7 +179,7 @@ def import_tar(content: Content, pieces: Iterator[bytes], what: str, features: F
     known: list[bool] = []
     diff_id = store_plain(content, pieces, what, hold=lambda digest: known.append(content.has(digest)))
     try:
-        layers.ensure(content, diff_id, diff_id, features, what)
+        lowers.ensure(content, diff_id, diff_id, features, what)
     except ImageError:
         if not known[0]:
             os.unlink(content.path(diff_id))  # a tar that makes no layer is of no use to anybody

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 
 from hutch.errors import ImageError
-from hutch.image import compress, lease, manifest as manifests, names
-from hutch.image.content import Content, digest_of
+from hutch.image import manifest as manifests
+from hutch.image.layers import compress
 from hutch.image.manifest import OCI_INDEX, OCI_LAYER, Descriptor, Index, Manifest
-from hutch.image.pull import Progress
 from hutch.image.reference import Reference
 from hutch.image.registry import settings
 from hutch.image.registry.client import Registry, connect
+from hutch.image.registry.pull import Progress
+from hutch.image.store import lease, names
+from hutch.image.store.content import Content, digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hutch.image.names import Name
     from hutch.image.registry.credentials import Credentials
+    from hutch.image.store.names import Name
 
 
 def compressed(content: Content, manifest: Manifest, hold: Callable[..., None]) -> Manifest:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 
 from hutch.errors import ImageError
-from hutch.image.content import Content
+from hutch.image.layers.tree import Node, Tree
 from hutch.image.rootfs import Layer, Rootfs
+from hutch.image.store.content import Content
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import Node, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def of_layer(content: Content, layer: Layer, features: Features, what: str) -> s
 
 def _pack(directory: str, out: Callable[[bytes], object], features: Features, what: str) -> None:
     """A layer that was unpacked, as a tar again; overlayfs's marks are whiteouts there."""
-    from hutch.image import mapped
-    from hutch.image.changes import Scope
+    from hutch.image.layers import mapped
+    from hutch.image.layers.changes import Scope
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -79,7 +79,7 @@ def _pack(directory: str, out: Callable[[bytes], object], features: Features, wh
 
 
 def _write(tar: int, out: int) -> None:
-    from hutch.image.erofs import writer
+    from hutch.image.layers.erofs import writer
 
     size = os.fstat(tar).st_size
     tree = Tree()

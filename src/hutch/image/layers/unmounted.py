@@ -36,7 +36,7 @@ class _Directory:
         os.close(self._fd)
 
     def look(self, path: str) -> Found | None:
-        from hutch.image import marks
+        from hutch.image.layers import marks
         from hutch.kernel import syscalls
 
         beneath = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -63,7 +63,7 @@ class _Indexed:
     """A layer that is an index of its tar."""
 
     def __init__(self, layer: Layer) -> None:
-        from hutch.image.erofs.reader import Index
+        from hutch.image.layers.erofs.reader import Index
 
         self._index = Index(layer.index, layer.tar)
 

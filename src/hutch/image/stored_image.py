@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 from hutch.errors import ImageError, UsageError
-from hutch.image import layers, manifest as manifests, names, reference as references
-from hutch.image.content import Content
+from hutch.image import manifest as manifests, reference as references
+from hutch.image.layers import lowers
 from hutch.image.manifest import Config, Manifest
-from hutch.image.names import Name
 from hutch.image.rootfs import ImageConfig, Layer, Rootfs, View
+from hutch.image.store import names
+from hutch.image.store.content import Content
+from hutch.image.store.names import Name
 from hutch.kernel.features import Features
 from hutch.record import Record
 
@@ -97,7 +99,7 @@ def rootfs(content: Content, digest: str, manifest: Manifest, config: Config, fe
     manifests.check_platform(config, platform_of(features), what)
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageError(f"{what}: {len(manifest.layers)} layers, but {len(config.diff_ids)} digests of them")
-    found = [layers.ensure(content, diff_id, blob.digest, features, what) for diff_id, blob in zip(config.diff_ids, manifest.layers, strict=True)]
+    found = [lowers.ensure(content, diff_id, blob.digest, features, what) for diff_id, blob in zip(config.diff_ids, manifest.layers, strict=True)]
     if not found:
         raise ImageError(f"{what}: has no layers")
     return of_layers(name, found, config.run, digest)
@@ -106,7 +108,7 @@ def rootfs(content: Content, digest: str, manifest: Manifest, config: Config, fe
 def of_layers(name: str, found: list[Layer], run: ImageConfig, manifest: str) -> Rootfs:
     """A root file system of layers, from the lowest to the topmost."""
     unique = tuple(dict.fromkeys(reversed(found)))  # the same layer twice shows nothing more
-    view = View(path="/", lowers=tuple(layer.lower for layer in unique), mode=layers.root_mode(unique[0]))
+    view = View(path="/", lowers=tuple(layer.lower for layer in unique), mode=lowers.root_mode(unique[0]))
     return Rootfs(name=name, views=(view,), config=run, layers=unique, manifest=manifest)
 
 

@@ -8,8 +8,8 @@ import time
 from hutch import jsontext
 from hutch.errors import UsageError
 from hutch.image import reference as references
-from hutch.image.content import Content, digest_of
 from hutch.image.reference import Reference, is_digest
+from hutch.image.store.content import Content, digest_of
 from hutch.record import Record
 
 TYPE_CHECKING = False

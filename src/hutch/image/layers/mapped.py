@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from hutch.image.changes import Scope
+    from hutch.image.layers.changes import Scope
 
 
 def ranges(features: Features) -> bool:
@@ -30,8 +30,8 @@ def ranges(features: Features) -> bool:
 def unpack(pieces: Iterator[bytes], directory: str, features: Features, what: str) -> None:
     """Unpack a plain tar into a directory, with owners as a container of this user's will see them. Raises ImageError."""
     if not ranges(features):
+        from hutch.image.layers.unpack import Unpacker
         from hutch.image.tar.reader import Reader
-        from hutch.image.unpack import Unpacker
 
         with Unpacker(directory, features.privileged) as unpacker:
             parser = Reader(unpacker)
@@ -39,7 +39,7 @@ def unpack(pieces: Iterator[bytes], directory: str, features: Features, what: st
                 parser.feed(piece)
             parser.close()
         return
-    with Helper(features, "hutch.image.mapped:unpack_here", (directory,)) as helper:
+    with Helper(features, "hutch.image.layers.mapped:unpack_here", (directory,)) as helper:
         helper.send(pieces)
         helper.finish(what)
 
@@ -48,20 +48,20 @@ def remove_tree(path: str, features: Features) -> None:
     """Remove a tree, whoever its files belong to."""
     trees.remove_tree(path)
     if ranges(features) and os.path.lexists(path):
-        with Helper(features, "hutch.image.mapped:remove_here", (path,)) as helper:
+        with Helper(features, "hutch.image.layers.mapped:remove_here", (path,)) as helper:
             helper.finish(path)
 
 
 def write_tree(root: int, scope: Scope, out: Callable[[bytes], object], features: Features, what: str) -> None:
     """Write a tree, by a descriptor of its root, as a tar, with owners as a container of this user's sees them."""
-    with Helper(features, "hutch.image.mapped:write_tree_here", (root, scope), (root,)) as helper:
+    with Helper(features, "hutch.image.layers.mapped:write_tree_here", (root, scope), (root,)) as helper:
         helper.receive(out)
         helper.finish(what)
 
 
 def unpack_here(directory: str) -> None:
     """The helper's side of `unpack`."""
-    from hutch.image.unpack import unpack
+    from hutch.image.layers.unpack import unpack
 
     unpack(sys.stdin.buffer, directory, owners=True)
 
@@ -75,7 +75,7 @@ def remove_here(path: str) -> None:
 
 def write_tree_here(root: int, scope: Scope) -> None:
     """The helper's side of `write_tree`."""
-    from hutch.image import changes
+    from hutch.image.layers import changes
 
     changes.write(root, scope, sys.stdout.buffer.write)
 
@@ -92,7 +92,7 @@ class Helper:
         import subprocess
 
         place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-        code = f"import sys; sys.path.insert(0, {place!r}); from hutch.image.mapped import main; main()"
+        code = f"import sys; sys.path.insert(0, {place!r}); from hutch.image.layers.mapped import main; main()"
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", code, job],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=files,

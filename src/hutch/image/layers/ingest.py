@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from hutch.image import mapped
-from hutch.image.content import Content
+from hutch.image.layers import mapped
+from hutch.image.store.content import Content
 from hutch.kernel.features import Features
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from hutch.image.content import NEW, Content
 from hutch.image.reference import is_digest
+from hutch.image.store.content import NEW, Content
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

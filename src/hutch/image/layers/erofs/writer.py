@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 
 from hutch.errors import ImageError
-from hutch.image.erofs.format import (
+from hutch.image.layers.erofs.format import (
     BLOCK_BITS,
     CHUNK,
     CHUNK_INDEXES,
@@ -39,8 +39,8 @@ from hutch.image.erofs.format import (
     device_number,
     inode_format,
 )  # fmt: skip
-from hutch.image.erofs.sparse import chunk_bits, joined
-from hutch.image.tree import Node
+from hutch.image.layers.erofs.sparse import chunk_bits, joined
+from hutch.image.layers.tree import Node
 from hutch.record import Record
 
 TYPE_CHECKING = False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from hutch.errors import HutchError, ImageError, RegistryError
-from hutch.image import layers, lease, manifest as manifests, names
-from hutch.image.content import Content, DiskError
+from hutch.image import manifest as manifests
+from hutch.image.layers import lowers
 from hutch.image.manifest import Index, Manifest
 from hutch.image.reference import Reference
 from hutch.image.registry import settings
 from hutch.image.registry.client import Registry, connect
 from hutch.image.registry.http import ATTEMPTS
+from hutch.image.store import lease, names
+from hutch.image.store.content import Content, DiskError
 from hutch.record import Record
 
 TYPE_CHECKING = False
@@ -179,7 +181,7 @@ def _layers(content: Content, registry: Registry, manifest: Manifest, diff_ids: 
 
 def _layer(content: Content, registry: Registry, entry: manifests.Descriptor, diff_id: str, features: Features, what: str, tell: Any) -> None:
     digest, total = entry.digest, entry.size
-    if content.has(digest) and layers.find(content, diff_id, features) is not None:
+    if content.has(digest) and lowers.find(content, diff_id, features) is not None:
         tell(Progress(digest=digest, status="there", current=total, total=total))
         return
 
@@ -191,5 +193,5 @@ def _layer(content: Content, registry: Registry, entry: manifests.Descriptor, di
             yield piece
 
     waiting = Progress(digest=digest, status="waiting", total=total)
-    layers.fetch(content, digest, total, diff_id, pieces, features, what, waiting=lambda: tell(waiting), cancel=registry.stop)
+    lowers.fetch(content, digest, total, diff_id, pieces, features, what, waiting=lambda: tell(waiting), cancel=registry.stop)
     tell(Progress(digest=digest, status="done", current=total, total=total))

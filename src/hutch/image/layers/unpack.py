@@ -12,10 +12,10 @@ import os
 import stat
 
 from hutch.errors import ImageError
-from hutch.image import marks
+from hutch.image.layers import marks
+from hutch.image.layers.tree import AUFS, MAX_LINKS, MAX_MEMORY, WHITEOUT, whiteout_of, xattrs_of
 from hutch.image.tar.header import BLOCKDEVICE, CHARACTER, DIRECTORY, FIFO, HARDLINK, SYMLINK, Member, path_of, show
 from hutch.image.tar.reader import Reader
-from hutch.image.tree import AUFS, MAX_LINKS, MAX_MEMORY, WHITEOUT, whiteout_of, xattrs_of
 from hutch.kernel import syscalls, trees
 
 TYPE_CHECKING = False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hutch.image.erofs.format import BLOCK, BLOCK_BITS
+from hutch.image.layers.erofs.format import BLOCK, BLOCK_BITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hutch.image.tree import Node
+    from hutch.image.layers.tree import Node
 
 MAX_CHUNKS = 1 << 22  # of one sparse file; the chunks grow where that is too few
 
