@@ -52,7 +52,8 @@ class Record:
         cls._fields, cls._defaults, cls._names = _FIELDS, _DEFAULTS, _NAMES  # type: ignore[assignment]
 
     def __init__(self, **values: Any) -> None:
-        values = {**self._defaults, **values}
+        if len(values) != len(self._fields):
+            values = {**self._defaults, **values}
         if values.keys() != self._names:
             missing = [name for name in self._fields if name not in values]
             unknown = [name for name in values if name not in self._fields]
@@ -77,7 +78,13 @@ class Record:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
-        return type(self)(**{**self.__dict__, **changes})
+        kind = type(self)
+        if kind.__init__ is not Record.__init__ or not changes.keys() <= self._names:
+            return kind(**{**self.__dict__, **changes})
+        made = object.__new__(kind)
+        made.__dict__.update(self.__dict__)
+        made.__dict__.update(changes)
+        return made
 
     def as_dict(self) -> dict[str, object]:
         """The fields by name, in their order of definition."""

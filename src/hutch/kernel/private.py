@@ -19,10 +19,13 @@ def directory(path: str) -> str:
     Raises OSError; with EPERM for what is not a directory of this user's: a link, a file, or somebody else's.
     """
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    check(path)
+        check(path)
+    except FileNotFoundError:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        check(path)
     return path
 
 

@@ -252,17 +252,13 @@ def _guarded(b: Builder, view: View, number: int) -> Slot:
     below = lower[len(top) :].strip("/")
     name = top.strip("/").replace("/", "-") or "root"
     guard, layer, place = slot(f"guard-{name}"), slot(f"guarded-{number}"), f"layer/guard-{name}"
-    # a mount that was never attached is a layer as it is, for younger kernels
-    detached = b.features.detached_layers and b.features.overlay_append and b.features.overlay_by_descriptor
     if not any(isinstance(op, ops.MakeFilesystem) and op.into == guard for op in b.container):
         _guard(b, [_lower(b, top, name)], guard)
-        if not detached:
-            b.container.append(ops.MakeDirectory(base=BASE, path=place, origin="root"))
-            b.container.append(ops.Attach(mount=guard, root=BASE, path=place, make="", summary="what strangers may read", origin="root"))
-    if detached and not below:
-        return guard
-    base, path = (guard, below) if detached else (BASE, f"{place}/{below}".rstrip("/"))
-    b.container.append(ops.OpenAt(base=base, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
+        # younger kernels take it as a layer unattached, but to take it apart in the end they would wait for every processor
+        b.container.append(ops.MakeDirectory(base=BASE, path=place, origin="root"))
+        b.container.append(ops.Attach(mount=guard, root=BASE, path=place, make="", summary="what strangers may read", origin="root"))
+    path = f"{place}/{below}".rstrip("/")
+    b.container.append(ops.OpenAt(base=BASE, path=path, flags=O_PATH | O_DIRECTORY, into=layer, resolve=ops.RESOLVE_BENEATH, origin="root"))
     return layer
 
 

@@ -57,10 +57,10 @@ def open_input(stdin: Input) -> tuple[int, bytes, int, int]:
 
 def check_streams(stdin: Input, text: bool, timeout: float | None, output_limit: int, merge_stderr: bool) -> None:
     """Find what makes no sense of a command's streams and time limit before anything is touched. Raises UsageError."""
-    if not isinstance(stdin, str | bytes | int | None) and not hasattr(stdin, "read") and not hasattr(stdin, "fileno"):
-        arguments.wrong("stdin", "text, bytes, a file or a descriptor", stdin)
-    if isinstance(stdin, bool):
-        arguments.wrong("stdin", "text, bytes, a file or a descriptor", stdin)
+    if stdin is not None and not isinstance(stdin, str | bytes):
+        is_descriptor = isinstance(stdin, int) and not isinstance(stdin, bool)
+        if not is_descriptor and not hasattr(stdin, "read") and not hasattr(stdin, "fileno"):
+            arguments.wrong("stdin", "text, bytes, a file or a descriptor", stdin)
     arguments.flag("text", text)
     arguments.flag("merge_stderr", merge_stderr)
     if timeout is not None and not 0 < arguments.number("timeout", timeout) < 1e9:
@@ -71,8 +71,10 @@ def check_streams(stdin: Input, text: bool, timeout: float | None, output_limit:
 
 def variables_of(env: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
     """A command's own variables by name. Raises UsageError."""
-    found = {}
-    for item in arguments.environment("env", env or ()):
+    found: dict[str, str] = {}
+    if not env:
+        return found
+    for item in arguments.environment("env", env):
         name, equals, value = item.partition("=")
         if not name or not equals or "\0" in item:
             raise UsageError(f"env: expected NAME=VALUE, got {item!r}")

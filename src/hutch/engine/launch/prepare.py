@@ -71,6 +71,7 @@ class Prepared(Record):
 
 
 _templates: dict[object, tuple[Rootfs, Features, Prepared]] = {}
+_last: list[tuple[Resolved, Prepared]] = []  # what was asked for last, which most ask for again, and its template
 
 
 def prepare(
@@ -89,6 +90,13 @@ def prepare(
     """
     how = How(idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, inherited=inherited)
     r = resolve(s, how, rootfs, machine)
+    template = _last[0][1] if _last and _last[0][0] == r else _known(r, marks)
+    identity, encoded = personalise(template.template, template.places)
+    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=r.fresh)
+
+
+def _known(r: Resolved, marks: Marks | None) -> Prepared:
+    """The template of a request: from before, or made now."""
     key = r.key()
     cached = _templates.get(key)
     if cached is None or (cached[0] is not r.rootfs and cached[0] != r.rootfs) or cached[1] is not r.features:
@@ -96,9 +104,8 @@ def prepare(
         if len(_templates) > 64:
             _templates.clear()
         cached = _templates[key] = (r.rootfs, r.features, _template(r, marks or new_marks("\0".join((*key, repr(r.rootfs))))))
-    template = cached[2]
-    identity, encoded = personalise(template.template, template.places)
-    return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=r.fresh)
+    _last[:] = [(r, cached[2])]
+    return cached[2]
 
 
 def _template(r: Resolved, marks: Marks) -> Prepared:

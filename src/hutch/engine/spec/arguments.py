@@ -72,6 +72,8 @@ def identity(name: str, value: object) -> str:
 def items(name: str, value: object, expected: str = "a list of texts") -> list[object]:
     """What a list, or anything else that can be gone through, holds. A text would be gone through by its letters, and a
     mapping by its keys: both are refused."""
+    if type(value) in (list, tuple):  # what most are
+        return list(value)  # type: ignore[call-overload, no-any-return]
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         wrong(name, expected, value, f"{name}=[{value!r}]" if isinstance(value, str) else None)
     return list(value)
