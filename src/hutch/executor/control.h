@@ -80,7 +80,7 @@ static void save_log(void)
 
 enum { GOT_EVENT = 1, GOT_END = 2, GOT_EXEC = 4, GOT_LOG = 8 };
 
-static int taken_over;
+static int taken_over, waited_for_pipe;
 
 /* The container lane may go on in a sibling that it cloned (RESPAWN, CLONE_INSIDE): then that one is the container's process. */
 static int take_over(void)
@@ -109,8 +109,13 @@ static int take_over(void)
  * owner forked may hold a copy of the socket. */
 static int wait_for_news(i32 timeout)
 {
+    /* Of a process that goes on in another one, the end is nothing to wake for: we would be in the way of that one, right before its
+     * execve. The pipe tells of that, and of both processes' ends, as soon as nobody but they has it. Whoever debugs the new one may
+     * hold the pipe, so that is trusted for a moment only. */
+    int goes_inside = plan_goes_inside && !taken_over && exec_pipe[1] < 0 && !waited_for_pipe;
+    if (goes_inside && timeout < 0) timeout = 5;
     struct pollfd fds[8] = {{(int)event[CONTAINER], POLLIN, 0},
-                            {(int)(child_pidfd < 0 ? watched_pidfd : child_pidfd), POLLIN, 0},
+                            {goes_inside ? -1 : (int)(child_pidfd < 0 ? watched_pidfd : child_pidfd), POLLIN, 0},
                             {(int)exec_pipe[0], POLLIN, 0},
                             {owner_gone ? -1 : CONTROL_FD, POLLIN, 0},
                             {owner_gone ? -1 : (int)owner_pidfd, POLLIN, 0}};
@@ -119,6 +124,7 @@ static int wait_for_news(i32 timeout)
     } time = {timeout / 1000, timeout % 1000 * 1000000};
     for (long i = 0; i < 3; i++) fds[5 + i] = (struct pollfd){i < log_count ? (int)log_from[i] : -1, POLLIN, 0};
     long n = sys(__NR_ppoll, fds, 8, timeout < 0 ? 0 : (word)&time, 0, 8);
+    if (n == 0 && goes_inside) waited_for_pipe = 1;
     if (n <= 0) return 0;
     int news = 0;
     if (fds[3].revents & POLLIN) hear(0);
@@ -132,7 +138,10 @@ static int wait_for_news(i32 timeout)
         news |= GOT_EVENT;
     }
     if (fds[1].revents) news |= take_over() ? GOT_EVENT : GOT_END;
-    if (fds[2].revents) news |= GOT_EXEC;
+    if (fds[2].revents) {
+        news |= GOT_EXEC;
+        if (goes_inside) news |= take_over() ? GOT_EVENT : GOT_END;
+    }
     return news;
 }
 

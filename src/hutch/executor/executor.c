@@ -367,6 +367,7 @@ static long start(void)
     for (u32 i = 0; i < plan.count[CONTAINER]; i++) {
         if (!next_op(&at, &op, i)) return -EBADMSG;
         if (op.code == RESPAWN || op.code == CLONE_INSIDE) plan_respawns = 1;
+        if (op.code == CLONE_INSIDE) plan_goes_inside = 1;
         if (op.code == MACHINE || op.code == REMOTE) plan_inside = 1;
         if (op.code == MACHINE || op.code == REMOTE || op.code == INIT) plan_stays = 1;
     }

@@ -83,7 +83,7 @@ static long event[2]; /* eventfds: [HOST] is signalled by the host lane, [CONTAI
 static char detail_[DETAIL];
 static struct text detail = {detail_, 0, DETAIL, 0};
 static long self_pid, self_pidfd = -1, child_pid, child_pidfd = -1, owner_pidfd = -1, exec_pipe[2] = {-1, -1};
-static int plan_respawns, plan_inside, plan_stays; /* inside: the program is one of a machine's; stays: a process of ours stays with the container */
+static int plan_respawns, plan_goes_inside, plan_inside, plan_stays; /* inside: the program is one of a machine's; stays: a process of ours stays with the container */
 static long report_fd = -1; /* where the container lane tells `start` of a failure, once the outer process has left */
 static u64 *trace;          /* nanoseconds: the begin, then the end of each operation, the host lane's first */
 

@@ -160,13 +160,15 @@ def _program(b: Builder, *, terminal: bool) -> list[ops.Operation]:
 def _finished(b: Builder, cgroup: CgroupOperations, listener: list[ops.Operation]) -> Compiled:
     """The plan of both lanes."""
     request, own = b.request, b.config.process or Process(cwd="/")
+    first, beside = _before_and_beside_the_start(b, cgroup)
     host = [
-        *b.prepare,
+        *first,
         *cgroup.before,
         clone(b, cgroup),
         *([ops.Wait(barrier=1)] if b.late_namespaces else []),
         *b.mapped,
         ops.Signal(barrier=1),
+        *beside,
         *cgroup.after,
         *b.ready,
         ops.Signal(barrier=2),
@@ -185,6 +187,21 @@ def _finished(b: Builder, cgroup: CgroupOperations, listener: list[ops.Operation
         root_gid=max(b.host_gid(0), 0),
         user_namespace=b.userns,
     )
+
+
+def _before_and_beside_the_start(b: Builder, cgroup: CgroupOperations) -> tuple[list[ops.Operation], list[ops.Operation]]:
+    """What the host lane does before it clones the container's process, and what it may as well do beside that: to write the
+    record, where there is nothing on the host yet that a killed executor would leave, and no name that another may have."""
+    r = b.request
+    if not r.state or r.oci or r.name or r.upper or r.detach or cgroup.before:
+        return b.prepare, []
+    if not all(
+        isinstance(op, ops.Export | ops.Inherit | ops.Protect | ops.HostRecord) or (isinstance(op, ops.HostDirectory) and op.path == r.state)
+        for op in b.prepare
+    ):
+        return b.prepare, []
+    beside: list[ops.Operation] = [op for op in b.prepare if isinstance(op, ops.HostDirectory | ops.HostRecord)]
+    return [op for op in b.prepare if op not in beside], beside
 
 
 def _layers(b: Builder, root: Rootfs) -> None:
