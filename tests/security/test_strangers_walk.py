@@ -26,7 +26,7 @@ from tests.vm.kit import FLAGS, lacking
 
 pytestmark = pytest.mark.root
 STRANGER = 54321  # nobody's number
-TOKEN = "hutch-left"
+TOKEN = f"hutch-left-{os.getpid()}"  # others leave theirs at the same time
 
 # Leaves everything that is dangerous in every directory that can be written, and opens the directory itself.
 LEAVE = f"""

@@ -10,10 +10,11 @@ import os
 import socket
 import struct
 
+from hutch.helpers import resident
 from hutch.kernel import capabilities, syscalls
 from hutch.kernel.netlink import netfilter
 from hutch.kernel.netlink.socket import Socket
-from hutch.network import egress, resident
+from hutch.network import egress
 
 RECORD = struct.Struct("!48sHBI16s")  # a policy's table, the number of what is allowed, whether IPv6, seconds, the address
 MOST_SECONDS = 86400

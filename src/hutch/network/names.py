@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from hutch import jsontext
 from hutch.errors import HutchError
-from hutch.network import nft, resident
-from hutch.network.resident import Kind
+from hutch.helpers import resident
+from hutch.helpers.resident import Kind
+from hutch.network import nft
 from hutch.record import Record
 
 TYPE_CHECKING = False

@@ -11,7 +11,8 @@ import asyncio
 import os
 import socket
 
-from hutch.network import dns, egress, filler, local, names, resident
+from hutch.helpers import resident
+from hutch.network import dns, egress, filler, local, names
 from hutch.network.names import Presence, Registration
 
 TYPE_CHECKING = False

@@ -105,7 +105,10 @@ def _leave_the_host(b: Builder) -> None:
     """The pivot to the root, and what is done there."""
     config, request = b.config, b.request
     lifecycle.before_pivot(b)
-    b.container.append(ops.Pivot(root=ROOT, stacked=1, origin="root") if request.pivot else ops.ChangeRoot(root=ROOT, origin="root"))
+    if request.pivot:
+        b.container.append(ops.Pivot(root=ROOT, stacked=0 if _put_aside(b) else 1, origin="root"))
+    else:
+        b.container.append(ops.ChangeRoot(root=ROOT, origin="root"))
     if request.rootfs is not None and not request.upper and request.files:
         b.prepare.append(ops.Export(value=BASE, origin="root"))
     kind, recursive = _propagation(config)
@@ -120,6 +123,19 @@ def _leave_the_host(b: Builder) -> None:
         b.container.append(ops.Open(path="/", flags=O_PATH_DIRECTORY, into=root, origin="root"))
         b.prepare.append(ops.Export(value=root, origin="root"))
     b.prepare.append(ops.Export(value=PIDFD, origin="linux.namespaces"))
+
+
+def _put_aside(b: Builder) -> bool:
+    """Let the work tmpfs lie on the host's /sys, as the container's namespace sees it, where nothing is looked up there any more. On
+    ``/`` itself a lookup passes below it, but an umount(2) of its own is due in the end, which waits for all processors."""
+    mount = b.features.mount_at("/sys")
+    if b.request.rootfs is None or not b.host_mounts or mount is None or mount.mount_point != "/sys":
+        return False
+    if any(isinstance(op, ops.Open | ops.OpenTree) and getattr(op, "base", None) is None and op.path != "/" for op in b.container):
+        return False
+    place = next(i for i, op in enumerate(b.container) if isinstance(op, ops.Attach) and op.mount == BASE)
+    b.container[place] = b.container[place].replace(path="sys")
+    return True
 
 
 def _program(b: Builder, *, terminal: bool) -> list[ops.Operation]:

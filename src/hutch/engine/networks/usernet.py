@@ -15,11 +15,12 @@ import os
 from hutch import jsontext
 from hutch.engine.networks import definitions
 from hutch.errors import HutchError, UnsupportedError
+from hutch.helpers import resident
+from hutch.helpers.resident import Kind
 from hutch.kernel.features import features, program
-from hutch.network import nft, resident
+from hutch.network import nft
 from hutch.network.attach import Connection, Endpoint
 from hutch.network.egress import parse
-from hutch.network.resident import Kind
 from hutch.network.spec import Network
 
 TYPE_CHECKING = False

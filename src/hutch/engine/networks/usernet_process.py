@@ -16,10 +16,11 @@ from hutch import jsontext
 from hutch.engine.networks import definitions, reclaiming, usernet
 from hutch.engine.records import state
 from hutch.errors import HutchError, UnsupportedError
+from hutch.helpers import resident
 from hutch.kernel import syscalls
 from hutch.kernel.features import features, program
 from hutch.kernel.netlink import route
-from hutch.network import attach, filler, names, nft, resident
+from hutch.network import attach, filler, names, nft
 from hutch.network.spec import Network
 
 TYPE_CHECKING = False

@@ -91,10 +91,10 @@ class Helper:
         import pickle
         import subprocess
 
-        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-        code = f"import sys; sys.path.insert(0, {place!r}); from hutch.image.layers.mapped import main; main()"
+        from hutch.helpers.command import command
+
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", code, job],
+            [*command("hutch.image.layers.mapped"), job],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=files,
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None

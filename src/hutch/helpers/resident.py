@@ -106,10 +106,10 @@ def attempts(directory: str, kind: Kind) -> Iterator[tuple[socket.socket, bool]]
 def _spawn(kind: Kind, lock: int, listener: int) -> None:
     import _thread
     import fcntl
-    import sys
 
-    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    code = f"import sys; sys.path.insert(0, {source!r}); from {kind.module} import main; main()"
+    from hutch.helpers.command import command
+
+    words = command(kind.module)
     wanted = ("PATH", "LD_LIBRARY_PATH", "HUTCH_DATA", "HUTCH_STATE", "HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")
     environment = {name: os.environ[name] for name in wanted if name in os.environ}
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -118,7 +118,7 @@ def _spawn(kind: Kind, lock: int, listener: int) -> None:
         high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (null, lock, listener)]  # none is where another belongs
         places = ((high[0], 0), (high[0], 1), (high[0], 2), (high[1], LOCK_FD), (high[2], LISTENER_FD))
         actions = [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in places]
-        pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", code], environment, file_actions=actions, setsid=True, setsigmask=())
+        pid = os.posix_spawn(words[0], words, environment, file_actions=actions, setsid=True, setsigmask=())
     finally:
         for fd in (*high, null):
             os.close(fd)
