@@ -51,6 +51,9 @@ class BuildExecutor(Command):
         self.set_undefined_options("build_py", ("build_lib", "build_lib"))
 
     def run(self) -> None:
+        numbers: dict[str, object] = {}
+        exec((SOURCE.parent / "plan/numbers.py").read_text(), numbers)
+        (SOURCE / "numbers.h").write_text(numbers["header"]())  # type: ignore[operator]
         command = compiler()
         zig = "ziglang" in command
         link = ["-no-pie", "-Wl,--build-id=none"] + ([] if zig else ["-Wl,-z,noseparate-code"])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import hutch.executor
 from hutch.engine.machines import assembly, wiring
 from hutch.engine.spec import machine_settings
 from hutch.engine.spec.settings import Bind, Settings
@@ -23,11 +22,10 @@ from hutch.kernel.netlink import traffic
 from hutch.oci import config as oci
 from hutch.plan import ops
 from hutch.plan.lint import lint, strands
-from hutch.plan.ops import machine as machine_ops
 from hutch.plan.plan import Plan
 from hutch.runtime.profile import default_profile
 from hutch.runtime.request import Request
-from hutch.vm import initramfs, kernel, modules
+from hutch.vm import frames, initramfs, kernel, modules
 from hutch.vm.compile import NETWORK, NETWORK_ROOM, Parts, compile_machine
 from hutch.vm.machine import KVM, TCG, Machine
 from hutch.vm.qemu import Qemu
@@ -141,16 +139,16 @@ def test_a_command(features, name):
     assert lint(plan) == []
 
 
-def test_constants_are_the_executors():
-    text = (Path(hutch.executor.__file__).parent / "frames.h").read_text()
-    for name in ("START_TERMINAL", "START_ENTER", "START_RESUMED"):
-        assert f"{name} = {getattr(machine_ops, name)}" in text
-    from hutch.engine.machines import guest_cgroup, machine_snapshots
+def test_constants_fit():
+    assert len(NETWORK) == NETWORK_ROOM <= frames.MOST
 
-    for name, value in (("QUIESCE", machine_snapshots.QUIESCE), ("QUIET", machine_snapshots.QUIET), ("READ_FILE", guest_cgroup.READ_FILE),
-                        ("FILE_CONTENT", guest_cgroup.FILE_CONTENT)):  # fmt: skip
-        assert f"{name} = {value}" in text
-    assert len(NETWORK) == NETWORK_ROOM <= 16384
+
+def test_frames():
+    """As the relay takes and gives them: size, type, session 0, content."""
+    assert frames.pack("READ_FILE", b"/x\0") == bytes.fromhex("03000000 0900 0000") + b"/x\0"
+    assert frames.unpack(bytes.fromhex("00000000 2600 0000") + b"text", "FILE_CONTENT") == b"text"
+    for wrong in (b"", b"\0" * 7, bytes.fromhex("00000000 2700 0000")):
+        assert frames.unpack(wrong, "FILE_CONTENT") is None
 
 
 # The machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given, settings, strategies as st
 
 import hutch.executor
 from hutch.executor import messages
-from hutch.plan import lint as rules, ops
+from hutch.plan import lint as rules, numbers, ops
 from hutch.plan.lint import lint
 from hutch.plan.ops import slot
-from hutch.plan.plan import FLAG_DETACH, FLAG_LEAVE, MAGIC, MAX_SLOTS, VERSION, Plan
+from hutch.plan.plan import FLAG_DETACH, MAGIC, MAX_SLOTS, VERSION, Plan
 
 EXECUTOR = Path(hutch.executor.__file__).parent
 
@@ -180,21 +181,13 @@ def test_describe_is_one_printable_line(op):
     assert not set(text) & {"\n", "\r", "\x1b"}, text
 
 
-def _codes() -> dict[str, int]:
-    """The executor's own numbers, from its source."""
-    text = (EXECUTOR / "executor.c").read_text().partition("enum {")[2].partition("};")[0]
-    text = text.partition("*/")[2]
-    pairs = (item.split("=") for item in text.replace("\n", " ").split(",") if "=" in item)
-    return {name.strip(): int(number) for name, number in pairs}
-
-
 def _upper(name: str) -> str:
     special = {"ResourceLimit": "RLIMIT", "DomainName": "DOMAINNAME"}
     return special.get(name) or "".join("_" + c if c.isupper() and i else c for i, c in enumerate(name)).upper()
 
 
 def test_codes_are_the_executors():
-    assert {_upper(kind.__name__): kind.code for kind in CLASSES} == _codes()
+    assert {_upper(kind.__name__): kind.code for kind in CLASSES} == numbers.OPERATIONS
 
 
 def test_codes_are_distinct_and_fit_their_lane():
@@ -204,13 +197,18 @@ def test_codes_are_distinct_and_fit_their_lane():
         assert kind.lanes == lane, kind
 
 
-def test_constants_are_the_executors():
-    header = (EXECUTOR / "plan.h").read_text()
-    assert f"MAX_SLOTS = {MAX_SLOTS}, DETAIL = {messages.DETAIL}" in header
-    assert f"READY = {messages.READY}, FAILED = {messages.FAILED}, EXITED = {messages.EXITED}, DATA = {messages.DATA}, CALL = {messages.CALL}" in header
-    assert f"SEND_SIGNAL = {messages.SEND_SIGNAL}, KILL_TREE = {messages.KILL_TREE}, ANSWER = {messages.ANSWER}" in header
-    assert f"FLAG_DETACH = {FLAG_DETACH}, FLAG_LEAVE = {FLAG_LEAVE}" in header
-    assert f"{MAGIC:#x}" in (EXECUTOR / "executor.c").read_text()
+def test_the_executor_was_built_with_these_numbers():
+    assert (EXECUTOR / "numbers.h").read_text() == numbers.header()
+
+
+def test_no_number_stands_twice():
+    """What the table has is written nowhere in the executor's source, and two of its numbers have no name in common."""
+    tables = (numbers.OPERATIONS, numbers.MESSAGES, numbers.ORDERS, numbers.FRAMES, numbers.START, numbers.HEAD, numbers.FLAGS, numbers.LIMITS)
+    names = [name for table in tables for name in table]
+    assert len(set(names)) == len(names)
+    for path in EXECUTOR.glob("*.[ch]"):
+        if path.name != "numbers.h":
+            assert not re.search(rf"\b({'|'.join(names)}) = ", path.read_text()), path
 
 
 # Encoding

@@ -14,25 +14,7 @@
 #include "machine.h"
 #include "guest.h"
 
-enum { /* hutch/plan/ops/ has the same numbers, and a test compares them */
-    WAIT = 1, SIGNAL = 2, OPEN_TREE = 3, OPEN = 4, JOIN = 5, RLIMIT = 6, PIPE = 7, MAKE_FILESYSTEM = 8,
-    MAKE_DIRECTORY = 9, SOCKET_PAIR = 16, LISTEN = 17, PROTECT = 18, MAKE_SYMLINK = 10, MAKE_FILE = 11, MAKE_NODE = 12, SET_XATTR = 13, OPEN_AT = 14, AFFINITY = 15,
-    HOST_DIRECTORY = 20, HOST_WRITE = 21, HOST_RECORD = 22, CLONE = 23, PROC_WRITE = 24, MAP_HELPER = 25,
-    OPEN_NAMESPACE = 26, DEVICE_PROGRAM = 27, READ_AT_EXIT = 28, KILL_AT_EXIT = 29, WRITE_PID = 30, CALL_OWNER = 31,
-    INHERIT = 32, EXPORT = 33, LOG = 34, EXIT_FILE = 35, TAKE_DESCRIPTOR = 36, MAKE_USER_NAMESPACE = 37, HOST_WRITE_PID = 38,
-    HOLD_LAYER = 39,
-    SET_IDS = 40, PROPAGATION = 41, ATTACH = 42, SET_ATTRIBUTES = 43, PIVOT = 44, MASK = 45, READ_ONLY = 46,
-    HOSTNAME = 47, DOMAINNAME = 48, WRITE_AT = 49, LOOPBACK = 50, UNSHARE = 51, ENTER_CGROUP = 52, KEYRING = 53,
-    NEW_SESSION = 54, TERMINAL = 55, STDIO = 56, CLOSE_DESCRIPTORS = 57, CAPABILITIES = 58, NO_NEW_PRIVILEGES = 59,
-    SECCOMP = 60, UMASK = 61, CHANGE_DIRECTORY = 62, PERSONALITY = 63, SCHEDULER = 64, IO_PRIORITY = 65,
-    FIND_PROGRAM = 67, EXECUTE = 68, INIT = 69, PARENT_DEATH = 70, COPY_UP = 72, AWAIT_START = 73,
-    RUN_HOOK = 74, RESPAWN = 75, HOME = 76, OWN_STDIO = 77, CHANGE_ROOT = 78, MEMORY_POLICY = 79, NETLINK = 80, BESIDE = 81, TAP = 82,
-    DETACH = 83, MACHINE = 84, REMOTE = 85, MEMORY = 86, CLONE_INSIDE = 87, CONTROLLING_TERMINAL = 88,
-    HOLD_SHARED = 100, PUBLISH = 101, RETURN_DEVICE = 102, ENTER_USER_NETWORK = 103,
-    WATCH = 104, TAKE_OVER = 105, CHECK_ROOM = 106, RESERVE = 107,
-};
-
-#include "control.h" /* after the numbers above */
+#include "control.h"
 
 static void container_lane(void);
 
@@ -357,7 +339,7 @@ static long start(void)
     if (r < 0 || st.stx_size < sizeof plan) return -EBADMSG;
     plan_start = (const u8 *)r, plan_end = plan_start + st.stx_size;
     memcpy(&plan, plan_start, sizeof plan);
-    if (plan.magic != 0x4c504f48 || plan.version != 1 || plan.slots > MAX_SLOTS) return -EBADMSG;
+    if (plan.magic != PLAN_MAGIC || plan.version != PLAN_VERSION || plan.slots > MAX_SLOTS) return -EBADMSG;
     lane_start[HOST] = plan_start + sizeof plan;
     const u8 *at = lane_start[HOST];
     struct op op;

@@ -8,14 +8,7 @@
 #define HUTCH_FRAMES_H
 #include "process.h"
 
-enum { /* host to guest */
-    SETUP = 1, PLAN = 2, START = 3, INPUT = 4, CREDIT = 5, TO_EXECUTOR = 6, RESIZE = 7, HANG_UP = 8, READ_FILE = 9, NETWORK = 10,
-    SHUT_DOWN = 11, QUIESCE = 12, RESUME = 13,
-    /* guest to host */
-    HELLO = 32, OUTPUT = 33, ERRORS = 34, INPUT_CREDIT = 35, FROM_EXECUTOR = 36, ENDED = 37, FILE_CONTENT = 38, GUEST_FAILED = 39, QUIET = 40,
-};
-enum { FRAME_MOST = 16384, FRAME_COST = 512, WINDOW = 65536, SESSIONS_MOST = 64 };
-enum { START_TERMINAL = 1, START_ENTER = 2, START_RESUMED = 4 };
+enum { FRAME_COST = 512, WINDOW = 65536, SESSIONS_MOST = 64 };
 
 struct frame {
     u32 size;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import LIMITS, MESSAGES, ORDERS
 from hutch.record import Record
 
-READY, FAILED, EXITED, DATA, CALL = 1, 2, 3, 4, 5
-SEND_SIGNAL, KILL_TREE, ANSWER = 1, 2, 4
+READY, FAILED, EXITED, DATA, CALL = MESSAGES["READY"], MESSAGES["FAILED"], MESSAGES["EXITED"], MESSAGES["DATA"], MESSAGES["CALL"]
+SEND_SIGNAL, KILL_TREE, ANSWER = ORDERS["SEND_SIGNAL"], ORDERS["KILL_TREE"], ORDERS["ANSWER"]
 EREMOTEIO = 121  # what an owner answers with when it could not do what it was asked for
-DETAIL = 512
+DETAIL = LIMITS["DETAIL"]
 SIZE = 16 + 32 + DETAIL
 
 

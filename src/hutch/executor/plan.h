@@ -1,13 +1,11 @@
 /* The plan as it arrives (hutch/plan/plan.py writes it) and what the two lanes share while they carry it out. */
 #ifndef HUTCH_PLAN_H
 #define HUTCH_PLAN_H
+#include "numbers.h"
 #include "sys.h"
 
 enum { HOST = 0, CONTAINER = 1 };
-enum { MAX_SLOTS = 1024, DETAIL = 512, PLAN_FD = 3, CONTROL_FD = 4 };
-enum { READY = 1, FAILED = 2, EXITED = 3, DATA = 4, CALL = 5 };       /* executor to owner */
-enum { SEND_SIGNAL = 1, KILL_TREE = 2, ANSWER = 4 };                  /* owner to executor */
-enum { FLAG_DETACH = 1, FLAG_LEAVE = 2 };
+enum { PLAN_FD = 3, CONTROL_FD = 4 };
 
 struct header {
     u32 magic, version, owner, flags, slots, count[2];

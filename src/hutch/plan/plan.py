@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import FLAGS, HEAD, LIMITS
 from hutch.plan.operation import Operation, Slot, printable
 from hutch.record import Record
 
@@ -9,10 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAGIC = 0x4C504F48  # "HOPL"
-VERSION = 1
-FLAG_DETACH, FLAG_LEAVE = 1, 2
-MAX_SLOTS = 1024
+MAGIC, VERSION = HEAD["PLAN_MAGIC"], HEAD["PLAN_VERSION"]
+FLAG_DETACH, FLAG_LEAVE = FLAGS["FLAG_DETACH"], FLAGS["FLAG_LEAVE"]
+MAX_SLOTS = LIMITS["MAX_SLOTS"]
 
 
 class Plan(Record):

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from hutch.cgroup.live import Cgroup, whole
 from hutch.engine.machines import channel
-from hutch.errors import ContainerGone, UnsupportedError
+from hutch.errors import ContainerGone, HutchError, UnsupportedError
+from hutch.vm import frames
 from hutch.vm.compile import GUEST_CGROUP
 
 TYPE_CHECKING = False
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from hutch.cgroup.live import Stats
     from hutch.oci.config import Resources
 
-READ_FILE, FILE_CONTENT, HEAD = 9, 38, 8  # executor/frames.h
-PATIENCE = 2000  # milliseconds for an answer: of a machine that is paused there is none
+PATIENCE = 2.0  # seconds for an answer: of a machine that is paused there is none
 
 
 class GuestCgroup(Cgroup):
@@ -57,22 +57,17 @@ class GuestCgroup(Cgroup):
                 self._door = None
 
     def _text(self, controller: str, key: str) -> str | None:
-        import select
-
         if self._door is None:
             return None
         path = f"{self._file(controller, key)}\0".encode()
         try:
-            self._door.send(len(path).to_bytes(4, "little") + READ_FILE.to_bytes(2, "little") + bytes(2) + path)
-            poll = select.poll()
-            poll.register(self._door.fileno(), select.POLLIN)
-            answer = self._door.recv(1 << 16) if poll.poll(PATIENCE) else b""
-        except OSError:
-            answer = b""
-        if len(answer) < HEAD or int.from_bytes(answer[4:6], "little") != FILE_CONTENT:
+            answer = frames.ask(self._door, frames.pack("READ_FILE", path), "FILE_CONTENT", PATIENCE)
+        except (OSError, HutchError):
+            answer = None
+        if answer is None:
             self._door = None
             return None
-        return answer[HEAD:].decode("ascii", "replace") or None
+        return answer.decode("ascii", "replace") or None
 
     def _hugetlb(self, controller: str, suffix: str) -> dict[str, int]:
         return {}

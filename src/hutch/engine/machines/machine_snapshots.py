@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hutch.engine.records.live import Live
 
 RECORD = "snapshot"
-QUIESCE, QUIET = 12, 40  # executor/frames.h
 PATIENCE = 30.0  # seconds until a guest must have fallen silent
 # what a copy may have otherwise than the machine that it was made of
 OWN = frozenset(
@@ -213,24 +212,18 @@ def _description(container: Live, parts: Parts) -> dict[str, Any]:
 
 def _save(directory: str, called: str, pid: int, into: str, size: int) -> None:
     """The memory and the state, while the guest is silent and its processors stand still."""
-    import _socket
-    import select
+    import socket
 
-    from hutch.vm import qmp
+    from hutch.vm import frames, qmp
 
     monitor = channel.program_of(pid, qemu.PROGRAM)
-    door = _socket.socket(fileno=channel.connect(directory, called))
+    door = socket.socket(fileno=channel.connect(directory, called))
     memory = _memory_of(monitor, size)
     state = os.open(f"{into}/state", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         if not qmp.talk(channel.monitor(directory, called), qmp.running):
             raise StateError(f"snapshot: container {called} is paused", f"hutch unpause {called}")
-        door.send(_packet(QUIESCE))
-        poll = select.poll()
-        poll.register(door.fileno(), select.POLLIN)
-        if not poll.poll(PATIENCE * 1000):
-            raise HutchError(f"snapshot: the guest of container {called} does not answer")
-        if int.from_bytes(door.recv(64)[4:6], "little") != QUIET:
+        if frames.ask(door, frames.pack("QUIESCE"), "QUIET", PATIENCE) is None:
             raise HutchError(f"snapshot: container {called} is being saved already, or has ended")
         try:
             qmp.talk(channel.monitor(directory, called), qmp.save(state))
@@ -255,10 +248,6 @@ def _memory_of(monitor: int, size: int) -> int:
         os.close(fd)
         raise HutchError("snapshot: the machine's monitor has not the memory that it was given")
     return fd
-
-
-def _packet(kind: int) -> bytes:
-    return (0).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(2)
 
 
 def _copy(source: int, path: str) -> None:

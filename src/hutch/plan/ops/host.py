@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import Operation, Slot, namespace_names, shown
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ class HostDirectory(Operation):
     """mkdir(2) on the host. Its inverse removes the directory: `undo` is "", "rmdir" (a cgroup), "tree", or "failed": the tree,
     when the container never started."""
 
-    code = 20
+    code = OPERATIONS["HOST_DIRECTORY"]
     lanes = "host"
     path: str
     mode: int = 0o755
@@ -43,7 +44,7 @@ class HostWrite(Operation):
     `tolerated` is an errno that counts as success: a key that this kernel lacks and the request can live without.
     """
 
-    code = 21
+    code = OPERATIONS["HOST_WRITE"]
     lanes = "host"
     path: str
     data: str | bytes
@@ -60,7 +61,7 @@ class HostWrite(Operation):
 class HostRecord(Operation):
     """Write the container's record and lock it: the executor holds the lock until it ends, which tells living from dead."""
 
-    code = 22
+    code = OPERATIONS["HOST_RECORD"]
     lanes = "host"
     path: str
     data: str
@@ -82,7 +83,7 @@ class Reserve(Operation):
     `undo` is "tree" to give it back at the end, "failed" to give it back only if the container never ran, as `HostDirectory` has it.
     """
 
-    code = 107
+    code = OPERATIONS["RESERVE"]
     lanes = "host"
     path: str
     name: str
@@ -99,7 +100,7 @@ class Clone(Operation):
     """clone3(2): the container lane begins, in new namespaces, and in a v2 cgroup when `cgroup` is given. A new user namespace
     belongs to the user `owner` plus the executor's pid, whom nobody else is; None: to whoever makes it."""
 
-    code = 23
+    code = OPERATIONS["CLONE"]
     lanes = "host"
     flags: int
     into: Slot
@@ -121,7 +122,7 @@ class Clone(Operation):
 class CheckRoom(Operation):
     """Refuse to go on when a cgroup has as many processes as its limit allows: on v1 it is asked of those who fork alone."""
 
-    code = 106
+    code = OPERATIONS["CHECK_ROOM"]
     lanes = "host"
     current: str
     limit: str
@@ -137,7 +138,7 @@ class TakeOver(Operation):
     """Wait until the container's process goes on inside the pid namespace that it joins (`CloneInside`): it is the one to be
     watched from now on."""
 
-    code = 105
+    code = OPERATIONS["TAKE_OVER"]
     lanes = "host"
 
     def describe(self) -> str:
@@ -147,7 +148,7 @@ class TakeOver(Operation):
 class ProcWrite(Operation):
     """Write a file of the container's process under /proc."""
 
-    code = 24
+    code = OPERATIONS["PROC_WRITE"]
     lanes = "host"
     name: str
     data: str
@@ -162,7 +163,7 @@ class ProcWrite(Operation):
 class MapHelper(Operation):
     """newuidmap(1) or newgidmap(1): a mapping over subordinate ids for a user without privileges."""
 
-    code = 25
+    code = OPERATIONS["MAP_HELPER"]
     lanes = "host"
     program: str
     numbers: tuple[int, ...]
@@ -177,7 +178,7 @@ class MapHelper(Operation):
 class OpenNamespace(Operation):
     """Open a namespace of the container's process, such as ``ns/user``."""
 
-    code = 26
+    code = OPERATIONS["OPEN_NAMESPACE"]
     lanes = "host"
     name: str
     into: Slot
@@ -195,7 +196,7 @@ class OpenNamespace(Operation):
 class DeviceProgram(Operation):
     """Load and attach an eBPF program that decides on the cgroup's device accesses (v2)."""
 
-    code = 27
+    code = OPERATIONS["DEVICE_PROGRAM"]
     lanes = "host"
     cgroup: Slot
     program: bytes
@@ -211,7 +212,7 @@ class DeviceProgram(Operation):
 class EnterUserNetwork(Operation):
     """setns(2) into a user namespace of the user's own and its network namespace, where the user's networks are."""
 
-    code = 103
+    code = OPERATIONS["ENTER_USER_NETWORK"]
     lanes = "host"
     user: Slot
     network: Slot
@@ -226,7 +227,7 @@ class EnterUserNetwork(Operation):
 class MakeUserNamespace(Operation):
     """A user namespace without a process: a mapping for idmapped mounts. The maps are lines ``inside outside count``."""
 
-    code = 37
+    code = OPERATIONS["MAKE_USER_NAMESPACE"]
     lanes = "host"
     uid_map: str
     gid_map: str
@@ -247,7 +248,7 @@ class HoldLayer(Operation):
     content lies in `tar` on `path`, unless somebody else has; the inverse unmounts it when nobody else holds it. `undo` "tree":
     the inverse removes the tree at `path`, if nobody else holds it; "failed": only when the container never started."""
 
-    code = 39
+    code = OPERATIONS["HOLD_LAYER"]
     lanes = "host"
     path: str
     lock: str

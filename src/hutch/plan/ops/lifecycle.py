@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import Operation, Slot, namespace_names
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ class AwaitStart(Operation):
     """Be nobody's child, and wait for a byte on the pipe `commands`. What fails from here on is told to the pipe `report`,
     whose end closes when the program begins."""
 
-    code = 73
+    code = OPERATIONS["AWAIT_START"]
     commands: Slot
     report: Slot
 
@@ -30,7 +31,7 @@ class RunHook(Operation):
     """Run a hook in the container's namespaces, with the container's state on its standard input: `head`, the container's
     pid as it sees itself, `tail`. `timeout` in seconds; 0 is none."""
 
-    code = 74
+    code = OPERATIONS["RUN_HOOK"]
     path: str
     argv: tuple[str, ...]
     environment: tuple[str, ...]
@@ -49,7 +50,7 @@ class RunHook(Operation):
 class Respawn(Operation):
     """clone3(2) with CLONE_PARENT: the lane goes on in a sibling, in namespaces that only a child can begin."""
 
-    code = 75
+    code = OPERATIONS["RESPAWN"]
     flags: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -62,7 +63,7 @@ class Respawn(Operation):
 class Netlink(Operation):
     """A route netlink socket of the container's network namespace, for the owner to configure it with (rtnetlink(7))."""
 
-    code = 80
+    code = OPERATIONS["NETLINK"]
     into: Slot
 
     def arguments(self) -> Iterable[Argument]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS, START
 from hutch.plan.operation import Operation, Slot, joined
 
 TYPE_CHECKING = False
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
     from hutch.plan.plan import Plan
 
 SOCK_STREAM, SOCK_SEQPACKET = 1, 5
-START_TERMINAL, START_ENTER, START_RESUMED = 1, 2, 4  # executor/frames.h
+START_TERMINAL, START_ENTER, START_RESUMED = START["START_TERMINAL"], START["START_ENTER"], START["START_RESUMED"]
 
 
 class SocketPair(Operation):
     """socketpair(2): a stream between two programs."""
 
-    code = 16
+    code = OPERATIONS["SOCKET_PAIR"]
     lanes = "both"
     first: Slot
     second: Slot
@@ -37,7 +38,7 @@ class Listen(Operation):
     """A socket that waits for connections: on a path, for this user alone; without one under a name that only its network
     namespace knows, with its first connection in `connected` (unix(7))."""
 
-    code = 17
+    code = OPERATIONS["LISTEN"]
     lanes = "both"
     into: Slot
     path: str = ""
@@ -59,7 +60,7 @@ class Beside(Operation):
     """The `count` operations that follow, up to a program's execve, are a child's: it runs beside the container's process, and dies
     with its pid namespace."""
 
-    code = 81
+    code = OPERATIONS["BESIDE"]
     count: int
     name: str
 
@@ -73,7 +74,7 @@ class Beside(Operation):
 class Tap(Operation):
     """An interface of this network namespace whose packets a program reads and writes (tuntap.rst)."""
 
-    code = 82
+    code = OPERATIONS["TAP"]
     name: str
     into: Slot
 
@@ -91,7 +92,7 @@ class Memory(Operation):
     """A machine's memory of `size` bytes, as a file without a name (memfd_create(2)), so that it can be copied; with what `source`
     has in it, of another machine's."""
 
-    code = 86
+    code = OPERATIONS["MEMORY"]
     size: int
     into: Slot
     source: Slot | None = None
@@ -110,7 +111,7 @@ class Memory(Operation):
 class Detach(Operation):
     """umount2(2) with MNT_DETACH, in this process's own mount namespace."""
 
-    code = 83
+    code = OPERATIONS["DETACH"]
     path: str
 
     def arguments(self) -> Iterable[Argument]:
@@ -130,7 +131,7 @@ class Machine(Operation):
     more. `about` says of the machine what a reader of the plan wants to know.
     """
 
-    code = 84
+    code = OPERATIONS["MACHINE"]
     channel: Slot
     console: Slot
     door: Slot
@@ -167,7 +168,7 @@ class Remote(Operation):
     """Stand for a command in a machine that runs: its guest carries out the plan. `relay` is a connection to the machine's door,
     `group` the path of the command's own cgroup in the guest, which is killed when this process is."""
 
-    code = 85
+    code = OPERATIONS["REMOTE"]
     relay: Slot
     guest: Plan
     terminal: int = -1

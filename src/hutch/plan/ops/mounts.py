@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import ATIME_MASK, MS_REC, PROPAGATION, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 class Propagation(Operation):
     """The propagation of every mount in the new namespace, before anything is mounted."""
 
-    code = 41
+    code = OPERATIONS["PROPAGATION"]
     kind: str
     recursive: bool = True
 
@@ -31,7 +32,7 @@ class Attach(Operation):
     `make` is what to create if the path is missing: "", "directory", "file", or "like" the source.
     """
 
-    code = 42
+    code = OPERATIONS["ATTACH"]
     mount: Slot
     root: Slot
     path: str
@@ -50,7 +51,7 @@ class Attach(Operation):
 class SetAttributes(Operation):
     """mount_setattr(2) on a path inside `root`."""
 
-    code = 43
+    code = OPERATIONS["SET_ATTRIBUTES"]
     root: Slot
     path: str
     set_attributes: int = 0
@@ -71,7 +72,7 @@ class SetAttributes(Operation):
 class Pivot(Operation):
     """pivot_root(2), and detach the host's tree, with the `stacked` mounts that the plan left on the host's own ``/``."""
 
-    code = 44
+    code = OPERATIONS["PIVOT"]
     root: Slot
     stacked: int = 0
 
@@ -86,7 +87,7 @@ class ChangeRoot(Operation):
     """chroot(2) to a root that covers the old one: for an initial ramdisk, which pivot_root(2) refuses. The old root stays
     mounted below."""
 
-    code = 78
+    code = OPERATIONS["CHANGE_ROOT"]
     root: Slot
 
     def arguments(self) -> Iterable[Argument]:
@@ -99,7 +100,7 @@ class ChangeRoot(Operation):
 class Mask(Operation):
     """Cover a path: a directory with an empty one, a file with /dev/null. A path that does not exist is left."""
 
-    code = 45
+    code = OPERATIONS["MASK"]
     root: Slot
     path: str
     empty: Slot
@@ -116,7 +117,7 @@ class Mask(Operation):
 class ReadOnly(Operation):
     """Bind a path over itself, read-only. A path that does not exist is left."""
 
-    code = 46
+    code = OPERATIONS["READ_ONLY"]
     root: Slot
     path: str
     no_symlinks: bool = False
@@ -131,7 +132,7 @@ class ReadOnly(Operation):
 class CopyUp(Operation):
     """Copy what the image has at a path into the tmpfs that will cover it."""
 
-    code = 72
+    code = OPERATIONS["COPY_UP"]
     root: Slot
     into: Slot
     path: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import Operation, Slot, namespace_names, shown
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 class Hostname(Operation):
     """sethostname(2)."""
 
-    code = 47
+    code = OPERATIONS["HOSTNAME"]
     name: str
 
     def arguments(self) -> Iterable[Argument]:
@@ -27,7 +28,7 @@ class Hostname(Operation):
 class DomainName(Operation):
     """setdomainname(2)."""
 
-    code = 48
+    code = OPERATIONS["DOMAINNAME"]
     name: str
 
     def arguments(self) -> Iterable[Argument]:
@@ -41,7 +42,7 @@ class WriteAt(Operation):
     """Write a file below a directory's descriptor without following a link or leaving the file system: /proc/sys. Without a path
     the descriptor is the file's."""
 
-    code = 49
+    code = OPERATIONS["WRITE_AT"]
     base: Slot
     path: str
     data: str
@@ -56,7 +57,7 @@ class WriteAt(Operation):
 class Loopback(Operation):
     """Bring the loopback interface up."""
 
-    code = 50
+    code = OPERATIONS["LOOPBACK"]
 
     def describe(self) -> str:
         return "bring lo up"
@@ -65,7 +66,7 @@ class Loopback(Operation):
 class Unshare(Operation):
     """unshare(2), for namespaces that begin after the clone: cgroup (its root is where the process is) and time."""
 
-    code = 51
+    code = OPERATIONS["UNSHARE"]
     flags: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -78,7 +79,7 @@ class Unshare(Operation):
 class EnterCgroup(Operation):
     """Move into a cgroup: the process itself, late, so that the set-up is not charged to the container."""
 
-    code = 52
+    code = OPERATIONS["ENTER_CGROUP"]
     tasks: Slot
 
     def arguments(self) -> Iterable[Argument]:
@@ -91,7 +92,7 @@ class EnterCgroup(Operation):
 class NewSession(Operation):
     """setsid(2)."""
 
-    code = 54
+    code = OPERATIONS["NEW_SESSION"]
 
     def describe(self) -> str:
         return "start a new session"
@@ -100,7 +101,7 @@ class NewSession(Operation):
 class Terminal(Operation):
     """A pseudoterminal from the container's own devpts, as standard streams, and with `control` as controlling terminal."""
 
-    code = 55
+    code = OPERATIONS["TERMINAL"]
     devpts: Slot
     master: Slot
     peer: Slot
@@ -122,7 +123,7 @@ class Terminal(Operation):
 class ControllingTerminal(Operation):
     """TIOCSCTTY (ioctl_tty(2)): the terminal on standard input becomes the new session's."""
 
-    code = 88
+    code = OPERATIONS["CONTROLLING_TERMINAL"]
 
     def describe(self) -> str:
         return "make standard input the controlling terminal"
@@ -131,7 +132,7 @@ class ControllingTerminal(Operation):
 class Stdio(Operation):
     """dup2(2) descriptors onto the standard streams; None leaves one as it is."""
 
-    code = 56
+    code = OPERATIONS["STDIO"]
     stdin: Slot | None = None
     stdout: Slot | None = None
     stderr: Slot | None = None
@@ -148,7 +149,7 @@ class CloseDescriptors(Operation):
     """close_range(2): unshare the descriptor table and close all but stdio, before anything that the container names is
     looked up: /proc/self/fd/N must lead nowhere. `preserve` becomes the container's 3 and on; `keep` stays until execve."""
 
-    code = 57
+    code = OPERATIONS["CLOSE_DESCRIPTORS"]
     preserve: tuple[Slot, ...] = ()
     keep: tuple[Slot, ...] = ()
 
@@ -165,7 +166,7 @@ class ChangeDirectory(Operation):
     """chdir(2), and proof that the place lies inside the root. The `first` of two comes while the container's root has its
     privileges, and may be refused, as a user can be let in where root is not; if it was not, the second only proves."""
 
-    code = 62
+    code = OPERATIONS["CHANGE_DIRECTORY"]
     path: str
     make: bool = False
     first: bool = False
@@ -180,7 +181,7 @@ class ChangeDirectory(Operation):
 class Personality(Operation):
     """personality(2)."""
 
-    code = 63
+    code = OPERATIONS["PERSONALITY"]
     persona: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -193,7 +194,7 @@ class Personality(Operation):
 class Scheduler(Operation):
     """sched_setattr(2), with the kernel's struct sched_attr."""
 
-    code = 64
+    code = OPERATIONS["SCHEDULER"]
     attributes: bytes
     summary: str
 
@@ -207,7 +208,7 @@ class Scheduler(Operation):
 class IoPriority(Operation):
     """ioprio_set(2)."""
 
-    code = 65
+    code = OPERATIONS["IO_PRIORITY"]
     value: int
     summary: str
 
@@ -221,7 +222,7 @@ class IoPriority(Operation):
 class Affinity(Operation):
     """sched_setaffinity(2): a mask of CPUs, least significant first."""
 
-    code = 15
+    code = OPERATIONS["AFFINITY"]
     lanes = "both"
     mask: bytes
     summary: str
@@ -236,7 +237,7 @@ class Affinity(Operation):
 class FindProgram(Operation):
     """Choose the first candidate that can be executed, before the filter is on, so that a failure can be explained."""
 
-    code = 67
+    code = OPERATIONS["FIND_PROGRAM"]
     candidates: tuple[str, ...]
 
     def arguments(self) -> Iterable[Argument]:
@@ -249,7 +250,7 @@ class FindProgram(Operation):
 class Execute(Operation):
     """execve(2): the container's lane ends, its program begins."""
 
-    code = 68
+    code = OPERATIONS["EXECUTE"]
     argv: tuple[str, ...]
     environment: tuple[str, ...]
 
@@ -263,7 +264,7 @@ class Execute(Operation):
 class Init(Operation):
     """Stay as PID 1: adopt, reap, pass signals on. With a child, that child goes on to the program."""
 
-    code = 69
+    code = OPERATIONS["INIT"]
     child: bool
 
     def arguments(self) -> Iterable[Argument]:
@@ -277,7 +278,7 @@ class ParentDeath(Operation):
     """PR_SET_PDEATHSIG, set again here because a change of ids or capabilities clears it; 0 lets the process outlive its
     executor."""
 
-    code = 70
+    code = OPERATIONS["PARENT_DEATH"]
     signal: int = 9
 
     def arguments(self) -> Iterable[Argument]:
@@ -290,7 +291,7 @@ class ParentDeath(Operation):
 class Home(Operation):
     """Find HOME in the container's /etc/passwd, for a program whose environment has none."""
 
-    code = 76
+    code = OPERATIONS["HOME"]
     uid: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -303,7 +304,7 @@ class Home(Operation):
 class OwnStdio(Operation):
     """fchown(2): the standard streams become the user's, where that is allowed."""
 
-    code = 77
+    code = OPERATIONS["OWN_STDIO"]
     uid: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -316,7 +317,7 @@ class OwnStdio(Operation):
 class MemoryPolicy(Operation):
     """set_mempolicy(2): mode with its flags, a mask of nodes, least significant first (none: empty)."""
 
-    code = 79
+    code = OPERATIONS["MEMORY_POLICY"]
     mode: int
     nodes: bytes
     summary: str
@@ -332,7 +333,7 @@ class CloneInside(Operation):
     """clone(2): go on in a new process, which a joined pid namespace sees. It has nothing of the host's: the other namespaces were
     entered before, its root, ids and capabilities are the container's, its descriptors are closed."""
 
-    code = 87
+    code = OPERATIONS["CLONE_INSIDE"]
 
     def describe(self) -> str:
         return "go on in a new process, inside the joined pid namespace"

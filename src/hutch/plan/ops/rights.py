@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import Operation
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 class SetIds(Operation):
     """setgroups(2), setresgid(2), setresuid(2). `groups` None: left as they are (the kernel denies setgroups)."""
 
-    code = 40
+    code = OPERATIONS["SET_IDS"]
     uid: int
     gid: int
     groups: tuple[int, ...] | None = ()
@@ -32,7 +33,7 @@ class Keyring(Operation):
     """KEYCTL_JOIN_SESSION_KEYRING (keyctl(2)): a session keyring of the process's own. It has no name: one by a name that is there
     already would be joined, whoever made it."""
 
-    code = 53
+    code = OPERATIONS["KEYRING"]
 
     def describe(self) -> str:
         return "begin a new session keyring"
@@ -41,7 +42,7 @@ class Keyring(Operation):
 class Capabilities(Operation):
     """Bounding set, KEEPCAPS, the three sets, the ambient set: masks, bit N for capability N; None leaves a set."""
 
-    code = 58
+    code = OPERATIONS["CAPABILITIES"]
     bounding: int | None = None
     keep: bool = False
     effective: int | None = None
@@ -70,7 +71,7 @@ class Capabilities(Operation):
 class NoNewPrivileges(Operation):
     """prctl(2) PR_SET_NO_NEW_PRIVS."""
 
-    code = 59
+    code = OPERATIONS["NO_NEW_PRIVILEGES"]
 
     def describe(self) -> str:
         return "set no_new_privs"
@@ -79,7 +80,7 @@ class NoNewPrivileges(Operation):
 class Seccomp(Operation):
     """seccomp(2): a filter in classic BPF."""
 
-    code = 60
+    code = OPERATIONS["SECCOMP"]
     program: bytes
     flags: int = 0
     summary: str = ""
@@ -96,7 +97,7 @@ class Seccomp(Operation):
 class Umask(Operation):
     """umask(2)."""
 
-    code = 61
+    code = OPERATIONS["UMASK"]
     mask: int
 
     def arguments(self) -> Iterable[Argument]:
@@ -109,7 +110,7 @@ class Umask(Operation):
 class Protect(Operation):
     """PR_SET_DUMPABLE 0: nothing in a container that this process joins can look into it, unless it has CAP_SYS_PTRACE."""
 
-    code = 18
+    code = OPERATIONS["PROTECT"]
     lanes = "both"
 
     def describe(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import PROPAGATION, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Operation, Slot, attribute_names, joined, namespace_names, shown
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ class Wait(Operation):
     """Wait until the other lane has signalled a barrier. With `release`, the host lane then lets go of the container's
     standard streams: both lanes' descriptor tables are apart by then."""
 
-    code = 1
+    code = OPERATIONS["WAIT"]
     lanes = "both"
     barrier: int
     release: bool = False
@@ -30,7 +31,7 @@ class Wait(Operation):
 class Signal(Operation):
     """Tell the other lane that a barrier is reached."""
 
-    code = 2
+    code = OPERATIONS["SIGNAL"]
     lanes = "both"
     barrier: int
 
@@ -49,7 +50,7 @@ class OpenTree(Operation):
     copy is a peer of the host's mount, and what is mounted below a peer appears on the host.
     """
 
-    code = 3
+    code = OPERATIONS["OPEN_TREE"]
     lanes = "both"
     path: str
     into: Slot
@@ -80,7 +81,7 @@ class OpenTree(Operation):
 class Open(Operation):
     """Open a path of the host."""
 
-    code = 4
+    code = OPERATIONS["OPEN"]
     lanes = "both"
     path: str
     flags: int
@@ -99,7 +100,7 @@ class Open(Operation):
 class Join(Operation):
     """Enter namespaces: setns(2) with a namespace's descriptor or a process's pidfd."""
 
-    code = 5
+    code = OPERATIONS["JOIN"]
     lanes = "both"
     target: Slot
     flags: int
@@ -120,7 +121,7 @@ RLIMITS = (
 class ResourceLimit(Operation):
     """prlimit(2). On the host lane with the host's privileges: raising a hard limit needs CAP_SYS_RESOURCE there."""
 
-    code = 6
+    code = OPERATIONS["RLIMIT"]
     lanes = "both"
     resource: str
     soft: int
@@ -137,7 +138,7 @@ class ResourceLimit(Operation):
 class Pipe(Operation):
     """A pipe whose ends fill two slots."""
 
-    code = 7
+    code = OPERATIONS["PIPE"]
     lanes = "both"
     reader: Slot
     writer: Slot
@@ -160,7 +161,7 @@ class MakeFilesystem(Operation):
     user and group and no other, without the capabilities that pass over permissions (setfsuid(2)).
     """
 
-    code = 8
+    code = OPERATIONS["MAKE_FILESYSTEM"]
     lanes = "both"
     kind: str
     into: Slot
@@ -196,7 +197,7 @@ class MakeFilesystem(Operation):
 class MakeDirectory(Operation):
     """mkdirat(2) below a directory that the plan made itself. `uid` and `gid` -1: left as created."""
 
-    code = 9
+    code = OPERATIONS["MAKE_DIRECTORY"]
     lanes = "both"
     base: Slot
     path: str
@@ -214,7 +215,7 @@ class MakeDirectory(Operation):
 class MakeSymlink(Operation):
     """symlinkat(2) below a directory that the plan made itself; one that exists stays."""
 
-    code = 10
+    code = OPERATIONS["MAKE_SYMLINK"]
     lanes = "both"
     base: Slot
     target: str
@@ -232,7 +233,7 @@ class MakeSymlink(Operation):
 class MakeFile(Operation):
     """A new file with content, below a directory that the plan made itself."""
 
-    code = 11
+    code = OPERATIONS["MAKE_FILE"]
     lanes = "both"
     base: Slot
     path: str
@@ -257,7 +258,7 @@ def device_number(major: int, minor: int) -> int:
 class MakeNode(Operation):
     """mknodat(2): a device, a pipe, or (a character device 0:0) overlayfs' whiteout."""
 
-    code = 12
+    code = OPERATIONS["MAKE_NODE"]
     lanes = "both"
     base: Slot
     path: str
@@ -282,7 +283,7 @@ class MakeNode(Operation):
 class SetXattr(Operation):
     """fsetxattr(2) on a directory that the plan made itself."""
 
-    code = 13
+    code = OPERATIONS["SET_XATTR"]
     lanes = "both"
     base: Slot
     path: str
@@ -299,7 +300,7 @@ class SetXattr(Operation):
 class OpenAt(Operation):
     """openat2(2) below a directory."""
 
-    code = 14
+    code = OPERATIONS["OPEN_AT"]
     lanes = "both"
     base: Slot
     path: str

@@ -3,6 +3,7 @@ does when the container ends."""
 
 from __future__ import annotations
 
+from hutch.plan.numbers import OPERATIONS
 from hutch.plan.operation import Operation, Slot
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class Watch(Operation):
     """Last until a process ends that is another executor's container, by its pidfd. It is never touched."""
 
-    code = 104
+    code = OPERATIONS["WATCH"]
     lanes = "host"
     process: Slot
 
@@ -29,7 +30,7 @@ class Watch(Operation):
 class ReadAtExit(Operation):
     """Nothing now; when the container has ended, the file's content goes to the owner under `tag`."""
 
-    code = 28
+    code = OPERATIONS["READ_AT_EXIT"]
     lanes = "host"
     path: str
     tag: int
@@ -44,7 +45,7 @@ class ReadAtExit(Operation):
 class KillAtExit(Operation):
     """Nothing now; when the container ends, whatever still lives in its cgroup is killed."""
 
-    code = 29
+    code = OPERATIONS["KILL_AT_EXIT"]
     lanes = "host"
     path: str
     kill_file: str = ""
@@ -59,7 +60,7 @@ class KillAtExit(Operation):
 class WritePid(Operation):
     """Add the container's and the executor's pid to the record."""
 
-    code = 30
+    code = OPERATIONS["WRITE_PID"]
     lanes = "host"
     record: Slot
 
@@ -73,7 +74,7 @@ class WritePid(Operation):
 class CallOwner(Operation):
     """Ask the owner to do what needs more than a system call (a bus message), and wait for its answer."""
 
-    code = 31
+    code = OPERATIONS["CALL_OWNER"]
     lanes = "host"
     request: str
 
@@ -84,7 +85,7 @@ class CallOwner(Operation):
 class Inherit(Operation):
     """A descriptor that the owner handed to the executor."""
 
-    code = 32
+    code = OPERATIONS["INHERIT"]
     lanes = "host"
     into: Slot
     number: int
@@ -102,7 +103,7 @@ class Inherit(Operation):
 class Export(Operation):
     """Hand a slot's descriptor to the owner once the container runs."""
 
-    code = 33
+    code = OPERATIONS["EXPORT"]
     lanes = "host"
     value: Slot
 
@@ -119,7 +120,7 @@ class Export(Operation):
 class Log(Operation):
     """Detached: keep what the container writes in a file of at most `limit` bytes, begun anew when it is full."""
 
-    code = 34
+    code = OPERATIONS["LOG"]
     lanes = "host"
     path: str
     limit: int
@@ -136,7 +137,7 @@ class Log(Operation):
 class ExitFile(Operation):
     """Detached: write the wait status to a file when the container has ended."""
 
-    code = 35
+    code = OPERATIONS["EXIT_FILE"]
     lanes = "host"
     path: str
 
@@ -151,7 +152,7 @@ class TakeDescriptor(Operation):
     """pidfd_getfd(2): take the filter's listener, which the container's process has and the executor has not. The container
     goes on when it is taken."""
 
-    code = 36
+    code = OPERATIONS["TAKE_DESCRIPTOR"]
     lanes = "host"
     into: Slot
 
@@ -168,7 +169,7 @@ class TakeDescriptor(Operation):
 class HostWritePid(Operation):
     """Write the container's pid to a host's file: resctrl's ``tasks``."""
 
-    code = 38
+    code = OPERATIONS["HOST_WRITE_PID"]
     lanes = "host"
     path: str
 
@@ -183,7 +184,7 @@ class Publish(Operation):
     """Pass on what comes to sockets of the host's, by a process that ends with the executor: `ports` are (the number of a
     socket's descriptor, whether it is a stream's, the container's port), `address` the container's IPv4 address, `what` says it for people."""
 
-    code = 101
+    code = OPERATIONS["PUBLISH"]
     lanes = "host"
     what: str
     address: str
@@ -210,7 +211,7 @@ class HoldShared(Operation):
     has something else than 0 by then. What has gone already is no error.
     """
 
-    code = 100
+    code = OPERATIONS["HOLD_SHARED"]
     lanes = "host"
     lock: str
     what: str
@@ -237,7 +238,7 @@ class ReturnDevice(Operation):
     """Nothing now; the inverse moves an interface back from the container's network namespace, under its old name, with what it
     had: `addresses` are RTM_NEWADDR messages, `up` whether it was on."""
 
-    code = 102
+    code = OPERATIONS["RETURN_DEVICE"]
     lanes = "host"
     namespace: Slot
     inside: str
