@@ -57,7 +57,11 @@ class BuildExecutor(Command):
         command = compiler()
         zig = "ziglang" in command
         link = ["-no-pie", "-Wl,--build-id=none"] + ([] if zig else ["-Wl,-z,noseparate-code"])
-        subprocess.run([*command, *FLAGS, *SANITIZER, *link, "-o", str(SOURCE / "executor.new"), str(SOURCE / "executor.c")], check=True)
+        sources = sorted(map(str, SOURCE.glob("*.c")))
+        words = [*command, *FLAGS, *SANITIZER, *link, "-o", str(SOURCE / "executor.new"), *sources]
+        # as one program, whose parts see into each other; not every compiler has a linker for that
+        if zig or subprocess.run([*words, "-flto"], check=False, stderr=subprocess.DEVNULL).returncode:
+            subprocess.run(words, check=True)
         os.replace(SOURCE / "executor.new", SOURCE / "executor")  # one that runs is not written to
         if not self.editable_mode and self.build_lib:
             target = Path(self.build_lib) / "hutch/executor"

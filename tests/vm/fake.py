@@ -12,7 +12,7 @@ from hutch.engine.machines import assembly
 from hutch.record import Record
 from hutch.vm.machine import Machine
 
-# What every script begins with: the channel, frames (executor/frames.h) and messages (executor/plan.h)
+# What every script begins with: the channel, frames (executor/frames.c) and messages (executor/executor.h)
 PRELUDE = r"""
 import os, random, socket, struct, sys, time
 channel = socket.socket(fileno=3)

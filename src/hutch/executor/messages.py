@@ -1,4 +1,4 @@
-"""What the executor and its owner tell each other: one fixed record (executor/plan.h, struct message)."""
+"""What the executor and its owner tell each other: one fixed record (executor/executor.h, struct message)."""
 
 from __future__ import annotations
 

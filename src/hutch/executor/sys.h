@@ -97,80 +97,35 @@ static inline long sys6(long n, word a, word b, word c, word d, word e, word f)
 #define S5(n, a, b, c, d, e) sys6(n, W(a), W(b), W(c), W(d), W(e), 0)
 #define S6(n, a, b, c, d, e, f) sys6(n, W(a), W(b), W(c), W(d), W(e), W(f))
 
-/* The compiler may emit calls to these even in freestanding code. */
-void *memcpy(void *to, const void *from, word n)
-{
-    u8 *t = to;
-    const u8 *f = from;
-    while (n--) *t++ = *f++;
-    return to;
-}
-void *memset(void *to, int value, word n)
-{
-    u8 *t = to;
-    while (n--) *t++ = (u8)value;
-    return to;
-}
-static word length(const char *s)
-{
-    word n = 0;
-    while (s[n]) n++;
-    return n;
-}
+/* The compiler may emit calls to these even in freestanding code (sys.c). */
+void *memcpy(void *to, const void *from, word n);
+void *memset(void *to, int value, word n);
+
+word length(const char *s);
 /* A bounded string builder; what does not fit is cut, and `full` tells. */
 struct text {
     char *start;
     word used, size;
     int full;
 };
-static void put(struct text *t, const char *s, word n)
-{
-    if (n >= t->size - t->used) n = t->size - t->used - 1, t->full = 1;
-    memcpy(t->start + t->used, s, n);
-    t->start[t->used += n] = 0;
-}
-static void puts_(struct text *t, const char *s) { put(t, s, length(s)); }
-static void putn(struct text *t, i64 value)
-{
-    char digits[24];
-    int i = 24;
-    u64 v = value < 0 ? (u64)-value : (u64)value;
-    do digits[--i] = (char)('0' + v % 10);
-    while (v /= 10);
-    if (value < 0) digits[--i] = '-';
-    put(t, digits + i, (word)(24 - i));
-}
+void put(struct text *t, const char *s, word n);
+static inline void puts_(struct text *t, const char *s) { put(t, s, length(s)); }
+void putn(struct text *t, i64 value);
 #define TEXT(name, bytes) \
     char name##_[bytes];  \
     struct text name = {name##_, 0, bytes, 0}; \
     name##_[0] = 0
 
-static long close_(long fd) { return fd < 0 ? 0 : sys(__NR_close, fd); }
-static long openat_(long dir, const char *path, long flags, long mode) { return sys(__NR_openat, dir, path, flags, mode); }
-static long open_in(long dir, const char *path, u64 flags, u64 resolve)
-{
-    struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
-    for (int tries = 0;; tries++) { /* EAGAIN: a rename raced with a `..` (openat2(2)) */
-        long fd = sys(__NR_openat2, dir, path, &how, sizeof how);
-        if (fd != -EAGAIN || tries > 100) return fd;
-    }
-}
-static long write_all(long fd, const void *data, word n)
-{
-    for (word done = 0; done < n;) {
-        long r = sys(__NR_write, fd, (const u8 *)data + done, n - done);
-        if (r == -EINTR) continue;
-        if (r < 0) return r;
-        done += (word)r;
-    }
-    return 0;
-}
-static long fork_(u64 flags)
+static inline long close_(long fd) { return fd < 0 ? 0 : sys(__NR_close, fd); }
+static inline long openat_(long dir, const char *path, long flags, long mode) { return sys(__NR_openat, dir, path, flags, mode); }
+long open_in(long dir, const char *path, u64 flags, u64 resolve);
+long write_all(long fd, const void *data, word n);
+static inline long fork_(u64 flags)
 {
     struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
     return sys(__NR_clone3, &args, sizeof args);
 }
-_Noreturn static void exit_(long code)
+_Noreturn static inline void exit_(long code)
 {
     for (;;) sys(__NR_exit_group, code);
 }

@@ -1,7 +1,7 @@
 """Published ports: what ``-p`` means, and the host's sockets, bound before anything is started.
 
 They are this host's own sockets: its rules for incoming packets hold, as they do for any program's, and nothing is opened
-that they close. A process beside the container passes the bytes on (`executor/ports.h`).
+that they close. A process beside the container passes the bytes on (`executor/ports.c`).
 """
 
 from __future__ import annotations

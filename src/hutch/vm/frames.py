@@ -1,4 +1,4 @@
-"""Frames of a machine's control channel, as its relay takes and gives them: one packet each (executor/frames.h).
+"""Frames of a machine's control channel, as its relay takes and gives them: one packet each (executor/frames.c).
 
 A frame is a head of 8 bytes, the content's size (u32), the frame's type and its session (u16 each), and the content. On a connection
 to the relay the session is 0: the relay gives the number.

@@ -1,6 +1,6 @@
 """The operations of a plan: each a frozen record that can encode itself for the executor and describe itself to a person.
 
-The numbers in `code` are the executor's (executor/executor.c). Every operation carries `origin`, the place in the
+The numbers in `code` are the executor's (`hutch.plan.numbers`). Every operation carries `origin`, the place in the
 configuration that it comes from, such as ``mounts[3]``. What is known only when the plan runs is a `Slot`: a name that one
 operation assigns and later ones use.
 """

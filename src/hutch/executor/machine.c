@@ -1,9 +1,7 @@
 /* A relay's client: the process that stands for a command outside of the machine. It has the caller's streams, hands signals and the
  * window's size on, and ends as the command in the guest did. The first client is PID 1 of the machine's pid namespace,
  * whose end is the end of all of it. */
-#ifndef HUTCH_MACHINE_H
-#define HUTCH_MACHINE_H
-#include "relay.h"
+#include "executor.h"
 
 #define LAST_WORDS 300000000UL /* nanoseconds */
 
@@ -16,10 +14,12 @@ static struct {
 static void client_failed(i32 error, u32 lane, i32 index, const char *what)
 {
     TEXT(words, DETAIL);
-    ended->error = error, ended->lane = lane, ended->index = index;
+    lanes.ended->error = error;
+    lanes.ended->lane = lane;
+    lanes.ended->index = index;
     puts_(&words, what);
-    memcpy((char *)ended->detail, words_, DETAIL);
-    __atomic_store_n(&ended->kind, FAILED, __ATOMIC_SEQ_CST);
+    memcpy((char *)lanes.ended->detail, words_, DETAIL);
+    __atomic_store_n(&lanes.ended->kind, FAILED, __ATOMIC_SEQ_CST);
     exit_(125);
 }
 
@@ -28,14 +28,18 @@ static void machine_gone(const char *who)
 {
     TEXT(words, DETAIL);
     puts_(&words, who);
-    u32 size = ended->console_size < CONSOLE_KEPT ? ended->console_size : CONSOLE_KEPT, from = size > 400 ? size - 400 : 0;
-    while (size > from && (ended->console[size - 1] == '\n' || ended->console[size - 1] == '\r')) size--;
-    if (ended->panic[0]) {
-        puts_(&words, ": its kernel gave up: "), puts_(&words, (char *)ended->panic);
+    u32 size = lanes.ended->console_size < CONSOLE_KEPT ? lanes.ended->console_size : CONSOLE_KEPT, from = size > 400 ? size - 400 : 0;
+    while (size > from && (lanes.ended->console[size - 1] == '\n' || lanes.ended->console[size - 1] == '\r')) size--;
+    if (lanes.ended->panic[0]) {
+        puts_(&words, ": its kernel gave up: ");
+        puts_(&words, (char *)lanes.ended->panic);
         client_failed(EREMOTEIO, 0, 0, words_);
     }
-    if (ended->broken) puts_(&words, ": the guest broke the protocol of its control channel");
-    if (size > from) puts_(&words, "; its console ends with: "), put(&words, (char *)ended->console + from, size - from);
+    if (lanes.ended->broken) puts_(&words, ": the guest broke the protocol of its control channel");
+    if (size > from) {
+        puts_(&words, "; its console ends with: ");
+        put(&words, (char *)lanes.ended->console + from, size - from);
+    }
     client_failed(EREMOTEIO, 0, 0, words_);
 }
 
@@ -69,7 +73,7 @@ static void write_out(u32 stream, long relay)
 }
 
 /* Stand for a command: until it has ended. `children`: this is PID 1, and the end of any child is the machine's. */
-_Noreturn static void client(long relay, const char *encoded, word encoded_size, struct start *how, const char *group, i64 patience, int children)
+_Noreturn void client(long relay, const char *encoded, word encoded_size, struct start *how, const char *group, i64 patience, int children)
 {
     LARGE static struct framed frame;
     struct message last = {0};
@@ -84,15 +88,18 @@ _Noreturn static void client(long relay, const char *encoded, word encoded_size,
         word part = encoded_size - at < FRAME_MOST ? encoded_size - at : FRAME_MOST;
         if (send_packet(relay, PLAN, 0, encoded + at, (u32)part, 0) < 0) break; /* its end is seen below */
     }
-    memcpy(frame.data, how, sizeof *how), memcpy(frame.data + sizeof *how, group, length(group) + 1);
+    memcpy(frame.data, how, sizeof *how);
+    memcpy(frame.data + sizeof *how, group, length(group) + 1);
     send_packet(relay, START, 0, frame.data, (u32)(sizeof *how + length(group) + 1), 0);
     for (;;) {
         int waiting = client_out[0].size || client_out[1].size;
         if (over && !waiting) {
-            ended->usage[0] = last.b, ended->usage[1] = last.c, ended->usage[2] = last.d;
-            memcpy((char *)ended->detail, last.detail, DETAIL);
-            ended->status = (i32)last.a;
-            __atomic_store_n(&ended->kind, EXITED, __ATOMIC_SEQ_CST);
+            lanes.ended->usage[0] = last.b;
+            lanes.ended->usage[1] = last.c;
+            lanes.ended->usage[2] = last.d;
+            memcpy((char *)lanes.ended->detail, last.detail, DETAIL);
+            lanes.ended->status = (i32)last.a;
+            __atomic_store_n(&lanes.ended->kind, EXITED, __ATOMIC_SEQ_CST);
             exit_(last.a & 0x7f ? 128 + (last.a & 0x7f) : last.a >> 8 & 0xff);
         }
         struct pollfd fds[5] = {{(int)signals, POLLIN, 0},
@@ -139,8 +146,12 @@ _Noreturn static void client(long relay, const char *encoded, word encoded_size,
             u32 stream = frame.head.type == ERRORS, at = client_out[stream].size;
             if (size > WINDOW - at) machine_gone("the machine's relay failed");
             memcpy(client_out[stream].data + at, frame.data, size);
-            client_out[stream].size += size, client_out[stream].costs += cost(size);
-            if (!client_out[stream].size || client_out[stream].closed) client_out[stream].from = client_out[stream].size, write_out(stream, relay);
+            client_out[stream].size += size;
+            client_out[stream].costs += cost(size);
+            if (!client_out[stream].size || client_out[stream].closed) {
+                client_out[stream].from = client_out[stream].size;
+                write_out(stream, relay);
+            }
         } else if (frame.head.type == INPUT_CREDIT) {
             memcpy(&part, frame.data, sizeof part);
             sent -= part < sent ? part : sent;
@@ -150,21 +161,25 @@ _Noreturn static void client(long relay, const char *encoded, word encoded_size,
         } else if (frame.head.type == FROM_EXECUTOR && size == sizeof last) {
             struct message m;
             memcpy(&m, frame.data, sizeof m);
-            m.detail[DETAIL - 1] = 0, heard = 1;
+            m.detail[DETAIL - 1] = 0;
+            heard = 1;
             if (m.type == READY) {
-                ended->began = 1;
-                close_(exec_pipe[1]), exec_pipe[1] = -1;
+                lanes.ended->began = 1;
+                close_(container.exec_pipe[1]);
+                container.exec_pipe[1] = -1;
                 if (how->flags & START_TERMINAL) send_size(relay);
             } else if (m.type == FAILED)
                 client_failed(m.error, m.lane + 1, m.index, m.detail);
-            else if (m.type == EXITED)
-                last = m, over = 1;
+            else if (m.type == EXITED) {
+                last = m;
+                over = 1;
+            }
         }
     }
 }
 
 /* PID 1 of a machine: the relay as a child, the container's own command as the first client. */
-static long op_machine(struct op *op)
+long op_machine(struct op *op)
 {
     word plan_size;
     long channel = slot(op), console = slot(op), door = slot(op);
@@ -181,27 +196,30 @@ static long op_machine(struct op *op)
     sys(__NR_setsockopt, pair[0], 1 /* SOL_SOCKET */, 7 /* SO_SNDBUF */, &most, sizeof most);
     r = sys(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* not clone3, which the default filter refuses */
     if (r < 0) return r;
-    sys(__NR_munmap, shared, SHARED_PAGES);
+    sys(__NR_munmap, lanes.shared, SHARED_PAGES);
     if (r == 0) {
-        close_(exec_pipe[1]), close_(pair[1]);
+        close_(container.exec_pipe[1]);
+        close_(pair[1]);
         for (int fd = 0; fd < 3; fd++) close_(fd); /* the caller's streams are the client's alone */
         relay(channel, door, console, pair[0], (u32)disks, (u32)interfaces, identity, identity_size);
     }
-    close_(pair[0]), close_(channel), close_(console), close_(door);
+    close_(pair[0]);
+    close_(channel);
+    close_(console);
+    close_(door);
     if (network_size) send_packet(pair[1], NETWORK, 0, network, (u32)network_size, 0);
     sys(__NR_prctl, PR_SET_NAME, "hutch-machine", 0, 0, 0);
     client(pair[1], encoded, plan_size, &how, "", patience, 1);
 }
 
 /* A command in a machine that runs. */
-static long op_remote(struct op *op)
+long op_remote(struct op *op)
 {
     word plan_size;
     long relay = slot(op);
     struct start how = {(u32)num(op), (i32)num(op)};
     const char *group = str(op, 0), *encoded = str(op, &plan_size);
     if (op->broken || length(group) > 4096) return -EBADMSG;
-    sys(__NR_munmap, shared, SHARED_PAGES);
+    sys(__NR_munmap, lanes.shared, SHARED_PAGES);
     client(relay, encoded, plan_size, &how, group, 0, 0);
 }
-#endif

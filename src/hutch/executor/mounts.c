@@ -1,16 +1,14 @@
 /* Mounts by descriptor: open_tree(2), fsopen(2), fsmount(2), mount_setattr(2), move_mount(2). */
-#ifndef HUTCH_MOUNTS_H
-#define HUTCH_MOUNTS_H
-#include "paths.h"
+#include "executor.h"
 
 /* A file system context keeps the kernel's own words about what was wrong (fsopen(2)). */
 static void context_log(long context)
 {
     char line[256];
-    for (long n; !detail.used && (n = sys(__NR_read, context, line, sizeof line - 1)) > 0;) {
+    for (long n; !talk.detail.used && (n = sys(__NR_read, context, line, sizeof line - 1)) > 0;) {
         line[n] = 0;
         if (line[n - 1] == '\n') line[n - 1] = 0;
-        if (n > 2 && line[0] == 'e' && line[1] == ' ') puts_(&detail, line + 2);
+        if (n > 2 && line[0] == 'e' && line[1] == ' ') puts_(&talk.detail, line + 2);
     }
 }
 
@@ -35,7 +33,7 @@ static long create_as(long context, i64 id)
 
 enum { OPTION_FLAG = 0, OPTION_STRING = 1, OPTION_FD = 2, OPTION_FD_PATHS = 3 };
 
-static long op_make_filesystem(struct op *op)
+long op_make_filesystem(struct op *op)
 {
     const char *type = str(op, 0);
     i64 attributes = num(op), target = num(op), stranger = num(op), count = num(op);
@@ -55,9 +53,12 @@ static long op_make_filesystem(struct op *op)
             }
             r = path.full ? -E2BIG : sys(__NR_fsconfig, context, FSCONFIG_SET_STRING, key, path_, 0);
         }
-        if (r < 0 && !detail.used) {
+        if (r < 0 && !talk.detail.used) {
             context_log(context);
-            if (!detail.used) puts_(&detail, "option "), puts_(&detail, key);
+            if (!talk.detail.used) {
+                puts_(&talk.detail, "option ");
+                puts_(&talk.detail, key);
+            }
         }
     }
     if (r == 0) r = stranger < 0 ? create(context) : create_as(context, stranger);
@@ -70,7 +71,7 @@ static long op_make_filesystem(struct op *op)
 enum { TREE_RECURSIVE = 1, TREE_NO_FOLLOW = 2 };
 
 /* A detached copy of a mount, with its attributes set before anyone can see it. */
-static long op_open_tree(struct op *op)
+long op_open_tree(struct op *op)
 {
     const char *path = str(op, 0);
     i64 flags = num(op), set = num(op), clear = num(op), propagation = num(op), userns = num(op), target = num(op);
@@ -90,7 +91,10 @@ static long op_open_tree(struct op *op)
     } else
         fd = sys(__NR_open_tree, AT_FDCWD, path, how);
     if (fd < 0) return fd;
-    if (userns >= 0) attr.attr_set |= MOUNT_ATTR_IDMAP, attr.userns_fd = (u64)slot_at(userns);
+    if (userns >= 0) {
+        attr.attr_set |= MOUNT_ATTR_IDMAP;
+        attr.userns_fd = (u64)slot_at(userns);
+    }
     /* A clone is a peer of the host's mount: what is mounted below it would appear on the host. */
     if (propagation)
         r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (flags & TREE_RECURSIVE ? AT_RECURSIVE_ : 0), &apart, sizeof apart);
@@ -98,7 +102,8 @@ static long op_open_tree(struct op *op)
         r = sys(__NR_mount_setattr, fd, "", AT_EMPTY_PATH_ | (only_recursive ? AT_RECURSIVE_ : 0), &attr, sizeof attr);
     if (r < 0) {
         if (userns >= 0) explain("the idmapped mount was refused");
-        return close_(fd), r;
+        close_(fd);
+        return r;
     }
     return assign(target, fd);
 }
@@ -111,7 +116,7 @@ static long attach(long fd, long target)
 }
 
 /* Attach a detached mount on a path below a directory's descriptor, made if it is missing. */
-static long op_attach(struct op *op)
+long op_attach(struct op *op)
 {
     long fd = slot(op), root = slot(op), target, r;
     const char *path = str(op, 0);
@@ -140,7 +145,7 @@ static long op_attach(struct op *op)
     return r;
 }
 
-static long op_set_attributes(struct op *op)
+long op_set_attributes(struct op *op)
 {
     long root = slot(op);
     const char *path = str(op, 0);
@@ -155,7 +160,7 @@ static long op_set_attributes(struct op *op)
 
 /* Cover a path: a directory with an empty read-only one, anything else with /dev/null, both by descriptors that were
  * checked on the host (a /dev/null looked up in the container is the container's to choose: CVE-2025-31133). */
-static long op_mask(struct op *op)
+long op_mask(struct op *op)
 {
     long root = slot(op), empty = slot(op), null = slot(op), fd, cover, r;
     const char *path = str(op, 0);
@@ -164,15 +169,19 @@ static long op_mask(struct op *op)
     fd = in_root(root, path, 0, (u64)resolve);
     if (fd == -ENOENT || fd == -ENOTDIR) return 0; /* nothing there to be hidden */
     if (fd < 0) return fd;
-    if ((r = sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st)) < 0) return close_(fd), r;
+    if ((r = sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st)) < 0) {
+        close_(fd);
+        return r;
+    }
     cover = sys(__NR_open_tree, (st.stx_mode & S_IFMT) == S_IFDIR ? empty : null, "",
                 AT_EMPTY_PATH_ | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     r = cover < 0 ? cover : attach(cover, fd);
-    close_(cover), close_(fd);
+    close_(cover);
+    close_(fd);
     return r;
 }
 
-static long op_read_only(struct op *op)
+long op_read_only(struct op *op)
 {
     long root = slot(op), fd, tree, r;
     const char *path = str(op, 0);
@@ -184,11 +193,12 @@ static long op_read_only(struct op *op)
     tree = sys(__NR_open_tree, fd, "", AT_EMPTY_PATH_ | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE_);
     r = tree < 0 ? tree : sys(__NR_mount_setattr, tree, "", AT_EMPTY_PATH_ | AT_RECURSIVE_, &attr, sizeof attr);
     if (r >= 0) r = attach(tree, fd);
-    close_(tree), close_(fd);
+    close_(tree);
+    close_(fd);
     return r;
 }
 
-static long op_copy_up(struct op *op)
+long op_copy_up(struct op *op)
 {
     long root = slot(op), to = slot(op), from, into, r;
     from = open_in(root, str(op, 0), O_RDONLY | O_DIRECTORY, IN_ROOT);
@@ -196,14 +206,15 @@ static long op_copy_up(struct op *op)
     if (from < 0) return from;
     into = openat_(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     r = into < 0 ? into : copy_tree(from, into, 0);
-    close_(from), close_(into);
+    close_(from);
+    close_(into);
     return r;
 }
 
 /* pivot_root(".", ".") stacks the old root on the new one, and "." then names the topmost mount there. What the plan had
  * attached on the old root's own "/" lies on top of it and is detached first: one umount too few would leave the host's
  * whole tree one ".." away, so what is left is checked. */
-static long op_pivot(struct op *op)
+long op_pivot(struct op *op)
 {
     long root = slot(op), r;
     i64 stacked = num(op);
@@ -224,12 +235,11 @@ static long op_pivot(struct op *op)
 }
 
 /* For an initial ramdisk, whose root pivot_root(2) refuses to exchange: the root is only covered. */
-static long op_change_root(struct op *op)
+long op_change_root(struct op *op)
 {
     long r = sys(__NR_fchdir, slot(op));
     if (r == 0) r = sys(__NR_chroot, ".");
     return r == 0 ? sys(__NR_chdir, "/") : r;
 }
 
-static long op_propagation(struct op *op) { return sys(__NR_mount, 0, "/", 0, num(op), 0); }
-#endif
+long op_propagation(struct op *op) { return sys(__NR_mount, 0, "/", 0, num(op), 0); }

@@ -4,46 +4,10 @@
  * itself. The streams of a session have windows: no side sends more than the other has room for, so that a reader who stands
  * still holds up nobody else, and nobody's memory grows. What a frame takes of a window is its size and FRAME_COST, as many
  * small ones take as much room as a few large ones. */
-#ifndef HUTCH_FRAMES_H
-#define HUTCH_FRAMES_H
-#include "process.h"
-
-enum { FRAME_COST = 512, WINDOW = 65536, SESSIONS_MOST = 64 };
-
-struct frame {
-    u32 size;
-    u16 type, session;
-};
-struct framed { /* a frame as it is received and sent */
-    struct frame head;
-    char data[FRAME_MOST];
-};
-struct setup { /* SETUP */
-    i64 seconds, nanoseconds; /* since 1970 */
-    u8 entropy[64];
-    u32 disks, interfaces; /* how many disks the root's layers are on, the topmost first (0: it is shared); how many interfaces there are */
-};
-/* A machine may be copied while it is quiet: between QUIET, the last that its guest says, and RESUME, the first that it hears, its
- * stream has no frame that is half on its way. */
-struct resume { /* RESUME, followed in a copy by the host name, then by files of the container's: each a path, and its content */
-    struct setup setup;
-    u32 fresh, pad; /* fresh: this is a copy, whose only command is the container's own */
-};
-struct start { /* START, followed by the path of the command's cgroup below the container's, if it has one */
-    u32 flags;
-    i32 terminal; /* which of the plan's exports is the terminal; -1: none */
-};
-
-static u32 cost(u32 size) { return size + FRAME_COST; }
-
-/* A buffer that is read from and written to without waiting: what of a frame has come, or is still to go. */
-struct partial {
-    struct framed frame;
-    u32 done;
-};
+#include "executor.h"
 
 /* One frame, as far as it has come. 1: it is whole; 0: not yet; or an error: the stream has ended, or is none of ours. */
-static long take_frame(long fd, struct partial *in)
+long take_frame(long fd, struct partial *in)
 {
     for (;;) {
         u32 whole = in->done < sizeof(struct frame) ? sizeof(struct frame) : sizeof(struct frame) + in->frame.head.size;
@@ -60,7 +24,7 @@ static long take_frame(long fd, struct partial *in)
 }
 
 /* Go on sending a frame. 1: it is gone; 0: not yet. */
-static long give_frame(long fd, struct partial *out)
+long give_frame(long fd, struct partial *out)
 {
     u32 whole = sizeof(struct frame) + out->frame.head.size;
     while (out->done < whole) {
@@ -69,12 +33,14 @@ static long give_frame(long fd, struct partial *out)
         if (n < 0) return n;
         out->done += (u32)n;
     }
-    out->done = 0, out->frame.head.size = 0, out->frame.head.type = 0;
+    out->done = 0;
+    out->frame.head.size = 0;
+    out->frame.head.type = 0;
     return 1;
 }
 
 /* A frame as one packet. */
-static long send_packet(long fd, u32 type, u32 session, const void *data, u32 size, long flags)
+long send_packet(long fd, u32 type, u32 session, const void *data, u32 size, long flags)
 {
     struct frame head = {size, (u16)type, (u16)session};
     struct iovec io[2] = {{&head, sizeof head}, {(void *)data, size}};
@@ -84,7 +50,7 @@ static long send_packet(long fd, u32 type, u32 session, const void *data, u32 si
     return r < 0 ? r : 0;
 }
 
-static long receive_packet(long fd, struct framed *into, long flags)
+long receive_packet(long fd, struct framed *into, long flags)
 {
     long n;
     /* a peer that closed with something unread is told of first, once, and what it had sent comes behind (unix(7)) */
@@ -93,7 +59,7 @@ static long receive_packet(long fd, struct framed *into, long flags)
     return n < (long)sizeof into->head || into->head.size != (u32)n - sizeof into->head ? -EPIPE : 0;
 }
 
-static void poll_(struct pollfd *fds, word count, i64 milliseconds)
+void poll_(struct pollfd *fds, word count, i64 milliseconds)
 {
     struct {
         i64 seconds, nanoseconds;
@@ -102,4 +68,3 @@ static void poll_(struct pollfd *fds, word count, i64 milliseconds)
     if (n <= 0)
         for (word i = 0; i < count; i++) fds[i].revents = 0;
 }
-#endif

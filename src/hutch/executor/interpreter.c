@@ -5,16 +5,7 @@
  * Afterwards the outer process waits: for the container's end, for its owner's word, or for its owner's death, and then
  * undoes, in reverse order, what the host lane did. Detached, it is the container's monitor: it outlives its owner,
  * keeps the log and the exit status. */
-#include "host.h"
-#include "devices.h"
-#include "ports.h"
-#include "lifecycle.h"
-#include "mounts.h"
-#include "process.h"
-#include "machine.h"
-#include "guest.h"
-
-#include "control.h"
+#include "executor.h"
 
 static void container_lane(void);
 
@@ -35,27 +26,32 @@ static long op_clone(struct op *op)
     args.flags = (u64)num(op) | CLONE_PIDFD | CLONE_FILES;
     i64 cgroup = num(op), target = num(op), owner = num(op);
     args.pidfd = (u64)(word)&pidfd;
-    if (cgroup >= 0) args.flags |= CLONE_INTO_CGROUP, args.cgroup = (u64)slot_at(cgroup);
-    if (owner >= 0) own_user_namespace(owner + self_pid);
+    if (cgroup >= 0) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = (u64)slot_at(cgroup);
+    }
+    if (owner >= 0) own_user_namespace(owner + outer.pid);
     long pid = sys(__NR_clone3, &args, sizeof args);
     if (pid == 0) container_lane();
     if (owner >= 0) own_user_namespace(0);
     if (pid < 0) return pid;
-    child_pid = pid, child_pidfd = pidfd, pidfd_slot = target;
+    container.pid = pid;
+    container.pidfd = pidfd;
+    container.pidfd_slot = target;
     return assign(target, pidfd);
 }
 
 static long op_call_owner(u32 index)
 {
     i32 error = 0;
-    i64 values[4] = {child_pid, self_pid, 0, 0};
+    i64 values[4] = {container.pid, outer.pid, 0, 0};
     tell(CALL, HOST, (i32)index, 0, values, 1);
     for (;;) {
-        struct pollfd fds[2] = {{CONTROL_FD, POLLIN, 0}, {(int)owner_pidfd, POLLIN, 0}};
+        struct pollfd fds[2] = {{CONTROL_FD, POLLIN, 0}, {(int)outer.owner_pidfd, POLLIN, 0}};
         sys(__NR_ppoll, fds, 2, 0, 0, 8);
-        if (fds[1].revents) owner_gone = 1;
+        if (fds[1].revents) outer.owner_gone = 1;
         if (hear(&error) == ANSWER) return -error;
-        if (owner_gone || killed) return -ECANCELED;
+        if (outer.owner_gone || outer.killed) return -ECANCELED;
     }
 }
 
@@ -63,16 +59,19 @@ static long op_call_owner(u32 index)
  * ends. */
 static void release_descriptors(void)
 {
-    if (exec_pipe[1] >= 0) close_(exec_pipe[1]), exec_pipe[1] = -1;
+    if (container.exec_pipe[1] >= 0) {
+        close_(container.exec_pipe[1]);
+        container.exec_pipe[1] = -1;
+    }
     long null = openat_(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
     for (int fd = 0; fd < 3; fd++)
         if (null < 0) close_(fd);
         else sys(__NR_dup3, null, fd, 0);
     close_(null);
     /* Detached mounts are taken apart when their last descriptor closes: now, beside the program, and not after its end. */
-    for (u32 i = 0; i < plan.slots && !(plan.flags & FLAG_DETACH); i++)
-        if (!kept[i] && slots[i] >= 0 && slots[i] != child_pidfd)
-            close_(slots[i]);
+    for (u32 i = 0; i < plan.head.slots && !(plan.head.flags & FLAG_DETACH); i++)
+        if (!lanes.kept[i] && lanes.slots[i] >= 0 && lanes.slots[i] != container.pidfd)
+            close_(lanes.slots[i]);
 }
 
 static long common_op(struct op *op)
@@ -91,7 +90,10 @@ static long common_op(struct op *op)
     case SET_XATTR: return op_set_xattr(op);
     case OPEN_AT: return op_open_at(op);
     case AFFINITY: return op_affinity(op);
-    case INHERIT: a = num(op), b = num(op); return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
+    case INHERIT:
+        a = num(op);
+        b = num(op);
+        return sys(__NR_fcntl, b, F_SETFD, FD_CLOEXEC) < 0 ? -EBADF : assign(a, b);
     case SOCKET_PAIR: return op_socket_pair(op);
     case LISTEN: return op_listen(op);
     case PROTECT: return sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -104,7 +106,8 @@ static long host_op(struct op *op)
     i64 a, b;
     switch (op->code) {
     case WAIT:
-        a = num(op), b = num(op);
+        a = num(op);
+        b = num(op);
         if ((a = wait_host((u32)a)) == 0 && b) {
             go_on_alone(); /* before anything of the container's can run beside the other lane */
             release_descriptors();
@@ -112,8 +115,10 @@ static long host_op(struct op *op)
         return a;
     case TAKE_OVER: return host_take_over();
     case CHECK_ROOM: return host_check_room(op);
-    case SIGNAL: return signal_barrier(HOST, (u32)num(op)), 0;
-    case RLIMIT: return op_rlimit(op, child_pid);
+    case SIGNAL:
+        signal_barrier(HOST, (u32)num(op));
+        return 0;
+    case RLIMIT: return op_rlimit(op, container.pid);
     case HOST_DIRECTORY: return host_directory(op, 0);
     case HOST_WRITE: return host_write(op);
     case HOST_RECORD: return host_record(op);
@@ -132,33 +137,37 @@ static long host_op(struct op *op)
     case ENTER_USER_NETWORK: return host_enter_user_network(op);
     case RETURN_DEVICE: return host_return_device(op, 0);
     case WATCH:
-        watched_pidfd = slot(op);
-        close_(exec_pipe[1]), exec_pipe[1] = -1; /* nothing is going to be executed: it runs already */
-        return watched_pidfd < 0 ? -EBADF : 0;
+        outer.watched_pidfd = slot(op);
+        /* nothing is going to be executed: it runs already */
+        close_(container.exec_pipe[1]);
+        container.exec_pipe[1] = -1;
+        return outer.watched_pidfd < 0 ? -EBADF : 0;
     case READ_AT_EXIT: case KILL_AT_EXIT: return 0;
     case WRITE_PID: return host_write_pid(op);
     case CALL_OWNER: return op_call_owner(op->index);
     case EXPORT:
-        if (exported_count == 16) return -E2BIG;
-        exported[exported_count++] = a = num(op); /* the slot: its value may come later */
+        if (outer.exported_count == 16) return -E2BIG;
+        outer.exported[outer.exported_count++] = a = num(op); /* the slot: its value may come later */
         keep(a);
         return 0;
     case LOG: {
         const char *path = str(op, 0);
-        log_limit = num(op);
-        for (log_count = 0; log_count < 3; log_count++) {
-            log_from[log_count] = slot(op);
-            if (log_from[log_count] >= 0) sys(__NR_fcntl, log_from[log_count], F_SETFL, O_NONBLOCK);
+        logged.limit = num(op);
+        for (logged.count = 0; logged.count < 3; logged.count++) {
+            logged.from[logged.count] = slot(op);
+            if (logged.from[logged.count] >= 0) sys(__NR_fcntl, logged.from[logged.count], F_SETFL, O_NONBLOCK);
         }
-        log_fd = openat_(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        return log_fd < 0 ? log_fd : 0;
+        logged.fd = openat_(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        return logged.fd < 0 ? logged.fd : 0;
     }
-    case EXIT_FILE: exit_file = str(op, 0); return 0;
+    case EXIT_FILE:
+        outer.exit_file = str(op, 0);
+        return 0;
     case TAKE_DESCRIPTOR: return host_take_descriptor(op);
     case MAKE_USER_NAMESPACE: return host_make_user_namespace(op);
     case HOST_WRITE_PID: {
         TEXT(pid, 24);
-        putn(&pid, child_pid);
+        putn(&pid, container.pid);
         long fd = openat_(AT_FDCWD, str(op, 0), O_WRONLY | O_CLOEXEC, 0);
         a = fd < 0 ? fd : write_all(fd, pid_, pid.used);
         close_(fd);
@@ -175,7 +184,7 @@ static long beside_end = -1; /* of a program beside the container's process: wha
  * for its start with; and ours, the pipes that tell of an execve and the barriers' eventfds. */
 static long op_close_descriptors(struct op *op)
 {
-    long keep[8] = {event[HOST], event[CONTAINER], exec_pipe[1], beside_end}, r, kept_count = 4;
+    long keep[8] = {lanes.event[HOST], lanes.event[CONTAINER], container.exec_pipe[1], beside_end}, r, kept_count = 4;
     i64 preserved = num(op);
     u32 from = 3;
     /* the table is the container's own from here on */
@@ -207,7 +216,11 @@ static long op_beside(struct op *op)
     long r = sys(__NR_pipe2, pair, O_CLOEXEC), pid;
     if (r < 0) return r;
     pid = fork_(0);
-    if (pid == 0) return close_(pair[0]), beside_end = pair[1], 0;
+    if (pid == 0) {
+        close_(pair[0]);
+        beside_end = pair[1];
+        return 0;
+    }
     close_(pair[1]);
     if (pid > 0) /* the end comes with the execve, or with the child's own; a failure is in the shared page by then */
         while (sys(__NR_read, pair[0], &byte, 1) == -EINTR) {}
@@ -219,7 +232,9 @@ static long container_op(struct op *op)
 {
     switch (op->code) {
     case WAIT: return wait_container((u32)num(op));
-    case SIGNAL: return signal_barrier(CONTAINER, (u32)num(op)), 0;
+    case SIGNAL:
+        signal_barrier(CONTAINER, (u32)num(op));
+        return 0;
     case RLIMIT: return op_rlimit(op, 0);
     case SET_IDS: return op_set_ids(op);
     case PROPAGATION: return op_propagation(op);
@@ -248,18 +263,21 @@ static long container_op(struct op *op)
     case CAPABILITIES: return op_capabilities(op);
     case NO_NEW_PRIVILEGES: return sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     case SECCOMP: return op_seccomp(op);
-    case UMASK: return sys(__NR_umask, num(op)), umask_set = 1, 0;
+    case UMASK:
+        sys(__NR_umask, num(op));
+        container.umask_set = 1;
+        return 0;
     case CHANGE_DIRECTORY: return op_change_directory(op);
     case PERSONALITY: return sys(__NR_personality, num(op));
     case SCHEDULER: return sys(__NR_sched_setattr, 0, str(op, 0), 0);
     case IO_PRIORITY: return sys(__NR_ioprio_set, 1, 0, num(op));
     case FIND_PROGRAM: return op_find_program(op);
     case EXECUTE: case INIT:
-        if (!umask_set) sys(__NR_umask, 022); /* not the caller's: a container is the same wherever it is started */
+        if (!container.umask_set) sys(__NR_umask, 022); /* not the caller's: a container is the same wherever it is started */
         return op->code == INIT ? op_init(op) : op_execute(op);
     case PARENT_DEATH: {
         i64 signal = num(op);
-        unarmed = !signal;
+        container.unarmed = !signal;
         return sys(__NR_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0);
     }
     case AWAIT_START: return op_await_start(op);
@@ -286,49 +304,51 @@ static long container_op(struct op *op)
  * again after each; an end in between is seen by the outer process's pidfd. */
 static void arm(void)
 {
-    struct pollfd fd = {(int)self_pidfd, POLLIN, 0};
+    struct pollfd fd = {(int)outer.pidfd, POLLIN, 0};
     struct {
         i64 seconds, nanoseconds;
     } now = {0, 0};
-    if (unarmed) return;
+    if (container.unarmed) return;
     sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    if (self_pidfd >= 0 && sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(126);
+    if (outer.pidfd >= 0 && sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(126);
     /* its descriptor is closed: from another pid namespace a parent is 0, and whoever adopts an orphan is not */
-    long parent = went_inside ? sys(__NR_getppid) : 0;
-    if (parent != 0 && parent != self_pid) exit_(126);
+    long parent = container.went_inside ? sys(__NR_getppid) : 0;
+    if (parent != 0 && parent != outer.pid) exit_(126);
 }
 
 _Noreturn static void container_lane(void)
 {
-    const u8 *at = lane_start[CONTAINER];
+    const u8 *at = plan.lane[CONTAINER];
     struct op op;
     arm();
     reset_signals();
-    for (u32 i = 0; i < plan.count[CONTAINER] && next_op(&at, &op, i); i++) {
-        report->position = i;
+    for (u32 i = 0; i < plan.head.count[CONTAINER] && next_op(&at, &op, i); i++) {
+        lanes.report->position = i;
         long r = op.code == BESIDE ? op_beside(&op) : container_op(&op);
-        if (op.code == CLOSE_DESCRIPTORS) self_pidfd = -1;
+        if (op.code == CLOSE_DESCRIPTORS) outer.pidfd = -1;
         if (op.code == SET_IDS || op.code == CAPABILITIES || op.code == JOIN || op.code == RESPAWN || op.code == CLONE_INSIDE) arm();
         stamp(CONTAINER, i);
-        if (op.code == BESIDE && r > 0 && report->failed) exit_(126);
-        for (; op.code == BESIDE && r > 0; r--) next_op(&at, &op, ++i), op.code = BESIDE; /* these are the child's */
+        if (op.code == BESIDE && r > 0 && lanes.report->failed) exit_(126);
+        /* these are the child's */
+        for (; op.code == BESIDE && r > 0; r--) {
+            next_op(&at, &op, ++i);
+            op.code = BESIDE;
+        }
         if (r >= 0 && op.broken) r = -EBADMSG;
         if (r < 0) {
-            report->error = (i32)-r;
-            memcpy(report->detail, detail_, DETAIL);
-            if (report_fd >= 0) {
+            lanes.report->error = (i32)-r;
+            memcpy(lanes.report->detail, talk.buffer, DETAIL);
+            if (lanes.report_fd >= 0) {
                 struct message m = {.type = FAILED, .lane = CONTAINER, .index = (i32)i, .error = (i32)-r};
-                memcpy(m.detail, detail_, DETAIL);
-                write_all(report_fd, &m, sizeof m);
+                memcpy(m.detail, talk.buffer, DETAIL);
+                write_all(lanes.report_fd, &m, sizeof m);
             }
-            __atomic_store_n(&report->failed, 1, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&lanes.report->failed, 1, __ATOMIC_SEQ_CST);
             exit_(126);
         }
     }
     exit_(0);
 }
-
-#include "ending.h"
 
 static long start(void)
 {
@@ -336,65 +356,69 @@ static long start(void)
     memset(&st, 0, sizeof st);
     if (sys(__NR_statx, PLAN_FD, "", AT_EMPTY_PATH_, STATX_SIZE, &st) < 0) return -EBADF;
     long r = sys(__NR_mmap, 0, st.stx_size, 3 /* read, write */, 2 /* MAP_PRIVATE */, PLAN_FD, 0);
-    if (r < 0 || st.stx_size < sizeof plan) return -EBADMSG;
-    plan_start = (const u8 *)r, plan_end = plan_start + st.stx_size;
-    memcpy(&plan, plan_start, sizeof plan);
-    if (plan.magic != PLAN_MAGIC || plan.version != PLAN_VERSION || plan.slots > MAX_SLOTS) return -EBADMSG;
-    lane_start[HOST] = plan_start + sizeof plan;
-    const u8 *at = lane_start[HOST];
+    if (r < 0 || st.stx_size < sizeof plan.head) return -EBADMSG;
+    plan.start = (const u8 *)r;
+    plan.end = plan.start + st.stx_size;
+    memcpy(&plan.head, plan.start, sizeof plan.head);
+    if (plan.head.magic != PLAN_MAGIC || plan.head.version != PLAN_VERSION || plan.head.slots > MAX_SLOTS) return -EBADMSG;
+    plan.lane[HOST] = plan.start + sizeof plan.head;
+    const u8 *at = plan.lane[HOST];
     struct op op;
-    for (u32 i = 0; i < plan.count[HOST]; i++)
+    for (u32 i = 0; i < plan.head.count[HOST]; i++)
         if (!next_op(&at, &op, i)) return -EBADMSG;
-    lane_start[CONTAINER] = at;
-    for (u32 i = 0; i < plan.count[CONTAINER]; i++) {
+    plan.lane[CONTAINER] = at;
+    for (u32 i = 0; i < plan.head.count[CONTAINER]; i++) {
         if (!next_op(&at, &op, i)) return -EBADMSG;
-        if (op.code == RESPAWN || op.code == CLONE_INSIDE) plan_respawns = 1;
-        if (op.code == CLONE_INSIDE) plan_goes_inside = 1;
-        if (op.code == MACHINE || op.code == REMOTE) plan_inside = 1;
-        if (op.code == MACHINE || op.code == REMOTE || op.code == INIT) plan_stays = 1;
+        if (op.code == RESPAWN || op.code == CLONE_INSIDE) plan.respawns = 1;
+        if (op.code == CLONE_INSIDE) plan.goes_inside = 1;
+        if (op.code == MACHINE || op.code == REMOTE) plan.inside = 1;
+        if (op.code == MACHINE || op.code == REMOTE || op.code == INIT) plan.stays = 1;
     }
     close_(PLAN_FD);
     r = sys(__NR_mmap, 0, SHARED_PAGES + 4096 + 4096, 3, 1 | 32 /* MAP_SHARED | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
-    shared = (void *)r, ended = (void *)(r + SHARED_PAGES), report = (void *)(r + SHARED_PAGES + 4096);
-    for (u32 i = 0; i < plan.slots; i++) shared->slot[i] = -1;
-    slots = shared->slot;
-    report->listener = -1;
-    r = sys(__NR_mmap, 0, ((word)plan.count[HOST] + 1) * sizeof *begun, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
+    lanes.shared = (void *)r;
+    lanes.ended = (void *)(r + SHARED_PAGES);
+    lanes.report = (void *)(r + SHARED_PAGES + 4096);
+    for (u32 i = 0; i < plan.head.slots; i++) lanes.shared->slot[i] = -1;
+    lanes.slots = lanes.shared->slot;
+    lanes.report->listener = -1;
+    r = sys(__NR_mmap, 0, ((word)plan.head.count[HOST] + 1) * sizeof *lanes.begun, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
     if (r < 0) return r;
-    begun = (void *)r;
-    ended->status = -1;
+    lanes.begun = (void *)r;
+    lanes.ended->status = -1;
     sys(__NR_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
-    self_pid = sys(__NR_getpid);
-    if (plan.owner) {
-        owner_pidfd = sys(__NR_pidfd_open, plan.owner, 0);
-        if (sys(__NR_getppid) != (long)plan.owner) return -ECANCELED;
+    outer.pid = sys(__NR_getpid);
+    if (plan.head.owner) {
+        outer.owner_pidfd = sys(__NR_pidfd_open, plan.head.owner, 0);
+        if (sys(__NR_getppid) != (long)plan.head.owner) return -ECANCELED;
     }
-    if (plan.flags & FLAG_DETACH) {
+    if (plan.head.flags & FLAG_DETACH) {
         r = fork_(0);
         if (r != 0) exit_(r < 0 ? 1 : 0);
         sys(__NR_setsid);
-        self_pid = sys(__NR_getpid);
+        outer.pid = sys(__NR_getpid);
     }
-    if (plan.trace) {
-        word size = 8 * (1 + (word)plan.count[HOST] + plan.count[CONTAINER]);
-        r = sys(__NR_mmap, 0, size, 3, 1 /* MAP_SHARED */, (long)plan.trace, 0);
+    if (plan.head.trace) {
+        word size = 8 * (1 + (word)plan.head.count[HOST] + plan.head.count[CONTAINER]);
+        r = sys(__NR_mmap, 0, size, 3, 1 /* MAP_SHARED */, (long)plan.head.trace, 0);
         if (r < 0) return r;
-        trace = (u64 *)r;
-        trace[0] = clock();
-        close_((long)plan.trace);
+        lanes.trace = (u64 *)r;
+        lanes.trace[0] = clock();
+        close_((long)plan.head.trace);
     }
-    self_pidfd = sys(__NR_pidfd_open, self_pid, 0);
-    event[HOST] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
-    event[CONTAINER] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
+    outer.pidfd = sys(__NR_pidfd_open, outer.pid, 0);
+    lanes.event[HOST] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
+    lanes.event[CONTAINER] = sys(__NR_eventfd2, 0, EFD_CLOEXEC);
     i32 pair[2];
     r = sys(__NR_pipe2, pair, O_CLOEXEC);
-    if (r < 0 || event[HOST] < 0 || event[CONTAINER] < 0) return -EMFILE;
-    exec_pipe[0] = pair[0], exec_pipe[1] = pair[1];
+    if (r < 0 || lanes.event[HOST] < 0 || lanes.event[CONTAINER] < 0) return -EMFILE;
+    container.exec_pipe[0] = pair[0];
+    container.exec_pipe[1] = pair[1];
     return 0;
 }
 
-int main(void)
+__attribute__((used)) int main(void) /* by _start alone */
 {
     struct sigaction_ ignore = {(void *)1, 0, 0, 0};
     const int passed_over[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
@@ -407,29 +431,29 @@ int main(void)
     if (sys(__NR_getpid) == 1 && sys(__NR_fcntl, PLAN_FD, 1 /* F_GETFD */) == -EBADF && in_ramdisk()) guest();
     long r = start();
     if (r < 0) exit_(100);
-    const u8 *at = lane_start[HOST];
+    const u8 *at = plan.lane[HOST];
     struct op op;
-    for (u32 i = 0; i < plan.count[HOST]; i++) {
-        begun[i].at = at;
+    for (u32 i = 0; i < plan.head.count[HOST]; i++) {
+        lanes.begun[i].at = at;
         if (!next_op(&at, &op, i)) break;
-        host_done = i + 1;
-        detail.used = 0;
-        if (child_pid <= 0 && !owner_gone) {
-            if (owner_pidfd >= 0) {
-                struct pollfd fd = {(int)owner_pidfd, POLLIN, 0};
+        outer.done = i + 1;
+        talk.detail.used = 0;
+        if (container.pid <= 0 && !outer.owner_gone) {
+            if (outer.owner_pidfd >= 0) {
+                struct pollfd fd = {(int)outer.owner_pidfd, POLLIN, 0};
                 struct {
                     i64 seconds, nanoseconds;
                 } now = {0, 0};
-                if (sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) owner_gone = 1;
+                if (sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) outer.owner_gone = 1;
             }
         }
-        r = owner_gone ? -ECANCELED : host_op(&op);
+        r = outer.owner_gone ? -ECANCELED : host_op(&op);
         stamp(HOST, i);
         if (r >= 0 && op.broken) r = -EBADMSG;
-        if (r == -ECANCELED && report->failed) failed(CONTAINER, report->position, report->error);
-        if (r == -ECHILD && (op.code == WAIT || op.code == TAKE_OVER)) failed(CONTAINER, report->position, 0);
+        if (r == -ECANCELED && lanes.report->failed) failed(CONTAINER, lanes.report->position, lanes.report->error);
+        if (r == -ECHILD && (op.code == WAIT || op.code == TAKE_OVER)) failed(CONTAINER, lanes.report->position, 0);
         if (r < 0) {
-            host_done = i; /* what failed made nothing: a directory that was there before is somebody else's */
+            outer.done = i; /* what failed made nothing: a directory that was there before is somebody else's */
             failed(HOST, i, -r);
         }
     }

@@ -1,12 +1,10 @@
 /* Host operations: those that change the host have an inverse, which runs in reverse order when the container ends, when
  * an operation fails, and when the owner dies. An inverse succeeds when its work is already done. */
-#ifndef HUTCH_HOST_H
-#define HUTCH_HOST_H
-#include "files.h"
+#include "executor.h"
 
 enum { UNDO_NOTHING = 0, UNDO_REMOVE_DIRECTORY = 1, UNDO_REMOVE_TREE = 2, UNDO_IF_FAILED = 3 };
 
-static void pause_(i64 nanoseconds)
+void pause_(i64 nanoseconds)
 {
     struct {
         i64 seconds, nanoseconds;
@@ -28,7 +26,7 @@ static long members(long dir, const char *path, i32 *pids)
                 pid = pid * 10 + (text[i] - '0');
                 continue;
             }
-            if (pid > 1 && pid != self_pid) pids[count++] = (i32)pid;
+            if (pid > 1 && pid != outer.pid) pids[count++] = (i32)pid;
             pid = 0;
         }
     close_(fd);
@@ -85,8 +83,6 @@ static void remove_children(const char *path)
     close_(fd);
 }
 
-static int never_started; /* what is kept of a container that ran is not kept of one that failed before */
-
 /* Rootless: what belongs to subordinate ids can be removed by the container's root alone. */
 static long remove_tree_as(const char *path, i64 userns)
 {
@@ -95,7 +91,7 @@ static long remove_tree_as(const char *path, i64 userns)
     return r;
 }
 
-static long host_directory(struct op *op, int undo)
+long host_directory(struct op *op, int undo)
 {
     const char *path = str(op, 0);
     i64 mode = num(op), uid = num(op), gid = num(op), inverse = num(op), exist_ok = num(op), userns = num(op);
@@ -104,13 +100,13 @@ static long host_directory(struct op *op, int undo)
         keep(userns);
         r = sys(__NR_mkdirat, AT_FDCWD, path, mode);
         if (r == -EEXIST && exist_ok) {
-            begun[op->index].was_there = 1;
+            lanes.begun[op->index].was_there = 1;
             return 0;
         }
         return r < 0 ? r : owned(AT_FDCWD, path, uid, gid);
     }
-    if (begun[op->index].was_there) return 0; /* somebody else's */
-    if (inverse == UNDO_REMOVE_TREE || (inverse == UNDO_IF_FAILED && never_started)) return remove_tree_as(path, userns);
+    if (lanes.begun[op->index].was_there) return 0; /* somebody else's */
+    if (inverse == UNDO_REMOVE_TREE || (inverse == UNDO_IF_FAILED && outer.never_started)) return remove_tree_as(path, userns);
     if (inverse != UNDO_REMOVE_DIRECTORY) return 0;
     for (int tries = 0; tries < 500; tries++) { /* a cgroup is busy until its last task is gone */
         r = sys(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
@@ -121,7 +117,7 @@ static long host_directory(struct op *op, int undo)
     return r;
 }
 
-static long host_write(struct op *op)
+long host_write(struct op *op)
 {
     word size;
     const char *path = str(op, 0), *data = str(op, &size);
@@ -135,6 +131,7 @@ static long host_write(struct op *op)
 /* A lock on a whole file that belongs to the open file, and goes with its last descriptor: others can ask whether it is held without
  * taking it (fcntl(2), "Open file description locks"). SHARED_LOCK waits, the others do not. */
 enum { SHARED_LOCK = 0 /* F_RDLCK */, EXCLUSIVE_LOCK = 1 /* F_WRLCK */, NO_LOCK = 2 /* F_UNLCK */ };
+
 static long lock_file(long fd, i16 type)
 {
     struct {
@@ -148,7 +145,7 @@ static long lock_file(long fd, i16 type)
 }
 
 /* The container's record: locked for as long as this process lives, so that the living are told from the dead. */
-static long host_record(struct op *op)
+long host_record(struct op *op)
 {
     word size;
     const char *path = str(op, 0), *data = str(op, &size);
@@ -162,7 +159,7 @@ static long host_record(struct op *op)
 }
 
 /* The container's name is its record by another name: whoever links first has it. */
-static long host_reserve(struct op *op, int undo)
+long host_reserve(struct op *op, int undo)
 {
     const char *record = str(op, 0), *name = str(op, 0);
     i64 stays = num(op);
@@ -172,7 +169,7 @@ static long host_reserve(struct op *op, int undo)
         if (r == -EEXIST) explain("another container has it");
         return r;
     }
-    if (stays && !never_started) return 0;
+    if (stays && !outer.never_started) return 0;
     if (sys(__NR_statx, AT_FDCWD, record, AT_SYMLINK_NOFOLLOW, STATX_INO, &own) < 0) return 0;
     if (sys(__NR_statx, AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, STATX_INO, &found) < 0) return 0;
     if (own.stx_ino != found.stx_ino || own.stx_dev_minor != found.stx_dev_minor || own.stx_dev_major != found.stx_dev_major) return 0;
@@ -190,21 +187,24 @@ static i64 number_in(const char *path)
 }
 
 /* Who moves into a cgroup of v1's is not held by its limit: who forks there is (pids.rst). So a full one is not entered. */
-static long host_check_room(struct op *op)
+long host_check_room(struct op *op)
 {
     const char *current = str(op, 0);
     i64 most = number_in(str(op, 0));
     return most >= 0 && number_in(current) >= most ? -EAGAIN : 0;
 }
 
-static long proc_open(const char *name, word flags)
+long proc_open(const char *name, word flags)
 {
     TEXT(path, 64);
-    puts_(&path, "/proc/"), putn(&path, child_pid), puts_(&path, "/"), puts_(&path, name);
+    puts_(&path, "/proc/");
+    putn(&path, container.pid);
+    puts_(&path, "/");
+    puts_(&path, name);
     return openat_(AT_FDCWD, path_, (long)(flags | O_CLOEXEC), 0);
 }
 
-static long host_proc_write(struct op *op)
+long host_proc_write(struct op *op)
 {
     word size;
     const char *name = str(op, 0), *data = str(op, &size);
@@ -228,16 +228,21 @@ static i64 start_time(void)
     return value;
 }
 
-static long host_write_pid(struct op *op)
+long host_write_pid(struct op *op)
 {
     TEXT(line, 96);
-    puts_(&line, "{\"pid\":"), putn(&line, child_pid), puts_(&line, ",\"executor\":"), putn(&line, self_pid);
-    puts_(&line, ",\"started\":"), putn(&line, start_time()), puts_(&line, "}\n");
+    puts_(&line, "{\"pid\":");
+    putn(&line, container.pid);
+    puts_(&line, ",\"executor\":");
+    putn(&line, outer.pid);
+    puts_(&line, ",\"started\":");
+    putn(&line, start_time());
+    puts_(&line, "}\n");
     return write_all(slot(op), line_, line.used);
 }
 
 /* newuidmap(1) and newgidmap(1): the only other program that a plan may run on the host. */
-static long host_map_helper(struct op *op)
+long host_map_helper(struct op *op)
 {
     LARGE static const char *argv[1024];
     static const char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", 0};
@@ -246,7 +251,7 @@ static long host_map_helper(struct op *op)
     int status = 0;
     if (count > 1000) return -E2BIG;
     argv[n++] = str(op, 0);
-    putn(&pid, child_pid);
+    putn(&pid, container.pid);
     argv[n++] = pid_;
     for (i64 i = 1; i < count; i++) argv[n++] = str(op, 0);
     argv[n] = 0;
@@ -262,7 +267,7 @@ static long host_map_helper(struct op *op)
     return status ? -EPERM : 0;
 }
 
-static long host_device_program(struct op *op)
+long host_device_program(struct op *op)
 {
     word size;
     long cgroup = slot(op), fd;
@@ -287,7 +292,7 @@ static long host_device_program(struct op *op)
 
 /* Kill what lives in a cgroup: by cgroup.kill where there is one (5.14, v2), else pid by pid until none is left. A
  * container with a pid namespace of its own is dead already; one that shares the host's is not. */
-static long undo_kill(const char *path, const char *kill_file)
+long undo_kill(const char *path, const char *kill_file)
 {
     if (*kill_file) {
         long fd = openat_(AT_FDCWD, kill_file, O_WRONLY | O_CLOEXEC, 0);
@@ -306,44 +311,44 @@ static long undo_kill(const char *path, const char *kill_file)
 
 /* The container lane's descriptor table is its own by now, and what it says may be forbidden to it by the very filter whose
  * listener this is: so the number is looked for in the shared page, and the descriptor taken by pidfd_getfd(2). */
-static long host_take_descriptor(struct op *op)
+long host_take_descriptor(struct op *op)
 {
     i64 target = num(op);
     for (;;) {
-        if (report->failed) return -ECANCELED;
-        i32 number = __atomic_load_n(&report->listener, __ATOMIC_SEQ_CST);
+        if (lanes.report->failed) return -ECANCELED;
+        i32 number = __atomic_load_n(&lanes.report->listener, __ATOMIC_SEQ_CST);
         if (number >= 0) {
-            long r = assign(target, sys(__NR_pidfd_getfd, child_pidfd, (long)number, 0));
-            if (r == 0) __atomic_store_n(&report->taken, 1, __ATOMIC_SEQ_CST);
+            long r = assign(target, sys(__NR_pidfd_getfd, container.pidfd, (long)number, 0));
+            if (r == 0) __atomic_store_n(&lanes.report->taken, 1, __ATOMIC_SEQ_CST);
             return r;
         }
-        struct pollfd fd = {(int)child_pidfd, POLLIN, 0};
+        struct pollfd fd = {(int)container.pidfd, POLLIN, 0};
         struct {
             i64 seconds, nanoseconds;
         } time = {0, 200000};
-        if (sys(__NR_ppoll, &fd, 1, &time, 0, 8) > 0) return report->failed ? -ECANCELED : -ECHILD;
+        if (sys(__NR_ppoll, &fd, 1, &time, 0, 8) > 0) return lanes.report->failed ? -ECANCELED : -ECHILD;
     }
 }
 
 /* A user namespace for the sake of its mapping alone, which an idmapped mount takes (mount_setattr(2)). */
-static long host_make_user_namespace(struct op *op)
+long host_make_user_namespace(struct op *op)
 {
     const char *maps[2] = {str(op, 0), str(op, 0)}, *names[2] = {"uid_map", "gid_map"};
     i64 target = num(op);
-    long holder = fork_(CLONE_NEWUSER), r = 0, own = child_pid;
+    long holder = fork_(CLONE_NEWUSER), r = 0, own = container.pid;
     if (holder < 0) return holder;
     if (holder == 0) {
         sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         for (;;) pause_(1000000000);
     }
-    child_pid = holder;
+    container.pid = holder;
     for (int i = 0; i < 2 && r >= 0; i++) {
         long fd = proc_open(names[i], O_WRONLY);
         r = fd < 0 ? fd : sys(__NR_write, fd, maps[i], length(maps[i]));
         close_(fd);
     }
     if (r >= 0) r = assign(target, proc_open("ns/user", O_RDONLY));
-    child_pid = own;
+    container.pid = own;
     sys(__NR_kill, holder, SIGKILL);
     while (sys(__NR_wait4, holder, 0, 0, 0) == -EINTR) {}
     return r;
@@ -366,25 +371,26 @@ static long mount_index(const char *index, const char *tar, const char *place)
     if (r == 0) r = mount = sys(__NR_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV);
     if (r < 0) explain("the layer's index cannot be mounted");
     if (mount >= 0) r = sys(__NR_move_mount, mount, "", AT_FDCWD, place, MOVE_MOUNT_F_EMPTY_PATH);
-    close_(mount), close_(context);
+    close_(mount);
+    close_(context);
     return r;
 }
 
 /* A layer that several containers use: who comes first mounts it, who leaves last unmounts it. The lock is held, shared, by
  * every user; getting it exclusively means that nobody else is one. Page cache belongs to a mounted file system, so that
  * sharing the mount is sharing the memory. */
-static long host_hold_layer(struct op *op, int undo)
+long host_hold_layer(struct op *op, int undo)
 {
     const char *lock = str(op, 0), *index = str(op, 0), *tar = str(op, 0), *place = str(op, 0);
     i64 inverse = num(op), userns = num(op); /* 0: nothing, 1: remove the tree, 2: if the container never started */
     long fd, r = 0, serial;
     if (undo) {
-        int removes = inverse == 1 || (inverse == 2 && never_started);
-        if ((fd = begun[op->index].held - 1) < 0) return 0;
+        int removes = inverse == 1 || (inverse == 2 && outer.never_started);
+        if ((fd = lanes.begun[op->index].held - 1) < 0) return 0;
         int alone = (*index || removes) && sys(__NR_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */) == 0;
         if (alone && *index && is_mount_point(place)) r = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
         if (alone && removes) r = remove_tree_as(place, userns);
-        begun[op->index].held = 0;
+        lanes.begun[op->index].held = 0;
         close_(fd);
         return r;
     }
@@ -392,8 +398,11 @@ static long host_hold_layer(struct op *op, int undo)
     fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return fd;
     while ((r = sys(__NR_flock, fd, 1 /* LOCK_SH */)) == -EINTR) {}
-    if (r < 0) return close_(fd), r;
-    begun[op->index].held = (i32)fd + 1;
+    if (r < 0) {
+        close_(fd);
+        return r;
+    }
+    lanes.begun[op->index].held = (i32)fd + 1;
     if (!*index) return 0;
     serial = openat_(AT_FDCWD, index, O_RDONLY | O_CLOEXEC, 0); /* one mounts, the others wait for it */
     if (serial < 0) return serial;
@@ -403,10 +412,10 @@ static long host_hold_layer(struct op *op, int undo)
     return r;
 }
 
-LARGE static u8 netlink_answer[8192];
+LARGE u8 netlink_answer[8192];
 
 /* A datagram to the kernel, which takes it before send returns; its answer is there by then. */
-static long exchange(long fd, const void *data, word size)
+long exchange(long fd, const void *data, word size)
 {
     i32 error = 0;
     long n = sys(__NR_sendto, fd, data, size, 0, 0, 0);
@@ -416,7 +425,7 @@ static long exchange(long fd, const void *data, word size)
     return error;
 }
 
-static long netlink(i64 protocol, const char *data, word size)
+long netlink(i64 protocol, const char *data, word size)
 {
     long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, protocol), r;
     if (fd < 0) return fd;
@@ -431,7 +440,10 @@ static void restore_settings(long notes, const char *unless)
     LARGE static char text[65536];
     char now = '0';
     long file = *unless ? openat_(AT_FDCWD, unless, O_RDONLY | O_CLOEXEC, 0) : -1;
-    if (file >= 0) sys(__NR_read, file, &now, 1), close_(file);
+    if (file >= 0) {
+        sys(__NR_read, file, &now, 1);
+        close_(file);
+    }
     sys(__NR_lseek, notes, 0, 0);
     long size = sys(__NR_read, notes, text, sizeof text - 1);
     sys(__NR_ftruncate, notes, 0);
@@ -446,7 +458,7 @@ static void restore_settings(long notes, const char *unless)
 }
 
 /* What several containers use: the lock is held, shared, by every user, and getting it exclusively means to be the last. */
-static long host_hold_shared(struct op *op, int undo)
+long host_hold_shared(struct op *op, int undo)
 {
     const char *lock = str(op, 0), *unless, *data;
     i64 restore = num(op);
@@ -458,11 +470,14 @@ static long host_hold_shared(struct op *op, int undo)
         fd = openat_(AT_FDCWD, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0) return fd;
         r = lock_file(fd, SHARED_LOCK);
-        if (r < 0) return close_(fd), r;
-        begun[op->index].held = (i32)fd + 1;
+        if (r < 0) {
+            close_(fd);
+            return r;
+        }
+        lanes.begun[op->index].held = (i32)fd + 1;
         return 0;
     }
-    if ((fd = begun[op->index].held - 1) < 0) return 0;
+    if ((fd = lanes.begun[op->index].held - 1) < 0) return 0;
     for (int round = 0; round < 2; round++) {
         i64 count = num(op);
         if (round == 1) {
@@ -477,18 +492,18 @@ static long host_hold_shared(struct op *op, int undo)
         }
     }
     if (last && restore && (r == 0 || r == -ENOENT)) restore_settings(fd, unless); /* somebody may have flushed all tables */
-    begun[op->index].held = 0;
+    lanes.begun[op->index].held = 0;
     close_(fd);
     return 0;
 }
 
-static long op_join(struct op *op)
+long op_join(struct op *op)
 {
     long fd = slot(op);
     return sys(__NR_setns, fd, num(op));
 }
 
-static long host_enter_user_network(struct op *op)
+long host_enter_user_network(struct op *op)
 {
     long user = slot(op), net = slot(op), r = sys(__NR_setns, user, CLONE_NEWUSER);
     if (r == 0) r = sys(__NR_setns, net, CLONE_NEWNET);
@@ -498,7 +513,7 @@ static long host_enter_user_network(struct op *op)
     return r;
 }
 
-static long op_pipe(struct op *op)
+long op_pipe(struct op *op)
 {
     i32 pair[2];
     i64 reader = num(op), writer = num(op);
@@ -507,4 +522,3 @@ static long op_pipe(struct op *op)
     if (r == 0) r = assign(writer, pair[1]);
     return r;
 }
-#endif

@@ -1,14 +1,12 @@
 /* Directories, files, links and nodes below a descriptor, and files on the host by path. */
-#ifndef HUTCH_FILES_H
-#define HUTCH_FILES_H
-#include "paths.h"
+#include "executor.h"
 
-static long owned(long dir, const char *path, i64 uid, i64 gid)
+long owned(long dir, const char *path, i64 uid, i64 gid)
 {
     return uid < 0 && gid < 0 ? 0 : sys(__NR_fchownat, dir, path, uid, gid, AT_SYMLINK_NOFOLLOW);
 }
 
-static long op_socket_pair(struct op *op)
+long op_socket_pair(struct op *op)
 {
     i32 pair[2];
     i64 first = num(op), second = num(op);
@@ -19,7 +17,7 @@ static long op_socket_pair(struct op *op)
 
 /* A socket that waits for others: by a path, which is for this user alone, or by a name that the kernel chooses and nobody
  * outside of the network namespace sees, with its first connection (unix(7), "Autobind feature"). */
-static long op_listen(struct op *op)
+long op_listen(struct op *op)
 {
     struct {
         u16 family;
@@ -36,9 +34,12 @@ static long op_listen(struct op *op)
         word at = size;
         while (at && path[at] != '/') at--;
         if (size >= PATH_SIZE) return -ENAMETOOLONG;
-        memcpy(directory, path, at), directory[at] = 0;
+        memcpy(directory, path, at);
+        directory[at] = 0;
         other = openat_(AT_FDCWD, directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-        puts_(&place, "/proc/self/fd/"), putn(&place, other), puts_(&place, path + at);
+        puts_(&place, "/proc/self/fd/");
+        putn(&place, other);
+        puts_(&place, path + at);
         length_ = (i32)(2 + place.used + 1);
         r = other < 0 ? other : place.full ? -ENAMETOOLONG : sys(__NR_bind, fd, &name, length_);
         close_(other);
@@ -56,7 +57,7 @@ static long op_listen(struct op *op)
 }
 
 /* An interface whose packets a program reads and writes (tuntap.rst); it belongs to the network namespace of whoever opens it. */
-static long op_tap(struct op *op)
+long op_tap(struct op *op)
 {
     struct {
         char name[16];
@@ -69,14 +70,17 @@ static long op_tap(struct op *op)
     if (size >= sizeof request.name) return -ENAMETOOLONG;
     memcpy(request.name, name, size);
     long fd = openat_(AT_FDCWD, "/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK, 0), r;
-    if (fd < 0) return explain("/dev/net/tun"), fd;
+    if (fd < 0) {
+        explain("/dev/net/tun");
+        return fd;
+    }
     r = sys(__NR_ioctl, fd, 0x400454ca /* TUNSETIFF */, &request);
     return r < 0 ? close_(fd), r : assign(target, fd);
 }
 
 /* A machine's memory, as a file that no name leads to (memfd_create(2)): empty, or with what another machine's had. Only what is
  * written there is copied, and takes room. */
-static long op_memory(struct op *op)
+long op_memory(struct op *op)
 {
     i64 size = num(op), target = num(op);
     long source = slot(op);
@@ -97,11 +101,14 @@ static long op_memory(struct op *op)
             if (r == 0) r = -EIO;
         }
     }
-    if (r < 0) return close_(fd), r;
+    if (r < 0) {
+        close_(fd);
+        return r;
+    }
     return assign(target, fd);
 }
 
-static long op_make_directory(struct op *op)
+long op_make_directory(struct op *op)
 {
     long dir = slot(op);
     const char *path = str(op, 0);
@@ -110,7 +117,7 @@ static long op_make_directory(struct op *op)
     return r < 0 ? r : owned(dir, path, uid, gid);
 }
 
-static long op_make_symlink(struct op *op)
+long op_make_symlink(struct op *op)
 {
     long dir = slot(op);
     const char *target = str(op, 0), *path = str(op, 0);
@@ -120,7 +127,7 @@ static long op_make_symlink(struct op *op)
     return r < 0 ? r : owned(dir, path, uid, gid);
 }
 
-static long op_make_file(struct op *op)
+long op_make_file(struct op *op)
 {
     word size;
     long dir = slot(op), fd, r;
@@ -134,7 +141,7 @@ static long op_make_file(struct op *op)
     return r;
 }
 
-static long op_make_node(struct op *op)
+long op_make_node(struct op *op)
 {
     long dir = slot(op), r;
     const char *path = str(op, 0);
@@ -153,7 +160,10 @@ static long op_make_node(struct op *op)
         r = sys(__NR_mknodat, fd, name, mode, device);
         if (r == -EEXIST && sys(__NR_statx, fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0) {
             u64 there = (u64)(st.stx_rdev_minor & 0xff) | (u64)(st.stx_rdev_major & 0xfff) << 8 | (u64)(st.stx_rdev_minor & ~0xffU) << 12;
-            if ((st.stx_mode & S_IFMT) == (mode & S_IFMT) && there == (u64)device) return close_(fd), 0;
+            if ((st.stx_mode & S_IFMT) == (mode & S_IFMT) && there == (u64)device) {
+                close_(fd);
+                return 0;
+            }
             explain("another file is there");
         }
         if (r == 0) r = owned(fd, path + n + (path[n] == '/'), uid, gid);
@@ -164,7 +174,7 @@ static long op_make_node(struct op *op)
     return r < 0 ? r : owned(dir, path, uid, gid);
 }
 
-static long op_set_xattr(struct op *op)
+long op_set_xattr(struct op *op)
 {
     word size;
     long dir = slot(op), fd, r;
@@ -176,7 +186,7 @@ static long op_set_xattr(struct op *op)
     return r;
 }
 
-static long op_open_at(struct op *op)
+long op_open_at(struct op *op)
 {
     long dir = slot(op);
     const char *path = str(op, 0);
@@ -184,14 +194,14 @@ static long op_open_at(struct op *op)
     return assign(target, open_in(dir, path, (u64)flags, (u64)resolve));
 }
 
-static long op_open(struct op *op)
+long op_open(struct op *op)
 {
     const char *path = str(op, 0);
     i64 flags = num(op), target = num(op);
     return assign(target, openat_(AT_FDCWD, path, flags | O_CLOEXEC, 0600));
 }
 
-static long op_write_at(struct op *op)
+long op_write_at(struct op *op)
 {
     word size;
     long dir = slot(op), fd, r;
@@ -206,4 +216,3 @@ static long op_write_at(struct op *op)
     close_(fd);
     return r < 0 ? r : 0;
 }
-#endif

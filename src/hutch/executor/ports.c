@@ -5,9 +5,7 @@
  * Streams go by splice(2) through a pipe: what the receiver does not take stays there, and the sender waits. A connection has a pipe
  * for as long as something is on its way, so that one which says nothing costs two descriptors. When descriptors run out those go that have
  * said nothing for longest. */
-#ifndef HUTCH_PORTS_H
-#define HUTCH_PORTS_H
-#include "host.h"
+#include "executor.h"
 
 enum {
     LISTEN_STREAM, LISTEN_DATAGRAM, STREAM, SESSION,
@@ -16,42 +14,42 @@ enum {
     SOCK_NONBLOCK_ = 04000, SOCK_STREAM_ = 1, SOCK_DGRAM_ = 2,
     SPLICE_MOVE_NONBLOCK = 1 | 2, F_SETPIPE_SZ_ = 1031,
 };
+
 #define SESSION_IDLE 90000000000UL /* nanoseconds */
+
 #define SILENCE 5000000000UL
 
 struct epoll_event_ {
     u32 events;
     u64 data;
 }
+
 #if defined(__x86_64__)
 __attribute__((packed))
 #endif
+
 ;
+
 struct address {
     u16 family, port; /* in network byte order */
     u8 host[4], zero[8];
 };
-struct link { /* one connection: side 0 is the client, side 1 the container; way 0 leads from 0 to 1 */
-    i32 fd[2], pipe[2][2];
-    u32 queued[2], generation, next_free;
-    u64 last; /* when something came */
-    u8 watched[2], ended[2], shut[2], used, connecting;
-};
-struct session { /* one client of a datagram port */
-    i32 fd;
-    u32 listener, hash, generation, name_size, control_size;
-    u64 last;
-    u8 name[28], control[64];
-};
+
 static struct published {
     i32 fd;
     u32 stream, port;
 } published[LISTENERS] LARGE;
+
 static struct link *links;
+
 static struct session *sessions;
+
 static u32 published_count, links_used, links_free = ~0U, paused;
+
 static struct address target;
+
 static long poll_fd, proxy_pid;
+
 LARGE static u8 datagram[65536];
 
 static u64 now_(void)
@@ -95,7 +93,9 @@ static void reset(long fd)
 }
 
 enum { SPARES = 8 };
+
 static i32 spares[SPARES][2];
+
 static u32 spare_count;
 
 /* A pipe for what is on its way; 0 or an error. */
@@ -134,9 +134,13 @@ static void end_link(u32 index, int abort)
     for (int i = 0; i < 2; i++) {
         if (abort) reset(l->fd[i]);
         else close_(l->fd[i]);
-        close_(l->pipe[i][0]), close_(l->pipe[i][1]);
+        close_(l->pipe[i][0]);
+        close_(l->pipe[i][1]);
     }
-    l->used = 0, l->generation++, l->next_free = links_free, links_free = index;
+    l->used = 0;
+    l->generation++;
+    l->next_free = links_free;
+    links_free = index;
     if (paused) watch_listeners(1);
 }
 
@@ -169,7 +173,10 @@ static long pump(struct link *l, int way)
         if (n <= 0) break;
     }
     return_pipe(l, way);
-    if (l->ended[way] && !l->queued[way] && !l->shut[way]) sys(__NR_shutdown, l->fd[!way], 1 /* SHUT_WR */), l->shut[way] = 1;
+    if (l->ended[way] && !l->queued[way] && !l->shut[way]) {
+        sys(__NR_shutdown, l->fd[!way], 1 /* SHUT_WR */);
+        l->shut[way] = 1;
+    }
     return 0;
 }
 
@@ -221,7 +228,9 @@ static void welcome(u32 listener)
         target.port = (u16)published[listener].port;
         r = own < 0 ? own : sys(__NR_connect, own, &target, sizeof target);
         memset(l, 0, sizeof *l);
-        l->generation = generation, l->fd[0] = (i32)client, l->fd[1] = (i32)own;
+        l->generation = generation;
+        l->fd[0] = (i32)client;
+        l->fd[1] = (i32)own;
         for (int way = 0; way < 2; way++) l->pipe[way][0] = l->pipe[way][1] = -1;
         if (r == 0 || r == -EINPROGRESS)
             for (int way = 0; way < 2; way++) {
@@ -230,7 +239,8 @@ static void welcome(u32 listener)
             }
         if (links_free != ~0U) links_free = next;
         else links_used++;
-        l->used = 1, l->connecting = 1;
+        l->used = 1;
+        l->connecting = 1;
         l->last = now_();
         if (r < 0 && r != -EINPROGRESS) end_link(index, 1);
         else update(index);
@@ -251,7 +261,10 @@ static u32 answer_from(u8 *control, word size)
     } head;
     if (size < sizeof head) return 0;
     memcpy(&head, control, sizeof head);
-    if (head.level == 0 && head.type == 8 && head.size == sizeof head + 12) return memset(control + 16, 0, 4), 32;
+    if (head.level == 0 && head.type == 8 && head.size == sizeof head + 12) {
+        memset(control + 16, 0, 4);
+        return 32;
+    }
     if (head.level == 41 && head.type == 50 && head.size == sizeof head + 20) {
         if (control[16] == 0xff) return 0;
         if (control[16] != 0xfe || (control[17] & 0xc0) != 0x80) memset(control + 32, 0, 4);
@@ -263,7 +276,8 @@ static u32 answer_from(u8 *control, word size)
 static void end_session(struct session *s)
 {
     close_(s->fd);
-    s->fd = -1, s->generation++;
+    s->fd = -1;
+    s->generation++;
 }
 
 static struct session *session_of(u32 listener, struct packet *p)
@@ -284,8 +298,14 @@ static struct session *session_of(u32 listener, struct packet *p)
     long fd = sys(__NR_socket, 2, SOCK_DGRAM_ | SOCK_NONBLOCK_ | SOCK_CLOEXEC_, 0);
     target.port = (u16)published[listener].port;
     if (fd < 0) return 0;
-    if (sys(__NR_connect, fd, &target, sizeof target) < 0) return close_(fd), (struct session *)0;
-    s->fd = (i32)fd, s->hash = hash, s->listener = listener, s->name_size = p->name_size;
+    if (sys(__NR_connect, fd, &target, sizeof target) < 0) {
+        close_(fd);
+        return (struct session *)0;
+    }
+    s->fd = (i32)fd;
+    s->hash = hash;
+    s->listener = listener;
+    s->name_size = p->name_size;
     memcpy(s->name, p->name, p->name_size);
     u8 none = 0;
     watch(fd, &none, IN, tag(SESSION, s->generation, (u32)(s - sessions)));
@@ -302,7 +322,8 @@ static void datagram_news(u32 listener)
         if (n < 0) return;
         struct session *s = p.name_size <= sizeof name ? session_of(listener, &p) : 0;
         if (!s) continue;
-        s->last = now_(), s->control_size = answer_from(control, p.control_size);
+        s->last = now_();
+        s->control_size = answer_from(control, p.control_size);
         memcpy(s->control, control, s->control_size);
         sys(__NR_sendto, s->fd, datagram, n, 0x40, 0, 0);
     }
@@ -330,8 +351,10 @@ _Noreturn static void serve_ports(void)
     sessions = (void *)sys(__NR_mmap, 0, SESSIONS * sizeof *sessions, 3, 2 | 32, -1L, 0);
     if (poll_fd < 0 || (long)links < 0 || (long)sessions < 0) exit_(1);
     for (u32 i = 0; i < SESSIONS; i++) sessions[i].fd = -1;
-    for (u32 i = 0; i < published_count; i++)
-        none = 0, watch(published[i].fd, &none, IN, tag(published[i].stream ? LISTEN_STREAM : LISTEN_DATAGRAM, 0, i));
+    for (u32 i = 0; i < published_count; i++) {
+        none = 0;
+        watch(published[i].fd, &none, IN, tag(published[i].stream ? LISTEN_STREAM : LISTEN_DATAGRAM, 0, i));
+    }
     for (u64 swept = now_();;) {
         long n = sys(__NR_epoll_pwait, poll_fd, events, 64, 15000, 0, 8);
         for (long i = 0; i < n; i++) {
@@ -361,7 +384,7 @@ static void parse_address(const char *text)
         for (target.host[part] = 0; *text >= '0' && *text <= '9'; text++) target.host[part] = (u8)(target.host[part] * 10 + (*text - '0'));
 }
 
-static long host_publish(struct op *op)
+long host_publish(struct op *op)
 {
     long base = 0, r;
     str(op, 0); /* words for people */
@@ -385,13 +408,16 @@ static long host_publish(struct op *op)
     struct sigaction_ plain = {0};
     sys(__NR_prctl, PR_SET_NAME, "hutch-ports", 0, 0, 0);
     sys(__NR_rt_sigaction, SIGTERM, &plain, 0, 8);
-    if (sys(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, 0, &limit) == 0) limit.soft = limit.hard, sys(__NR_prlimit64, 0, 7, &limit, 0);
+    if (sys(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, 0, &limit) == 0) {
+        limit.soft = limit.hard;
+        sys(__NR_prlimit64, 0, 7, &limit, 0);
+    }
     sys(__NR_setgroups, 0, 0);
     sys(__NR_setresgid, 65534, 65534, 65534);
     sys(__NR_setresuid, 65534, 65534, 65534);
     sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    struct pollfd fd = {(int)self_pidfd, POLLIN, 0};
+    struct pollfd fd = {(int)outer.pidfd, POLLIN, 0};
     struct {
         i64 seconds, nanoseconds;
     } now = {0, 0};
@@ -406,11 +432,10 @@ static long host_publish(struct op *op)
     serve_ports();
 }
 
-static void undo_publish(void)
+void undo_publish(void)
 {
     if (proxy_pid <= 0) return;
     sys(__NR_kill, proxy_pid, SIGKILL);
     while (sys(__NR_wait4, proxy_pid, 0, 0, 0) == -EINTR) {}
     proxy_pid = 0;
 }
-#endif

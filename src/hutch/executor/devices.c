@@ -1,8 +1,6 @@
 /* Interfaces of the host's that were lent to a container: they go back before its network namespace ends, which would send
  * hardware home by itself, and would delete everything else. */
-#ifndef HUTCH_DEVICES_H
-#define HUTCH_DEVICES_H
-#include "host.h"
+#include "executor.h"
 
 /* An interface's number, by its name; or an error. */
 static long link_index(long fd, const char *name)
@@ -17,8 +15,11 @@ static long link_index(long fd, const char *name)
     } request;
     i32 index;
     memset(&request, 0, sizeof request);
-    request.size = sizeof request, request.type = 18 /* RTM_GETLINK */, request.flags = 1 /* NLM_F_REQUEST */;
-    request.length = 20, request.kind = 3 /* IFLA_IFNAME */;
+    request.size = sizeof request;
+    request.type = 18 /* RTM_GETLINK */;
+    request.flags = 1 /* NLM_F_REQUEST */;
+    request.length = 20;
+    request.kind = 3 /* IFLA_IFNAME */;
     if (length(name) >= sizeof request.name) return -ENODEV;
     memcpy(request.name, name, length(name));
     long r = exchange(fd, &request, sizeof request);
@@ -43,17 +44,24 @@ static long change_link(long fd, i32 index, u32 flags, const char *name)
         u32 process;
     } request;
     memset(&request, 0, sizeof request);
-    request.size = name ? sizeof request : 32, request.type = 16 /* RTM_NEWLINK */, request.flags = 1 | 4 /* NLM_F_ACK */;
-    request.index = index, request.on = flags, request.change = flags;
+    request.size = name ? sizeof request : 32;
+    request.type = 16 /* RTM_NEWLINK */;
+    request.flags = 1 | 4 /* NLM_F_ACK */;
+    request.index = index;
+    request.on = flags;
+    request.change = flags;
     if (name) {
-        request.length = 20, request.kind = 3 /* IFLA_IFNAME */;
+        request.length = 20;
+        request.kind = 3 /* IFLA_IFNAME */;
         memcpy(request.name, name, length(name));
-        request.process_length = 8, request.process_kind = 19 /* IFLA_NET_NS_PID */, request.process = (u32)sys(__NR_getpid);
+        request.process_length = 8;
+        request.process_kind = 19 /* IFLA_NET_NS_PID */;
+        request.process = (u32)sys(__NR_getpid);
     }
     return exchange(fd, &request, request.size);
 }
 
-static long host_return_device(struct op *op, int undo)
+long host_return_device(struct op *op, int undo)
 {
     static u8 datagram[256];
     i64 place = num(op);
@@ -65,7 +73,10 @@ static long host_return_device(struct op *op, int undo)
         return length(outside) < 16 ? 0 : -EINVAL;
     }
     long own = openat_(AT_FDCWD, "/proc/self/ns/net", O_RDONLY | O_CLOEXEC, 0), there = -1, here = -1, index, r;
-    if (own < 0 || slot_at(place) < 0) return close_(own), -EBADF;
+    if (own < 0 || slot_at(place) < 0) {
+        close_(own);
+        return -EBADF;
+    }
     /* who opened a netlink socket is asked for the right to both namespaces: so this process opens it, not the container's */
     if ((r = sys(__NR_setns, slot_at(place), CLONE_NEWNET)) == 0) {
         there = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | SOCK_CLOEXEC_, 0);
@@ -88,4 +99,3 @@ static long host_return_device(struct op *op, int undo)
     if (index > 0 && up) change_link(here, (i32)index, 1 /* IFF_UP */, 0);
     return close_(here);
 }
-#endif

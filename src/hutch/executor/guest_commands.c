@@ -1,25 +1,16 @@
 /* Inside a machine: commands, each with an executor of its own. */
-#ifndef HUTCH_GUEST_COMMANDS_H
-#define HUTCH_GUEST_COMMANDS_H
-#include "guest_boot.h"
+#include "executor.h"
 
-static struct guest_session {
-    u8 used, started, terminal_session, gone, finished, input_closed, out_closed[2];
-    i32 plan, control, input, out[2], process, terminal; /* descriptors; process: a pidfd of the command's; terminal: an export's number */
-    long executor;
-    u32 open[2], in_size, in_from, in_costs;
-    char group[256], in[WINDOW];
-    struct message last;
-} guest_sessions[SESSIONS_MOST] LARGE;
+LARGE struct guest_session guest_sessions[SESSIONS_MOST];
 
-static void forget_command(struct guest_session *s)
+void forget_command(struct guest_session *s)
 {
     const i32 fds[] = {s->plan, s->control, s->input, s->out[0], s->out[1], s->process};
     for (word i = 0; i < sizeof fds / sizeof *fds; i++) close_(fds[i]);
     s->used = 0;
 }
 
-static void end_command(u32 number)
+void end_command(u32 number)
 {
     forget_command(guest_sessions + number);
     guest_send(ENDED, number, "", 0);
@@ -34,17 +25,20 @@ static void command_failed(u32 number, long error, const char *what)
     end_command(number);
 }
 
-static struct guest_session *new_command(u32 number)
+struct guest_session *new_command(u32 number)
 {
     struct guest_session *s = guest_sessions + number;
-    s->used = 1, s->started = s->terminal_session = s->gone = s->finished = s->input_closed = s->out_closed[0] = s->out_closed[1] = 0;
+    s->used = 1;
+    s->started = s->terminal_session = s->gone = s->finished = s->input_closed = s->out_closed[0] = s->out_closed[1] = 0;
     s->plan = s->control = s->input = s->out[0] = s->out[1] = s->process = s->terminal = -1;
-    s->executor = 0, s->open[0] = s->open[1] = s->in_size = s->in_from = s->in_costs = 0, s->group[0] = 0;
+    s->executor = 0;
+    s->open[0] = s->open[1] = s->in_size = s->in_from = s->in_costs = 0;
+    s->group[0] = 0;
     s->last.type = 0;
     return s;
 }
 
-static void add_plan(u32 number, struct framed *frame)
+void add_plan(u32 number, struct framed *frame)
 {
     struct guest_session *s = guest_sessions + number;
     if (!s->used) new_command(number);
@@ -54,7 +48,7 @@ static void add_plan(u32 number, struct framed *frame)
 
 /* An executor of its own for the command, as on any host: the same program, the plan on 3, the owner's socket on 4, and for a
  * command in the container that container's process on 5. */
-static void start_command(u32 number, struct framed *frame)
+void start_command(u32 number, struct framed *frame)
 {
     struct guest_session *s = guest_sessions + number;
     struct start how = {0};
@@ -71,7 +65,9 @@ static void start_command(u32 number, struct framed *frame)
     struct text group = {s->group, 0, sizeof s->group, 0};
     frame->data[frame->head.size < FRAME_MOST ? frame->head.size : FRAME_MOST - 1] = 0;
     puts_(&group, frame->data + sizeof how);
-    s->started = 1, s->terminal_session = !!(how.flags & START_TERMINAL), s->terminal = how.terminal;
+    s->started = 1;
+    s->terminal_session = !!(how.flags & START_TERMINAL);
+    s->terminal = how.terminal;
     if (how.flags & START_ENTER && (number == 1 || !guest_sessions[1].used || target < 0)) return command_failed(number, 0, "the container does not run");
     sys(__NR_pwrite64, s->plan, &one, 4, 8);
     long r = sys(__NR_socketpair, 1, 5 | SOCK_CLOEXEC_, 0, pair);
@@ -95,8 +91,16 @@ static void start_command(u32 number, struct framed *frame)
         sys(__NR_execve, "/proc/self/exe", argv, none);
         exit_(127);
     }
-    close_(in[0]), close_(out[1]), close_(err[1]), close_(pair[1]), close_(s->plan);
-    s->plan = -1, s->control = pair[0], s->input = in[1], s->out[0] = out[0], s->out[1] = err[0];
+    close_(in[0]);
+    close_(out[1]);
+    close_(err[1]);
+    close_(pair[1]);
+    close_(s->plan);
+    s->plan = -1;
+    s->control = pair[0];
+    s->input = in[1];
+    s->out[0] = out[0];
+    s->out[1] = err[0];
     if (s->executor < 0) return command_failed(number, s->executor, "");
     sys(__NR_fcntl, s->input, F_SETFL, O_NONBLOCK);
     for (int i = 0; i < 2; i++) sys(__NR_fcntl, s->out[i], F_SETFL, O_NONBLOCK);
@@ -108,10 +112,11 @@ static void close_input(struct guest_session *s)
         if (s->input >= 0) sys(__NR_write, s->input, "\4", 1);
         return;
     }
-    close_(s->input), s->input = -1;
+    close_(s->input);
+    s->input = -1;
 }
 
-static void write_input(u32 number)
+void write_input(u32 number)
 {
     struct guest_session *s = guest_sessions + number;
     long n = s->input < 0 ? -EPIPE : sys(__NR_write, s->input, s->in + s->in_from, s->in_size - s->in_from);
@@ -124,7 +129,7 @@ static void write_input(u32 number)
 }
 
 /* Bytes of the command's, as far as its window goes. 0: nothing more for now; 1: some; 2: it has ended. */
-static int read_output(u32 number, u32 stream)
+int read_output(u32 number, u32 stream)
 {
     LARGE static char data[FRAME_MOST];
     struct guest_session *s = guest_sessions + number;
@@ -134,7 +139,8 @@ static int read_output(u32 number, u32 stream)
     if (n == -EAGAIN || n == -EINTR) return 0;
     if (n <= 0) { /* of a terminal: EIO, when nobody holds its other side */
         if (!s->terminal_session) close_(s->out[stream]);
-        s->out[stream] = -1, s->out_closed[stream] = 1;
+        s->out[stream] = -1;
+        s->out_closed[stream] = 1;
         return 2;
     }
     if (s->gone) return 1; /* nobody listens, and nobody confirms */
@@ -144,7 +150,7 @@ static int read_output(u32 number, u32 stream)
 }
 
 /* When all is said that was written before its end, the end is told. */
-static void finish_command(u32 number)
+void finish_command(u32 number)
 {
     struct guest_session *s = guest_sessions + number;
     for (u32 stream = 0; stream < 2; stream++) {
@@ -158,13 +164,13 @@ static void finish_command(u32 number)
     end_command(number);
 }
 
-static void kill_group(struct guest_session *s)
+void kill_group(struct guest_session *s)
 {
     TEXT(path, 300);
     if (!s->group[0]) return;
-    puts_(&path, s->group), puts_(&path, "/cgroup.kill");
+    puts_(&path, s->group);
+    puts_(&path, "/cgroup.kill");
     long fd = openat_(AT_FDCWD, path_, O_WRONLY | O_CLOEXEC, 0);
     sys(__NR_write, fd, "1", 1);
     close_(fd);
 }
-#endif

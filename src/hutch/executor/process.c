@@ -1,9 +1,7 @@
 /* What a process is: its ids, capabilities, limits, terminal, filter, and at last its program. */
-#ifndef HUTCH_PROCESS_H
-#define HUTCH_PROCESS_H
-#include "files.h"
+#include "executor.h"
 
-static long op_set_ids(struct op *op)
+long op_set_ids(struct op *op)
 {
     i64 uid = num(op), gid = num(op), set_groups = num(op), count = num(op);
     LARGE static u32 groups[65536];
@@ -19,7 +17,7 @@ enum { CAPS_BOUNDING = 1, CAPS_SETS = 2, CAPS_AMBIENT = 4, CAPS_KEEP = 8 };
 
 /* In the order that the kernel needs: the bounding set while CAP_SETPCAP is held, KEEPCAPS before the user changes, the
  * sets after it, the ambient set last (capabilities(7)). */
-static long op_capabilities(struct op *op)
+long op_capabilities(struct op *op)
 {
     i64 parts = num(op);
     u64 bounding = (u64)num(op), effective = (u64)num(op), permitted = (u64)num(op), inheritable = (u64)num(op),
@@ -46,7 +44,7 @@ static long op_capabilities(struct op *op)
     return r;
 }
 
-static long op_rlimit(struct op *op, long pid)
+long op_rlimit(struct op *op, long pid)
 {
     i64 resource = num(op);
     struct rlimit64 {
@@ -55,7 +53,7 @@ static long op_rlimit(struct op *op, long pid)
     return sys(__NR_prlimit64, pid, resource, &limit, 0);
 }
 
-static long op_loopback(void)
+long op_loopback(void)
 {
     struct { /* struct ifreq, netdevice(7); linux/if.h drags a C library's headers in */
         char name[16];
@@ -69,7 +67,7 @@ static long op_loopback(void)
     return r;
 }
 
-static long op_terminal(struct op *op)
+long op_terminal(struct op *op)
 {
     long pts = slot(op), master, peer, r;
     i64 target = num(op), rows = num(op), columns = num(op), peer_slot = num(op), control = num(op);
@@ -92,7 +90,7 @@ static long op_terminal(struct op *op)
     return assign(peer_slot, peer);
 }
 
-static long op_stdio(struct op *op)
+long op_stdio(struct op *op)
 {
     for (int fd = 0; fd < 3; fd++) {
         long from = slot(op), r;
@@ -101,7 +99,7 @@ static long op_stdio(struct op *op)
     return 0;
 }
 
-static long op_change_directory(struct op *op)
+long op_change_directory(struct op *op)
 {
     const char *path = str(op, 0);
     i64 make = num(op), first = num(op);
@@ -112,7 +110,8 @@ static long op_change_directory(struct op *op)
     if (r == -ENOENT && make) {
         long root = openat_(AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         long made = make_path(root, path, 0, 0);
-        close_(root), close_(made);
+        close_(root);
+        close_(made);
         r = made < 0 ? made : sys(__NR_chdir, path);
     }
     if (first && (r == -EACCES || r == -EPERM)) return 0; /* the user may be let in where root is not */
@@ -126,14 +125,14 @@ static long op_change_directory(struct op *op)
     return -ENOENT;
 }
 
-static long op_affinity(struct op *op)
+long op_affinity(struct op *op)
 {
     word size;
     const char *mask = str(op, &size);
     return sys(__NR_sched_setaffinity, 0, size, mask);
 }
 
-static long op_memory_policy(struct op *op)
+long op_memory_policy(struct op *op)
 {
     word size;
     i64 mode = num(op);
@@ -148,7 +147,7 @@ static int is_null(struct statx *st)
 
 /* The standard streams become the user's, who could not open /dev/stdout otherwise. The null device is everybody's: the
  * host's is exchanged for the container's. */
-static long op_own_stdio(struct op *op)
+long op_own_stdio(struct op *op)
 {
     i64 uid = num(op);
     for (int fd = 0; fd < 3; fd++) {
@@ -171,7 +170,7 @@ static long op_own_stdio(struct op *op)
 LARGE static char home[1024]; /* HOME=..., what op_home found */
 
 /* HOME from the container's own /etc/passwd, as login(1) would: by the user's number, "/" where there is no line. */
-static long op_home(struct op *op)
+long op_home(struct op *op)
 {
     LARGE static char buffer[65536];
     u64 wanted = (u64)num(op);
@@ -180,19 +179,28 @@ static long op_home(struct op *op)
     struct statx st;
     u64 uid = 0;
     int field = 0, digits = 0;
-    if (fd >= 0 && (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st) < 0 || (st.stx_mode & S_IFMT) != S_IFREG)) close_(fd), fd = -1;
+    if (fd >= 0 && (sys(__NR_statx, fd, "", AT_EMPTY_PATH_, STATX_TYPE, &st) < 0 || (st.stx_mode & S_IFMT) != S_IFREG)) {
+        close_(fd);
+        fd = -1;
+    }
     /* the file is the image's, and may be of any size: no more than 4 MB of it are believed */
     for (long total = 0; fd >= 0 && total < 4 << 20 && (n = sys(__NR_read, fd, buffer, sizeof buffer)) > 0; total += n)
         for (long i = 0; i < n; i++) {
             char c = buffer[i];
             if (c == '\n') {
                 if (field >= 5 && digits && uid == wanted && found.used) goto done;
-                field = digits = 0, uid = 0, found.used = 0, found_[0] = 0;
+                field = digits = 0;
+                uid = 0;
+                found.used = 0;
+                found_[0] = 0;
             } else if (c == ':') {
                 field++;
             } else if (field == 2) {
                 if (c < '0' || c > '9' || digits > 9) field = 99;
-                else uid = uid * 10 + (u64)(c - '0'), digits++;
+                else {
+                    uid = uid * 10 + (u64)(c - '0');
+                    digits++;
+                }
             } else if (field == 5 && digits && uid == wanted)
                 put(&found, &c, 1);
         }
@@ -205,7 +213,7 @@ done:
     return 0;
 }
 
-static long op_seccomp(struct op *op)
+long op_seccomp(struct op *op)
 {
     word size;
     i64 flags = num(op), target = num(op);
@@ -217,14 +225,14 @@ static long op_seccomp(struct op *op)
     if (target < 0 || r < 0) return r;
     /* No system call from here on: each may be one that waits for the agent. Nothing of the container's runs before the
      * listener is where it belongs: a program could put another file in its place. */
-    __atomic_store_n(&report->listener, (i32)r, __ATOMIC_SEQ_CST);
-    while (!__atomic_load_n(&report->taken, __ATOMIC_SEQ_CST)) {}
+    __atomic_store_n(&lanes.report->listener, (i32)r, __ATOMIC_SEQ_CST);
+    while (!__atomic_load_n(&lanes.report->taken, __ATOMIC_SEQ_CST)) {}
     return 0;
 }
 
 /* A thread that moves itself alone needs no lock over all thread groups, which would wait for an RCU grace period; the
  * executor has one thread. The descriptor is the v1 hierarchy's `tasks`, or v2's cgroup.procs. */
-static long op_enter_cgroup(struct op *op)
+long op_enter_cgroup(struct op *op)
 {
     long r = sys(__NR_write, slot(op), "0", 1);
     return r < 0 ? r : 0;
@@ -264,11 +272,15 @@ static void diagnose(const char *path)
             if (type == 3 && where < (u64)n) want = head + where; /* PT_INTERP */
         }
     }
-    if (want && sys(__NR_faccessat, AT_FDCWD, want, 1 /* X_OK */, 0) < 0)
-        puts_(&detail, path), puts_(&detail, " needs "), puts_(&detail, want), puts_(&detail, ", which does not exist");
+    if (want && sys(__NR_faccessat, AT_FDCWD, want, 1 /* X_OK */, 0) < 0) {
+        puts_(&talk.detail, path);
+        puts_(&talk.detail, " needs ");
+        puts_(&talk.detail, want);
+        puts_(&talk.detail, ", which does not exist");
+    }
 }
 
-static long op_find_program(struct op *op)
+long op_find_program(struct op *op)
 {
     i64 count = num(op);
     long worst = -ENOENT;
@@ -284,15 +296,15 @@ static long op_find_program(struct op *op)
         if (r == 0) {
             program = path;
             /* Of a container that waits for its start, now: it should be one that can start. Others say it when execve fails. */
-            if (plan.flags & FLAG_LEAVE) diagnose(path);
-            return detail.used ? -ELIBACC : 0;
+            if (plan.head.flags & FLAG_LEAVE) diagnose(path);
+            return talk.detail.used ? -ELIBACC : 0;
         }
         if (r != -ENOENT && r != -ENOTDIR) worst = r;
     }
     return worst;
 }
 
-static long op_execute(struct op *op)
+long op_execute(struct op *op)
 {
     LARGE static const char *pointers[65536];
     i64 argc = num(op), envc = num(op), n = 0;
@@ -306,10 +318,10 @@ static long op_execute(struct op *op)
     if (!program) program = pointers[0];
     long r = sys(__NR_execve, program, pointers, pointers + argc + 1);
     if (r == -ENOENT) diagnose(program);
-    return detail.used ? -ELIBACC : r;
+    return talk.detail.used ? -ELIBACC : r;
 }
 
-static void reset_signals(void)
+void reset_signals(void)
 {
     struct sigaction_ plain = {0};
     u64 none = 0;
@@ -319,7 +331,7 @@ static void reset_signals(void)
 
 /* PID 1 of its own: adopts and reaps, passes signals on to the one child that it starts (none: it only holds the
  * namespaces open), and ends when that child ends. Returns in the child, which goes on to its program. */
-static long op_init(struct op *op)
+long op_init(struct op *op)
 {
     i64 with_child = num(op), child = 0;
     u64 all = ~0UL;
@@ -336,7 +348,7 @@ static long op_init(struct op *op)
         }
     }
     sys(__NR_close_range, 0, ~0U, 0);
-    sys(__NR_munmap, shared, SHARED_PAGES);
+    sys(__NR_munmap, lanes.shared, SHARED_PAGES);
     sys(__NR_prctl, PR_SET_NAME, "hutch-init", 0, 0, 0);
     for (;;) {
         struct {
@@ -347,11 +359,10 @@ static long op_init(struct op *op)
             int status;
             for (long pid; (pid = sys(__NR_wait4, -1L, &status, WNOHANG, 0)) > 0;)
                 if (pid == child) {
-                    ended->status = status;
+                    lanes.ended->status = status;
                     exit_(status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff);
                 }
         } else if (signal > 0 && child)
             sys(__NR_kill, child, signal);
     }
 }
-#endif

@@ -1,9 +1,6 @@
 /* Inside a machine: the first process of the guest's kernel. It loads the modules that it was given, mounts the container's
  * root, and starts an executor for every plan that comes through the control channel. There is no shell and no library here. */
-#ifndef HUTCH_GUEST_H
-#define HUTCH_GUEST_H
-#include "guest_commands.h"
-#include "guest_network.h"
+#include "executor.h"
 
 LARGE static struct partial guest_in;
 
@@ -20,7 +17,10 @@ static void rename_container(char *at, char *end)
         char *content = at + length(at) + 1;
         if (content >= end) break;
         long fd = openat_(AT_FDCWD, at, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
-        if (fd >= 0) write_all(fd, content, length(content)), close_(fd);
+        if (fd >= 0) {
+            write_all(fd, content, length(content));
+            close_(fd);
+        }
         at = content + length(content) + 1;
     }
     exit_(0);
@@ -52,7 +52,7 @@ static void guest_quiesce(void)
     in.done = 0;
     guest_send(QUIET, 0, "", 0);
     for (;;) {
-        long r = take_frame(guest_channel, &in);
+        long r = take_frame(vm.channel, &in);
         if (r == 1) {
             in.done = 0;
             if (in.frame.head.type == RESUME) return guest_resume(&in.frame);
@@ -76,8 +76,11 @@ static void from_executor(u32 number)
     if (n < (long)sizeof m) { /* it was killed, and its container with it */
         int status;
         s->last = (struct message){.type = EXITED, .a = 9};
-        sys(__NR_kill, s->executor, SIGKILL), sys(__NR_wait4, s->executor, &status, 0, 0);
-        close_(s->control), s->control = -1, s->finished = 1;
+        sys(__NR_kill, s->executor, SIGKILL);
+        sys(__NR_wait4, s->executor, &status, 0, 0);
+        close_(s->control);
+        s->control = -1;
+        s->finished = 1;
         return;
     }
     u32 count = control.head.size >= 16 && packet.control_size >= 16 ? (u32)(control.head.size - 16) / 4 : 0, next = 0;
@@ -89,15 +92,19 @@ static void from_executor(u32 number)
         struct text words = {answer.detail, 0, DETAIL, 0};
         if (error < 0) {
             answer.error = EREMOTEIO;
-            puts_(&words, "the guest's interface could not be set: error "), putn(&words, -error);
+            puts_(&words, "the guest's interface could not be set: error ");
+            putn(&words, -error);
         }
         write_all(s->control, &answer, sizeof answer);
     } else if (m.type == READY) {
         s->process = (i32)sys(__NR_pidfd_open, m.a, 0);
         if (s->terminal_session && s->terminal >= 0 && s->terminal < 16 && fds[s->terminal]) {
             long master = sys(__NR_fcntl, fds[s->terminal], 1030, 0);
-            close_(s->input), close_(s->out[0]), close_(s->out[1]);
-            s->input = s->out[0] = (i32)master, s->out[1] = -1;
+            close_(s->input);
+            close_(s->out[0]);
+            close_(s->out[1]);
+            s->input = s->out[0] = (i32)master;
+            s->out[1] = -1;
             sys(__NR_fcntl, master, F_SETFL, O_NONBLOCK);
         }
         m.c = 0;
@@ -106,7 +113,9 @@ static void from_executor(u32 number)
         int status;
         s->last = m;
         sys(__NR_wait4, s->executor, &status, 0, 0);
-        close_(s->control), s->control = -1, s->finished = 1;
+        close_(s->control);
+        s->control = -1;
+        s->finished = 1;
     } else if (m.type == FAILED) {
         int status;
         guest_send(FROM_EXECUTOR, number, &m, sizeof m);
@@ -125,7 +134,8 @@ static void hang_up(u32 number)
     kill_group(s);
     if (!s->started) return end_command(number);
     if (s->control >= 0) write_all(s->control, &kill, sizeof kill);
-    s->gone = 1, s->open[0] = s->open[1] = 0;
+    s->gone = 1;
+    s->open[0] = s->open[1] = 0;
 }
 
 static void read_file(u32 number, struct framed *frame)
@@ -145,21 +155,28 @@ static void from_host(void)
     if (number >= SESSIONS_MOST) return;
     struct guest_session *s = guest_sessions + number;
     switch (frame->head.type) {
-    case SETUP: guest_setup((struct setup *)frame->data); break;
+    case SETUP:
+        guest_setup((struct setup *)frame->data);
+        break;
     case NETWORK:
-        memcpy(network, frame->data, size);
-        network_size = size;
-        if (container_netlink >= 0 && size) { /* in a copy: its interfaces are there, and become its own */
-            long error = netlink_send(container_netlink, network, network_size);
+        memcpy(vm_network, frame->data, size);
+        vm.network_size = size;
+        if (vm.netlink >= 0 && size) { /* in a copy: its interfaces are there, and become its own */
+            long error = netlink_send(vm.netlink, vm_network, vm.network_size);
             if (error < 0) guest_failed("set the interfaces", "of a copy", error);
         }
         break;
-    case PLAN: add_plan(number, frame); break;
-    case START: start_command(number, frame); break;
+    case PLAN:
+        add_plan(number, frame);
+        break;
+    case START:
+        start_command(number, frame);
+        break;
     case INPUT:
         if (!s->used || !s->started || size > WINDOW - s->in_size) break;
         memcpy(s->in + s->in_size, frame->data, size);
-        s->in_size += size, s->in_costs += cost(size);
+        s->in_size += size;
+        s->in_costs += cost(size);
         if (!size) s->input_closed = 1;
         write_input(number);
         break;
@@ -175,15 +192,21 @@ static void from_host(void)
     case RESIZE:
         if (s->used && s->terminal_session && s->input >= 0) sys(__NR_ioctl, s->input, TIOCSWINSZ, frame->data);
         break;
-    case HANG_UP: hang_up(number); break;
-    case READ_FILE: read_file(number, frame); break;
-    case QUIESCE: guest_quiesce(); break;
+    case HANG_UP:
+        hang_up(number);
+        break;
+    case READ_FILE:
+        read_file(number, frame);
+        break;
+    case QUIESCE:
+        guest_quiesce();
+        break;
     case SHUT_DOWN: guest_stop();
     default: break;
     }
 }
 
-_Noreturn static void guest(void)
+_Noreturn void guest(void)
 {
     LARGE static struct pollfd fds[1 + 4 * SESSIONS_MOST];
     struct sigaction_ ignore = {(void *)1, 0, 0, 0};
@@ -192,7 +215,7 @@ _Noreturn static void guest(void)
     guest_boot();
     for (;;) {
         u32 count = 1;
-        fds[0] = (struct pollfd){(int)guest_channel, POLLIN, 0};
+        fds[0] = (struct pollfd){(int)vm.channel, POLLIN, 0};
         for (u32 i = 0; i < SESSIONS_MOST; i++) {
             struct guest_session *s = guest_sessions + i;
             int live = s->used && s->started;
@@ -214,12 +237,13 @@ _Noreturn static void guest(void)
         }
         for (int status; sys(__NR_wait4, -1L, &status, WNOHANG, 0) > 0;) {} /* executors, and orphans */
         if (fds[0].revents) {
-            long r = take_frame(guest_channel, &guest_in);
-            if (r == 1) from_host(), guest_in.done = 0;
-            else if (r < 0 && r != -EPIPE) guest_stop();
+            long r = take_frame(vm.channel, &guest_in);
+            if (r == 1) {
+                from_host();
+                guest_in.done = 0;
+            } else if (r < 0 && r != -EPIPE) guest_stop();
             else if (r == -EPIPE) /* nobody at the other end, for now */
                 pause_(5000000);
         }
     }
 }
-#endif

@@ -1,13 +1,8 @@
 /* Paths that a container controls are resolved inside its root by the kernel (openat2(2), RESOLVE_IN_ROOT), and what was
  * resolved is used by descriptor: a path checked first and used later is how container escapes happen. */
-#ifndef HUTCH_PATHS_H
-#define HUTCH_PATHS_H
-#include "plan.h"
+#include "executor.h"
 
-#define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-enum { PATH_SIZE = 4096 };
-
-static long in_root(long root, const char *path, u64 flags, u64 resolve)
+long in_root(long root, const char *path, u64 flags, u64 resolve)
 {
     return open_in(root, *path ? path : ".", O_PATH | flags, IN_ROOT | resolve);
 }
@@ -15,7 +10,7 @@ static long in_root(long root, const char *path, u64 flags, u64 resolve)
 /* Make every missing directory of `path` below `root`, and at its end a directory, or an empty file. Each component is
  * created with mkdirat on a descriptor that was resolved inside the root. A dangling symbolic link is followed, inside
  * the root, to what it names. Returns an O_PATH descriptor of the end. */
-static long make_path(long root, const char *path, int file, u64 resolve)
+long make_path(long root, const char *path, int file, u64 resolve)
 {
     LARGE static char target[PATH_SIZE], prefix[PATH_SIZE];
     word n = length(path);
@@ -40,7 +35,10 @@ static long make_path(long root, const char *path, int file, u64 resolve)
             fd = in_root(root, prefix, 0, resolve);
             if (fd == -ENOENT) {
                 char name[256];
-                if (end - start > 255) return close_(parent), -ENAMETOOLONG;
+                if (end - start > 255) {
+                    close_(parent);
+                    return -ENAMETOOLONG;
+                }
                 memcpy(name, target + start, end - start);
                 name[end - start] = 0;
                 long made = last && file ? sys(__NR_mknodat, parent, name, S_IFREG | 0644, 0)
@@ -58,7 +56,10 @@ static long make_path(long root, const char *path, int file, u64 resolve)
                     if (t.full) return -ENAMETOOLONG;
                     break;
                 }
-                if (made < 0) return close_(parent), made;
+                if (made < 0) {
+                    close_(parent);
+                    return made;
+                }
                 fd = in_root(root, prefix, 0, resolve);
             }
             close_(parent);
@@ -69,13 +70,13 @@ static long make_path(long root, const char *path, int file, u64 resolve)
     return -ELOOP;
 }
 
-static int dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
+int dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 enum { RESUMED = 512 }; /* levels of which the place is remembered where reading goes on; below them it begins again */
 
 /* Remove a tree without following a link, in constant memory whatever its depth: a container may leave behind
  * directories nested thousands deep, or thousands beside each other. The tree belongs to a container that is dead. */
-static long remove_tree(const char *path)
+long remove_tree(const char *path)
 {
     long fd = sys(__NR_openat, AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), depth = 0;
     if (fd < 0) return fd == -ENOENT ? 0 : fd;
@@ -130,7 +131,7 @@ static long copy_data(long from, long to)
 
 /* Copy what is at `from` into the empty directory `to`: what tmpcopyup means. Regular files, directories and links; other
  * kinds, and what lies on another file system, are left out. */
-static long copy_tree(long from, long to, int depth)
+long copy_tree(long from, long to, int depth)
 {
     LARGE static char link[PATH_SIZE];
     char buffer[2048] __attribute__((aligned(8)));
@@ -164,10 +165,13 @@ static long copy_tree(long from, long to, int depth)
             }
             if (r == 0) r = sys(__NR_fchown, b, st.stx_uid, st.stx_gid);
             if (r == 0) r = sys(__NR_fchmod, b, st.stx_mode & 07777);
-            close_(a), close_(b);
-            if (r < 0) return explain(e->name), r;
+            close_(a);
+            close_(b);
+            if (r < 0) {
+                explain(e->name);
+                return r;
+            }
         }
     }
     return 0;
 }
-#endif

@@ -1,16 +1,10 @@
 /* Inside a machine: its interfaces become the container's. */
-#ifndef HUTCH_GUEST_NETWORK_H
-#define HUTCH_GUEST_NETWORK_H
-#include "guest_boot.h"
-
-LARGE static char network[FRAME_MOST]; /* what the container's interfaces are given: netlink messages for its namespace */
-static u32 network_size;
-static long container_netlink = -1; /* a socket in the container's network namespace */
+#include "executor.h"
 
 static long netlink_open(void) { return sys(__NR_socket, 16 /* AF_NETLINK */, 3 | SOCK_CLOEXEC_, 0); }
 
 /* Send messages that each ask for an acknowledgement; 0, or the first error. */
-static long netlink_send(long fd, char *data, u32 size)
+long netlink_send(long fd, char *data, u32 size)
 {
     LARGE static char answer[8192];
     for (u32 at = 0; at + 16 <= size;) {
@@ -35,22 +29,25 @@ static int interface_named(u32 i, char *name)
     for (u32 candidate = 0; candidate < 16; candidate++) {
         TEXT(path, 64);
         char mac[18];
-        puts_(&path, "/sys/class/net/eth"), putn(&path, candidate), puts_(&path, "/address");
+        puts_(&path, "/sys/class/net/eth");
+        putn(&path, candidate);
+        puts_(&path, "/address");
         long fd = openat_(AT_FDCWD, path_, O_RDONLY | O_CLOEXEC, 0), n = fd < 0 ? fd : sys(__NR_read, fd, mac, sizeof mac);
         close_(fd);
         if (n < 17 || (u32)(mac[15] - '0') != i / 10 || (u32)(mac[16] - '0') != i % 10) continue;
         struct text found = {name, 0, 16, 0};
-        puts_(&found, "eth"), putn(&found, candidate);
+        puts_(&found, "eth");
+        putn(&found, candidate);
         return 1;
     }
     return 0;
 }
 
 /* The machine's interfaces go to the container's network namespace, and are set there as the host has said. */
-static long connect_container(long pid, long netlink)
+long connect_container(long pid, long netlink)
 {
     long own = netlink_open(), r = own < 0 ? own : 0;
-    for (u32 i = 0; i < interface_count && r == 0; i++) {
+    for (u32 i = 0; i < vm.interfaces && r == 0; i++) {
         struct {
             u32 size;
             u16 type, flags;
@@ -69,13 +66,15 @@ static long connect_container(long pid, long netlink)
                   .name_type = 3 /* IFLA_IFNAME */, .pid_size = 8, .pid_type = 19 /* IFLA_NET_NS_PID */, .pid = (u32)pid, .new_size = 8,
                   .new_type = 49 /* IFLA_NEW_IFINDEX */, .new_index = 2 + i};
         for (int tries = 0; !interface_named(i, move.name); tries++) {
-            if (tries > 1000) return close_(own), -ENODEV;
+            if (tries > 1000) {
+                close_(own);
+                return -ENODEV;
+            }
             pause_(1000000);
         }
         r = netlink_send(own, (char *)&move, sizeof move);
     }
     close_(own);
-    if (r == 0) container_netlink = sys(__NR_fcntl, netlink, 1030 /* F_DUPFD_CLOEXEC */, 0);
-    return r == 0 ? netlink_send(netlink, network, network_size) : r;
+    if (r == 0) vm.netlink = sys(__NR_fcntl, netlink, 1030 /* F_DUPFD_CLOEXEC */, 0);
+    return r == 0 ? netlink_send(netlink, vm_network, vm.network_size) : r;
 }
-#endif

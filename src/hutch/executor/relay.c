@@ -1,17 +1,15 @@
 /* Beside QEMU and virtiofsd: the relay. It owns the stream that leads into the guest and passes frames on, from and to its clients, one for
  * each command. It believes the guest nothing: what does not keep to the windows ends the machine. */
-#ifndef HUTCH_RELAY_H
-#define HUTCH_RELAY_H
-#include "frames.h"
-
-enum { RELAY_CLIENTS = SESSIONS_MOST, CONSOLE_KEPT = 1024 };
+#include "executor.h"
 
 static struct relay_client {
     i32 fd;
     u32 open[2], input; /* what the guest has sent, of each stream, that the client has not confirmed; the other way round */
     u8 started, gone, unsaid; /* the guest knows of it; the client has left, and the guest has not said yet that it is over, or been told */
 } relay_clients[RELAY_CLIENTS] LARGE;
+
 LARGE static struct partial relay_in, relay_out;
+
 /* The machine is being copied: whose doing it is, and whether its guest has fallen silent. Nothing is sent meanwhile. */
 static struct {
     u32 client;
@@ -23,13 +21,13 @@ static void find_panic(char c)
 {
     static const char words[] = "Kernel panic - not syncing: ";
     static u32 found, kept;
-    if (ended->panic[0] && !kept) return; /* the first one */
+    if (lanes.ended->panic[0] && !kept) return; /* the first one */
     if (found < sizeof words - 1) {
         found = c == words[found] ? found + 1 : c == words[0];
         return;
     }
-    if (c == '\n' || c == '\r' || kept == sizeof ended->panic - 1) found = kept = 0;
-    else ended->panic[kept++] = c;
+    if (c == '\n' || c == '\r' || kept == sizeof lanes.ended->panic - 1) found = kept = 0;
+    else lanes.ended->panic[kept++] = c;
 }
 
 static void keep_console(long fd)
@@ -39,12 +37,12 @@ static void keep_console(long fd)
     if (n <= 0) return;
     for (long i = 0; i < n; i++) {
         find_panic(text[i]);
-        if (ended->console_size == CONSOLE_KEPT) {
-            for (u32 k = 0; k < CONSOLE_KEPT / 2; k++) ended->console[k] = ended->console[k + CONSOLE_KEPT / 2];
-            ended->console_size = CONSOLE_KEPT / 2;
+        if (lanes.ended->console_size == CONSOLE_KEPT) {
+            for (u32 k = 0; k < CONSOLE_KEPT / 2; k++) lanes.ended->console[k] = lanes.ended->console[k + CONSOLE_KEPT / 2];
+            lanes.ended->console_size = CONSOLE_KEPT / 2;
         }
-        ended->console[ended->console_size] = text[i];
-        ended->console_size = ended->console_size + 1;
+        lanes.ended->console[lanes.ended->console_size] = text[i];
+        lanes.ended->console_size = lanes.ended->console_size + 1;
     }
 }
 
@@ -114,7 +112,11 @@ static long relay_from_guest(void)
         return -EPROTO;
     if (client->gone) return 0;
     /* the windows bound what waits in the socket; who fills it with messages alone is cut off */
-    if (send_packet(client->fd, type, session, frame->data, size, 0x40) < 0) client->gone = client->unsaid = 1, close_(client->fd), client->fd = -1;
+    if (send_packet(client->fd, type, session, frame->data, size, 0x40) < 0) {
+        client->gone = client->unsaid = 1;
+        close_(client->fd);
+        client->fd = -1;
+    }
     return 0;
 }
 
@@ -128,11 +130,13 @@ static void relay_from_client(u32 session)
     relay_out.done = 0;
     frame->head.session = (u16)session;
     if (quiet.asked) { /* it is the one who did: whatever it says, or its end, ends it */
-        quiet.over = 1, frame->head.type = 0;
+        quiet.over = 1;
+        frame->head.type = 0;
         return;
     }
     if (r == 0 && frame->head.type == QUIESCE && !client->started) {
-        quiet.client = session, quiet.asked = 1;
+        quiet.client = session;
+        quiet.asked = 1;
         return;
     }
     /* what comes behind a command's end must not begin another */
@@ -146,7 +150,8 @@ static void relay_from_client(u32 session)
     if (r == 0 && frame->head.type == INPUT && (client->input += cost(frame->head.size)) > WINDOW) r = -EPROTO;
     if (r < 0) {
         close_(client->fd);
-        client->fd = -1, client->gone = 1;
+        client->fd = -1;
+        client->gone = 1;
         frame->head.type = 0;
         if (!client->started) *client = (struct relay_client){.fd = -1};
         else relay_queue(HANG_UP, session, "", 0);
@@ -170,7 +175,7 @@ static void relay_accept(long door)
 }
 
 /* `identity`: of a copy, what is its own (struct resume). */
-_Noreturn static void relay(long channel, long door, long console, long first, u32 disks, u32 interfaces, const char *identity, word identity_size)
+_Noreturn void relay(long channel, long door, long console, long first, u32 disks, u32 interfaces, const char *identity, word identity_size)
 {
     LARGE static struct pollfd fds[3 + RELAY_CLIENTS];
     struct resume how = {.setup = {.disks = disks, .interfaces = interfaces}, .fresh = 1};
@@ -187,8 +192,12 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
     }
     for (;;) {
         if (quiet.silent && quiet.over) relay_resume();
-        for (u32 i = 1; i < RELAY_CLIENTS && !relay_out.frame.head.type && !quiet.asked; i++)
-            if (relay_clients[i].unsaid) relay_clients[i].unsaid = 0, relay_queue(HANG_UP, i, "", 0);
+        for (u32 i = 1; i < RELAY_CLIENTS && !relay_out.frame.head.type && !quiet.asked; i++) {
+            if (relay_clients[i].unsaid) {
+                relay_clients[i].unsaid = 0;
+                relay_queue(HANG_UP, i, "", 0);
+            }
+        }
         int busy = relay_out.frame.head.type != 0;
         fds[0] = (struct pollfd){(int)channel, busy ? POLLIN | POLLOUT : POLLIN, 0};
         fds[1] = (struct pollfd){(int)console, POLLIN, 0};
@@ -200,9 +209,12 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
         if (fds[2].revents) relay_accept(door);
         if (fds[0].revents & (POLLIN | POLLHUP | POLLERR)) {
             long r = take_frame(channel, &relay_in);
-            if (r == 1) r = relay_from_guest(), relay_in.done = 0;
+            if (r == 1) {
+                r = relay_from_guest();
+                relay_in.done = 0;
+            }
             if (r < 0) {
-                if (r == -EPROTO) ended->broken = 1;
+                if (r == -EPROTO) lanes.ended->broken = 1;
                 for (int i = 0; i < 100 && console >= 0; i++) { /* QEMU's last words, if it has gone */
                     struct pollfd last = {(int)console, POLLIN, 0};
                     poll_(&last, 1, 20);
@@ -219,8 +231,10 @@ _Noreturn static void relay(long channel, long door, long console, long first, u
         for (u32 i = 1; i < RELAY_CLIENTS && !relay_out.frame.head.type; i++) {
             static u32 turn; /* everybody's turn comes */
             u32 session = 1 + (turn + i - 1) % (RELAY_CLIENTS - 1);
-            if (fds[3 + session].revents) turn = session, relay_from_client(session);
+            if (fds[3 + session].revents) {
+                turn = session;
+                relay_from_client(session);
+            }
         }
     }
 }
-#endif
