@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +171,42 @@ def test_the_plan_of_a_container_passes_the_linter(box):
 
     assert lint(box.plan()) == []
     assert box.id in box.plan().describe()
+
+
+def test_asyncio_judges_as_the_others_do():
+    """The memory limit of a container is told from other ends, and programs that `host` leaves out get their hint."""
+    hog = ["python3", "-c", "x = bytearray(200 << 20); x[::4096] = b'y' * len(x[::4096])"]
+
+    async def main() -> None:
+        async with hutch.aio.Container("host", memory="64m") as box:
+            assert (await box.run(hog)).outcome == box.sync.run(hog).outcome == "out-of-memory"
+            assert (await box.run(["true"])).ok
+        missing = [sys.executable] if sys.executable.startswith(("/root", "/home")) else ["/home/no-such-program"]
+        assert (await hutch.aio.run("host", missing)).describe() == hutch.run("host", missing).describe()
+
+    asyncio.run(main())
+
+
+def test_bytes_and_paths(tmp_path):
+    """The other type of a stream; a Path in every place of one."""
+    source = tmp_path / "data"
+    source.write_bytes(b"\xff\0raw")
+    assert hutch.run("host", ["cat"], stdin=b"\xff\0", text=False).stdout == b"\xff\0"
+    with hutch.Container("host", mounts=[hutch.Bind(tmp_path, Path("/data"), True)], workdir=Path("/srv")) as box:
+        result = box.run([Path("/bin/cat"), Path("/data/data")], text=False)
+        assert (result.stdout, result.stderr, result.ok) == (b"\xff\0raw", b"", True)
+        assert box.run(["pwd"], workdir=Path("/tmp"), env=["A=1"], user=0).stdout == "/tmp\n" and box.run(["pwd"]).stdout == "/srv\n"
+        box.put(source, Path("/srv/copy"))
+        box.get(Path("/srv/copy"), tmp_path / "back")
+        assert box.read_bytes(Path("/srv/copy")) == (tmp_path / "back").read_bytes() == b"\xff\0raw"
+        for wrong, message in (
+            ({"env": {"A": None}}, "env A: expected text"), ({"user": 1.5}, "user: expected"), ({"workdir": 5}, "workdir: expected a path"),
+            ({"timeout": "5"}, "timeout: expected a number"), ({"env": ["A"]}, "env: expected NAME=VALUE"), ({"check": "yes"}, "check: expected"),
+        ):  # fmt: skip
+            with pytest.raises(hutch.UsageError, match=message):
+                box.run(["true"], **wrong)
+        with pytest.raises(hutch.UsageError, match="data: expected text or bytes, got 5"):
+            box.write("/srv/x", 5)
 
 
 def test_asyncio():

@@ -64,6 +64,18 @@ def test_it_is_asked_to_end(name):
             late()
 
 
+def test_it_says_what_it_is_now(name):
+    """Not as it was when it was found: what has been stopped can be removed, and what is gone is not said to run."""
+    box = start(name, "sleep", "1000")
+    other = hutch.containers.get(name)
+    assert (box.status, other.status) == ("running", "running")
+    box.stop(timeout=0)
+    assert (other.status, other.exit_code, other.alive) == ("exited", 137, False)
+    box.remove()
+    assert (box.status, other.status) == ("exited", "exited") and box.name == name
+    assert name not in [one.name for one in hutch.containers.list()]
+
+
 def test_what_does_not_listen_is_killed(name):
     box = start(name, "sh", "-c", "trap '' TERM; echo begun; while :; do sleep 0.05; done")
     until(lambda: b"begun" in b"".join(box.logs()))
