@@ -63,7 +63,7 @@ def test_bind_mounts_are_the_users(as_user, ordinary_user, tmp_path_factory):
 def test_disk_upper_with_files_of_other_users(as_user):
     r = as_user("-m", "hutch.cli", "run", "--upper", "disk", "host", "sh", "-c", "mkdir -m 700 /srv/d; touch /srv/d/f; chown -R 5:5 /srv/d; stat -c %u /srv/d")
     assert (r.stdout, r.stderr) == ("5\n", "")
-    code = "import os; from hutch.image import store; print(os.listdir(store.uppers()))"
+    code = "import os; from hutch.image.store import directories; print(os.listdir(directories.uppers()))"
     assert as_user("-c", code).stdout == "[]\n"
 
 

@@ -49,6 +49,15 @@ def test_it_is_written_used_and_grows(package):
     assert package.file.stat().st_mode & 0o022 == 0
 
 
+def test_it_is_written_once(package):
+    """To write it takes longer than many a command: a command that found everything there leaves it alone."""
+    package()
+    before = package.file.stat()
+    package()
+    after = package.file.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_a_changed_source_is_read_itself(package):
     package()
     source = package.source / "plan/plan.py"
