@@ -64,7 +64,7 @@ def deep_data(data):
     subprocess.run(["rm", "-rf", str(data)], check=True)
 
 
-UNPACK = "from hutch.image import layers\nlayers.indexed = lambda *_: False\n"
+UNPACK = "from hutch.image.layers import lowers\nlowers.indexed = lambda *_: False\n"
 
 
 @pytest.fixture(params=["index", "tree"])
