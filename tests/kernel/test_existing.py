@@ -28,8 +28,8 @@ def name():
             box.remove(force=True)
 
 
-def start(name: str, *words: str, flags: tuple[str, ...] = ()) -> hutch.Existing:
-    subprocess.run([*HUTCH, "run", "-d", "--name", name, *flags, "host", *words], check=True, capture_output=True)
+def start(name: str, *words: str, flags: tuple[str, ...] = (), image: str = "host") -> hutch.Existing:
+    subprocess.run([*HUTCH, "run", "-d", "--name", name, *flags, image, *words], check=True, capture_output=True)
     return hutch.containers.get(name)
 
 
@@ -125,9 +125,9 @@ def test_one_that_runs_is_not_removed(name):
         hutch.containers.get(name)
 
 
-def test_its_changes(name):
+def test_its_changes(name, busybox_root):
     """Of one that runs, and of one that has ended: its upper directory is on disk."""
-    box = start(name, "sh", "-c", "echo x >/etc/new; echo x >/srv/new; sleep 1000")
+    box = start(name, "sh", "-c", "echo x >/etc/new; mkdir /srv; echo x >/srv/new; sleep 1000", image=str(busybox_root))
     until(lambda: "/etc/new" in [change.path for change in box.diff()])
     box.stop(timeout=0)
     ended = hutch.containers.get(name)

@@ -72,28 +72,27 @@ def test_an_image_by_a_relative_path(place, busybox_root, boxes):
     boxes[0].everything(place)
 
 
-def test_a_seccomp_profile_that_is_deleted(place, boxes):
+def test_a_seccomp_profile_that_is_deleted(place, busybox_root, boxes):
     """A command has the filter that the container has."""
     profile = place / "profile.json"
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 42}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
-    boxes.append(Box(place, "--security-opt", f"seccomp={profile}", "host", "sleep", "1000"))
+    boxes.append(Box(place, "--security-opt", f"seccomp={profile}", str(busybox_root), "sleep", "1000"))
     profile.unlink()
     boxes[0].everything(place)
-    code = "import os\ntry: os.mkdir('/tmp/x')\nexcept OSError as error: print(error.errno)"
-    assert boxes[0]("exec", boxes[0].id, "python3", "-c", code) == "42\n"
+    assert os.strerror(42) in boxes[0]("exec", boxes[0].id, "sh", "-c", "mkdir /tmp/x 2>&1; true")
 
 
-def test_a_device_that_is_gone(place, boxes):
+def test_a_device_that_is_gone(place, busybox_root, boxes):
     os.mknod(place / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    boxes.append(Box(place, "--device", f"{place}/device:/dev/mine", "host", "sleep", "1000"))
+    boxes.append(Box(place, "--device", f"{place}/device:/dev/mine", str(busybox_root), "sleep", "1000"))
     (place / "device").unlink()
     boxes[0].everything(place)
 
 
-def test_a_bind_whose_source_is_gone(place, boxes):
+def test_a_bind_whose_source_is_gone(place, busybox_root, boxes):
     (place / "source").mkdir()
-    boxes.append(Box(place, "-v", f"{place}/source:/source", "host", "sleep", "1000"))
+    boxes.append(Box(place, "-v", f"{place}/source:/source", str(busybox_root), "sleep", "1000"))
     (place / "source").rename(place / "elsewhere")
     boxes[0].everything(place)
 
