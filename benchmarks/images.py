@@ -17,6 +17,7 @@ import peers
 from contest import Contestant, Missing, Shop
 
 import hutch
+from hutch.engine.images import images
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 NAME = "debian:bench"
@@ -55,7 +56,7 @@ def registry(shop: Shop) -> str:
     layer = gzip.compress(plain, 6, mtime=0)
     digests = {"layer": hashlib.sha256(layer).hexdigest()}
     config = json.dumps({
-        "architecture": hutch.images.architecture(), "os": "linux", "config": {"Cmd": ["true"]},
+        "architecture": images.architecture(), "os": "linux", "config": {"Cmd": ["true"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(plain).hexdigest()}"]},
     }).encode()  # fmt: skip
     digests["config"] = hashlib.sha256(config).hexdigest()

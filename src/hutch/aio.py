@@ -110,7 +110,13 @@ def _awaited(process: SyncProcess[str] | SyncProcess[bytes]) -> Process[str] | P
 
 async def _to_its_end(begin: Callable[[], Run], check: bool) -> Result[str] | Result[bytes]:
     """Start a command, and wait; whoever is cancelled kills it."""
-    running = await _in_thread(begin)
+    beginning = asyncio.ensure_future(_in_thread(begin))
+    try:
+        running = await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):  # what has begun by then is ended: nobody else knows of it
+            await _in_thread((await beginning).close)
+        raise
     try:
         result = await _in_thread(running.result, running.kill)
     finally:

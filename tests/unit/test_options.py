@@ -146,6 +146,13 @@ def test_what_to_use_instead(wrong, hint):
     assert caught.value.hint == hint
 
 
+def test_ports_in_all_their_forms():
+    for given in (["8080:80"], ("8080:80",), {"80": 8080}, {80: 8080}, {80: "8080"}):
+        assert options.settings("host", (), {"ports": given}).ports == ("8080:80",)
+    assert options.settings("host", (), {"ports": [80]}).ports == ("80",)
+    assert options.settings("host", (), {"extra_hosts": "db:10.0.0.1"}).extra_hosts == ("db:10.0.0.1",)
+
+
 def test_paths_are_taken(tmp_path):
     s = options.settings(
         tmp_path, (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import types
 
 import pytest
@@ -25,6 +26,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(resolution, "features", lambda: ROOT_HYBRID)
     monkeypatch.setattr(resolve, "resolve", lambda name, features: HOST)
     monkeypatch.setattr(prepare, "_templates", {})
+    monkeypatch.setattr(prepare, "_last", [None])
     return tmp_path
 
 
@@ -45,6 +47,30 @@ def test_two_of_one_template(machine):
     one, two = prepare.prepare(settings), prepare.prepare(settings)
     assert one.id != two.id and one.compiled is two.compiled
     assert one.encoded.replace(one.id.encode(), two.id.encode())[:200] == two.encoded[:200]
+
+
+def test_every_thread_gets_what_it_asked_for(machine):
+    """Whatever others ask for between two of its steps."""
+    before = sys.getswitchinterval()
+    wrong: list[tuple[str, ...]] = []
+
+    def ask(name: str) -> None:
+        settings = Settings(image="host", command=("echo", name))
+        for _ in range(400):
+            prepared = prepare.prepare(settings)
+            if prepared.settings.command != settings.command or name.encode() not in prepared.encoded:
+                wrong.append(prepared.settings.command)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=ask, args=(f"{name}{name}{name}",)) for name in ("first", "second", "third")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 WORDS_OF_OLD = ("zQ7vXw0hKj3T", "7301928465.918273", "zQ7v.Xw0h.Kj3T.", "zQ000", "1970-01-01T00:00:00.000000000Z")

@@ -51,6 +51,7 @@ u32 hear(i32 *error)
         outer.owner_gone = 1;
         return 0;
     }
+    if (m.type == SEND_SIGNAL) take_over(); /* what it went on in is meant, and not what has ended */
     if (m.type == SEND_SIGNAL && container.pidfd >= 0) sys(__NR_pidfd_send_signal, container.pidfd, m.error, 0, 0);
     if (m.type == KILL_TREE) kill_child();
     if (m.type == ANSWER && error) {
@@ -113,7 +114,7 @@ int wait_for_news(i32 timeout)
     /* Of a process that goes on in another one, the end is nothing to wake for: we would be in the way of that one, right before its
      * execve. The pipe tells of that, and of both processes' ends, as soon as nobody but they has it. Whoever debugs the new one may
      * hold the pipe, so that is trusted for a moment only. */
-    int goes_inside = plan.goes_inside && !container.taken_over && container.exec_pipe[1] < 0 && !container.waited_for_pipe;
+    int taken_over = container.taken_over, goes_inside = plan.goes_inside && !taken_over && container.exec_pipe[1] < 0 && !container.waited_for_pipe;
     if (goes_inside && timeout < 0) timeout = 5;
     struct pollfd fds[8] = {{(int)lanes.event[CONTAINER], POLLIN, 0},
                             {goes_inside ? -1 : (int)(container.pidfd < 0 ? outer.watched_pidfd : container.pidfd), POLLIN, 0},
@@ -141,10 +142,11 @@ int wait_for_news(i32 timeout)
         sys(__NR_read, lanes.event[CONTAINER], &count, 8);
         news |= GOT_EVENT;
     }
-    if (fds[1].revents) news |= take_over() ? GOT_EVENT : GOT_END;
-    if (fds[2].revents) {
-        news |= GOT_EXEC;
-        if (goes_inside) news |= take_over() ? GOT_EVENT : GOT_END;
+    if (fds[2].revents) news |= GOT_EXEC;
+    if (fds[1].revents || (goes_inside && fds[2].revents)) {
+        take_over();
+        /* taken over by now, for a word of the owner's or for this: it was the first process that has ended */
+        news |= container.taken_over != taken_over ? GOT_EVENT : GOT_END;
     }
     return news;
 }

@@ -51,6 +51,8 @@ class Run:
 
     def close(self) -> None:
         """End it where it still runs, and free everything. Safe to call twice."""
-        self.process.close()
-        if self._after is not None:
-            self._after()
+        try:
+            self.process.close()
+        finally:
+            if self._after is not None:
+                self._after()

@@ -71,7 +71,7 @@ class Prepared(Record):
 
 
 _templates: dict[object, tuple[Rootfs, Features, Prepared]] = {}
-_last: list[tuple[Resolved, Prepared]] = []  # what was asked for last, which most ask for again, and its template
+_last: list[tuple[Resolved, Prepared] | None] = [None]  # what was asked for last, which most ask for again, and its template
 
 
 def prepare(
@@ -90,7 +90,8 @@ def prepare(
     """
     how = How(idle=idle, detach=detach, remove=remove, accounting=accounting, reopen=reopen, inherited=inherited)
     r = resolve(s, how, rootfs, machine)
-    template = _last[0][1] if _last and _last[0][0] == r else _known(r, marks)
+    last = _last[0]  # read once: another thread may ask for something else between a look at its one half and the other
+    template = last[1] if last is not None and last[0] == r else _known(r, marks)
     identity, encoded = personalise(template.template, template.places)
     return template.replace(id=identity, encoded=encoded, directory=template.directory.replace(template.marks.id, identity), fresh=r.fresh)
 
@@ -104,7 +105,7 @@ def _known(r: Resolved, marks: Marks | None) -> Prepared:
         if len(_templates) > 64:
             _templates.clear()
         cached = _templates[key] = (r.rootfs, r.features, _template(r, marks or new_marks("\0".join((*key, repr(r.rootfs))))))
-    _last[:] = [(r, cached[2])]
+    _last[0] = (r, cached[2])
     return cached[2]
 
 

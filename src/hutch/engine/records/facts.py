@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hutch.engine.spec import configuration
 from hutch.engine.spec.settings import Attachment, Bind, ImageSource, Settings, Tmpfs, Ulimit, VolumeMount
-from hutch.errors import StateError
+from hutch.errors import StateError, UsageError
 from hutch.oci import config as oci
 from hutch.record import Record
 
@@ -130,5 +130,5 @@ def settings_from(data: dict[str, Any]) -> Settings:
 
     try:
         return Settings(**{name: value(name, item) for name, item in data.items()})
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, UsageError) as error:
         raise StateError(f"the container's record cannot be read: {error}") from None

@@ -72,14 +72,14 @@ if TYPE_CHECKING:
         ip: str
         ip6: str
         mac_address: str
-        ports: Iterable[str | int] | Mapping[str, int | str]
+        ports: Iterable[str | int] | Mapping[str, int | str] | Mapping[int, int | str]
         publish_all: bool
         expose: Iterable[str | int]
         egress: Iterable[str] | str
         dns: Iterable[str] | str
         dns_search: Iterable[str] | str
         dns_options: Iterable[str] | str
-        extra_hosts: Iterable[str]
+        extra_hosts: Iterable[str] | str
         userns: str
         pid: str
         ipc: str
@@ -209,6 +209,8 @@ def _ulimits(name: str, value: object) -> tuple[Ulimit, ...]:
 
 def _ports(name: str, value: object) -> tuple[str, ...]:
     """As docker-py has them, {"80/tcp": 8080}; or as the command line has: ["8080:80/tcp"]."""
+    if isinstance(value, dict):
+        value = {str(key) if isinstance(key, int) else key: item for key, item in value.items()}
     if hasattr(value, "items"):
         return tuple(f"{host}:{container}" for container, host in arguments.value_by_name(name, value).items())
     return tuple(arguments.identity(name, item) for item in arguments.items(name, value, 'a list such as ["8080:80/tcp"]'))
@@ -247,10 +249,10 @@ READERS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("init", "systemd", "readonly", "publish_all", "privileged", "no_new_privileges"), arguments.flag),
     **dict.fromkeys(("memory_swappiness", "cpu_shares", "cpu_quota", "cpu_period", "pids", "blkio_weight", "oom_score_adj"), arguments.whole),
     **dict.fromkeys(("memory", "memory_swap", "memory_reservation", "shm_size", "upper_size"), _size),
-    **dict.fromkeys(("egress", "dns", "dns_search", "dns_options"), arguments.text_or_texts),
+    **dict.fromkeys(("egress", "dns", "dns_search", "dns_options", "extra_hosts"), arguments.text_or_texts),
     **dict.fromkeys(("unified", "sysctls"), arguments.value_by_name),
     **dict.fromkeys(("expose", "groups"), arguments.identities),
-    **dict.fromkeys(("extra_hosts", "cap_add", "cap_drop"), arguments.texts),
+    **dict.fromkeys(("cap_add", "cap_drop"), arguments.texts),
     "labels": arguments.text_by_name,
     "entrypoint": _entrypoint,
     "env": arguments.environment,
