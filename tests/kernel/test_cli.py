@@ -288,4 +288,6 @@ def test_nothing_appears_on_a_host_whose_mounts_are_shared(words):
         command = ["unshare", "-m", "sh", "-c", script, "sh", place, *HUTCH, "run", *words, "host", "true"]
         r = subprocess.run(command, capture_output=True, text=True, check=False)
         assert r.returncode == 0, r.stderr
-        assert sorted(r.stdout.splitlines()) == sorted(Path(f"{place}/before").read_text().splitlines())
+        # by number, place and root: others' mounts may still change their flags, and go with their directories
+        before, after = ({tuple(line.split(" ")[:5]) for line in text.splitlines()} for text in (Path(f"{place}/before").read_text(), r.stdout))
+        assert before and after <= before
