@@ -40,13 +40,16 @@ class GuestCgroup(Cgroup):
             return super().oom_kills()
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """One connexion for several files; to a machine that is gone there is none, and no file has an answer."""
+    def _asking(self, *, there: bool = False) -> Iterator[None]:
+        """One connexion for several files. To a machine that is gone there is none, and no file has an answer; where it must be
+        `there`, ContainerGone is raised."""
         import socket
 
         try:
             door = socket.socket(fileno=channel.connect(self._directory, self._name))
         except ContainerGone:
+            if there:
+                raise
             yield
             return
         with door:
@@ -82,15 +85,9 @@ class GuestCgroup(Cgroup):
         raise UnsupportedError(f"container {self._name}: the limits of a machine are its memory and its processors, and do not change")
 
     def processes(self) -> list[int]:
-        """The pids in it, as its guest numbers them."""
-        import socket
-
-        with socket.socket(fileno=channel.connect(self._directory, self._name)) as door:
-            self._door = door
-            try:
-                return [found for word in (self._text("", "cgroup.procs") or "").split() if (found := whole(word)) is not None]
-            finally:
-                self._door = None
+        """The pids in it, as its guest numbers them. Raises ContainerGone."""
+        with self._asking(there=True):
+            return [found for word in (self._text("", "cgroup.procs") or "").split() if (found := whole(word)) is not None]
 
     def freeze(self, frozen: bool = True, timeout: float = 5.0) -> None:
         """Stop the machine's processors, or let them go on. Raises ContainerGone, HutchError, UnsupportedError."""
