@@ -80,20 +80,6 @@ struct ended {
 
 enum { PATH_SIZE = 4096 };
 
-struct link { /* one connection: side 0 is the client, side 1 the container; way 0 leads from 0 to 1 */
-    i32 fd[2], pipe[2][2];
-    u32 queued[2], generation, next_free;
-    u64 last; /* when something came */
-    u8 watched[2], ended[2], shut[2], used, connecting;
-};
-
-struct session { /* one client of a datagram port */
-    i32 fd;
-    u32 listener, hash, generation, name_size, control_size;
-    u64 last;
-    u8 name[28], control[64];
-};
-
 enum { FRAME_COST = 512, WINDOW = 65536, SESSIONS_MOST = 64 };
 
 struct frame {

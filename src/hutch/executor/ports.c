@@ -16,18 +16,17 @@ enum {
 };
 
 #define SESSION_IDLE 90000000000UL /* nanoseconds */
-
 #define SILENCE 5000000000UL
+
+enum { SPARES = 8 };
 
 struct epoll_event_ {
     u32 events;
     u64 data;
 }
-
 #if defined(__x86_64__)
 __attribute__((packed))
 #endif
-
 ;
 
 struct address {
@@ -35,22 +34,35 @@ struct address {
     u8 host[4], zero[8];
 };
 
-static struct published {
+struct link { /* one connection: side 0 is the client, side 1 the container; way 0 leads from 0 to 1 */
+    i32 fd[2], pipe[2][2];
+    u32 queued[2], generation, next_free;
+    u64 last; /* when something came */
+    u8 watched[2], ended[2], shut[2], used, connecting;
+};
+
+struct session { /* one client of a datagram port */
     i32 fd;
-    u32 stream, port;
-} published[LISTENERS] LARGE;
+    u32 listener, hash, generation, name_size, control_size;
+    u64 last;
+    u8 name[28], control[64];
+};
 
-static struct link *links;
-
-static struct session *sessions;
-
-static u32 published_count, links_used, links_free = ~0U, paused;
-
-static struct address target;
-
-static long poll_fd, proxy_pid;
-
-LARGE static u8 datagram[65536];
+/* The process that passes on what comes to published ports. `links_free` is the first of those that are free, by number; `paused`
+ * listeners are not taken from: there is no room. `spares` are pipes that are ready for the next connections. */
+static struct proxy {
+    struct published {
+        i32 fd;
+        u32 stream, port;
+    } published[LISTENERS];
+    struct link *links;
+    struct session *sessions;
+    u32 published_count, links_used, links_free, paused, spare_count;
+    i32 spares[SPARES][2];
+    struct address target;
+    long poll, pid;
+    u8 datagram[65536];
+} proxy LARGE;
 
 static u64 now_(void)
 {
@@ -68,17 +80,17 @@ static void watch(long fd, u8 *before, u32 wanted, u64 data)
     struct epoll_event_ event = {wanted, data};
     /* Nothing wanted: out of the set, as a hang-up would be reported all the same, again and again. */
     if (wanted == *before) return;
-    sys(__NR_epoll_ctl, poll_fd, !*before ? 1 /* ADD */ : !wanted ? 2 /* DEL */ : 3 /* MOD */, fd, &event);
+    sys(__NR_epoll_ctl, proxy.poll, !*before ? 1 /* ADD */ : !wanted ? 2 /* DEL */ : 3 /* MOD */, fd, &event);
     *before = (u8)wanted;
 }
 
 static void watch_listeners(int on)
 {
-    for (u32 i = 0; i < published_count; i++) {
+    for (u32 i = 0; i < proxy.published_count; i++) {
         u8 before = on ? 0 : IN;
-        if (published[i].stream) watch(published[i].fd, &before, on ? IN : 0, tag(LISTEN_STREAM, 0, i));
+        if (proxy.published[i].stream) watch(proxy.published[i].fd, &before, on ? IN : 0, tag(LISTEN_STREAM, 0, i));
     }
-    paused = !on;
+    proxy.paused = !on;
 }
 
 static long option(long fd, int level, int name, int value) { return sys(__NR_setsockopt, fd, level, name, &value, sizeof value); }
@@ -92,20 +104,14 @@ static void reset(long fd)
     close_(fd);
 }
 
-enum { SPARES = 8 };
-
-static i32 spares[SPARES][2];
-
-static u32 spare_count;
-
 /* A pipe for what is on its way; 0 or an error. */
 static long lend_pipe(struct link *l, int way)
 {
     if (l->pipe[way][0] >= 0) return 0;
-    if (spare_count) {
-        spare_count--;
-        l->pipe[way][0] = spares[spare_count][0];
-        l->pipe[way][1] = spares[spare_count][1];
+    if (proxy.spare_count) {
+        proxy.spare_count--;
+        l->pipe[way][0] = proxy.spares[proxy.spare_count][0];
+        l->pipe[way][1] = proxy.spares[proxy.spare_count][1];
         return 0;
     }
     long r = sys(__NR_pipe2, l->pipe[way], O_CLOEXEC | O_NONBLOCK);
@@ -117,10 +123,10 @@ static long lend_pipe(struct link *l, int way)
 static void return_pipe(struct link *l, int way)
 {
     if (l->pipe[way][0] < 0 || l->queued[way]) return;
-    if (spare_count < SPARES) {
-        spares[spare_count][0] = l->pipe[way][0];
-        spares[spare_count][1] = l->pipe[way][1];
-        spare_count++;
+    if (proxy.spare_count < SPARES) {
+        proxy.spares[proxy.spare_count][0] = l->pipe[way][0];
+        proxy.spares[proxy.spare_count][1] = l->pipe[way][1];
+        proxy.spare_count++;
     } else {
         close_(l->pipe[way][0]);
         close_(l->pipe[way][1]);
@@ -130,7 +136,7 @@ static void return_pipe(struct link *l, int way)
 
 static void end_link(u32 index, int abort)
 {
-    struct link *l = links + index;
+    struct link *l = proxy.links + index;
     for (int i = 0; i < 2; i++) {
         if (abort) reset(l->fd[i]);
         else close_(l->fd[i]);
@@ -139,14 +145,14 @@ static void end_link(u32 index, int abort)
     }
     l->used = 0;
     l->generation++;
-    l->next_free = links_free;
-    links_free = index;
-    if (paused) watch_listeners(1);
+    l->next_free = proxy.links_free;
+    proxy.links_free = index;
+    if (proxy.paused) watch_listeners(1);
 }
 
 static void update(u32 index)
 {
-    struct link *l = links + index;
+    struct link *l = proxy.links + index;
     for (u32 s = 0; s < 2; s++) {
         u32 wanted = l->connecting ? (s ? OUT : 0) : (!l->ended[s] && !l->queued[s] ? IN : 0) | (l->queued[!s] ? OUT : 0);
         watch(l->fd[s], &l->watched[s], wanted, tag(STREAM, l->generation, index << 1 | s));
@@ -182,7 +188,7 @@ static long pump(struct link *l, int way)
 
 static void stream_news(u32 index, u32 side)
 {
-    struct link *l = links + index;
+    struct link *l = proxy.links + index;
     i32 error = 0, size = sizeof error;
     if (l->connecting) {
         sys(__NR_getsockopt, l->fd[1], 1, 4 /* SO_ERROR */, &error, &size);
@@ -201,11 +207,11 @@ static int make_room(void)
 {
     u64 oldest = ~0UL, time = now_();
     u32 ended = 0;
-    for (u32 i = 0; i < links_used; i++)
-        if (links[i].used && links[i].last < oldest) oldest = links[i].last;
+    for (u32 i = 0; i < proxy.links_used; i++)
+        if (proxy.links[i].used && proxy.links[i].last < oldest) oldest = proxy.links[i].last;
     if (oldest == ~0UL || time - oldest < SILENCE) return 0;
-    for (u32 i = 0; i < links_used && ended < ACCEPTS; i++)
-        if (links[i].used && links[i].last <= oldest + SILENCE / 5) {
+    for (u32 i = 0; i < proxy.links_used && ended < ACCEPTS; i++)
+        if (proxy.links[i].used && proxy.links[i].last <= oldest + SILENCE / 5) {
             end_link(i, 1);
             ended++;
         }
@@ -215,18 +221,18 @@ static int make_room(void)
 static void welcome(u32 listener)
 {
     for (int i = 0; i < ACCEPTS; i++) {
-        u32 index = links_free != ~0U ? links_free : links_used;
-        long client = index == LINKS ? -EMFILE : sys(__NR_accept4, published[listener].fd, 0, 0, SOCK_NONBLOCK_ | SOCK_CLOEXEC_), own, r;
+        u32 index = proxy.links_free != ~0U ? proxy.links_free : proxy.links_used;
+        long client = index == LINKS ? -EMFILE : sys(__NR_accept4, proxy.published[listener].fd, 0, 0, SOCK_NONBLOCK_ | SOCK_CLOEXEC_), own, r;
         if (client == -EMFILE || client == -ENFILE || client == -ENOMEM || client == -ENOBUFS) {
             if (make_room()) continue;
             return watch_listeners(0);
         }
         if (client < 0) return;
-        struct link *l = links + index;
+        struct link *l = proxy.links + index;
         u32 generation = l->generation, next = l->next_free;
         own = sys(__NR_socket, 2 /* AF_INET */, SOCK_STREAM_ | SOCK_NONBLOCK_ | SOCK_CLOEXEC_, 0);
-        target.port = (u16)published[listener].port;
-        r = own < 0 ? own : sys(__NR_connect, own, &target, sizeof target);
+        proxy.target.port = (u16)proxy.published[listener].port;
+        r = own < 0 ? own : sys(__NR_connect, own, &proxy.target, sizeof proxy.target);
         memset(l, 0, sizeof *l);
         l->generation = generation;
         l->fd[0] = (i32)client;
@@ -237,8 +243,8 @@ static void welcome(u32 listener)
                 option(l->fd[way], 6 /* IPPROTO_TCP */, 1 /* TCP_NODELAY */, 1);
                 option(l->fd[way], 1, 9 /* SO_KEEPALIVE */, 1);
             }
-        if (links_free != ~0U) links_free = next;
-        else links_used++;
+        if (proxy.links_free != ~0U) proxy.links_free = next;
+        else proxy.links_used++;
         l->used = 1;
         l->connecting = 1;
         l->last = now_();
@@ -282,10 +288,10 @@ static void end_session(struct session *s)
 
 static struct session *session_of(u32 listener, struct packet *p)
 {
-    struct session *oldest = sessions;
+    struct session *oldest = proxy.sessions;
     u32 hash = listener * 2654435761U;
     for (u32 i = 0; i < p->name_size; i++) hash = (hash ^ ((u8 *)p->name)[i]) * 16777619U;
-    for (struct session *s = sessions; s < sessions + SESSIONS; s++) {
+    for (struct session *s = proxy.sessions; s < proxy.sessions + SESSIONS; s++) {
         if (s->fd >= 0 && s->hash == hash && s->listener == listener && s->name_size == p->name_size) {
             u32 i = 0;
             while (i < s->name_size && s->name[i] == ((u8 *)p->name)[i]) i++;
@@ -296,9 +302,9 @@ static struct session *session_of(u32 listener, struct packet *p)
     struct session *s = oldest;
     if (s->fd >= 0) end_session(s);
     long fd = sys(__NR_socket, 2, SOCK_DGRAM_ | SOCK_NONBLOCK_ | SOCK_CLOEXEC_, 0);
-    target.port = (u16)published[listener].port;
+    proxy.target.port = (u16)proxy.published[listener].port;
     if (fd < 0) return 0;
-    if (sys(__NR_connect, fd, &target, sizeof target) < 0) {
+    if (sys(__NR_connect, fd, &proxy.target, sizeof proxy.target) < 0) {
         close_(fd);
         return (struct session *)0;
     }
@@ -308,7 +314,7 @@ static struct session *session_of(u32 listener, struct packet *p)
     s->name_size = p->name_size;
     memcpy(s->name, p->name, p->name_size);
     u8 none = 0;
-    watch(fd, &none, IN, tag(SESSION, s->generation, (u32)(s - sessions)));
+    watch(fd, &none, IN, tag(SESSION, s->generation, (u32)(s - proxy.sessions)));
     return s;
 }
 
@@ -316,28 +322,28 @@ static void datagram_news(u32 listener)
 {
     for (int i = 0; i < ACCEPTS; i++) {
         u8 name[28], control[64];
-        struct iovec io = {datagram, sizeof datagram};
+        struct iovec io = {proxy.datagram, sizeof proxy.datagram};
         struct packet p = {name, sizeof name, 0, &io, 1, control, sizeof control, 0, 0};
-        long n = sys(__NR_recvmsg, published[listener].fd, &p, 0x40 /* MSG_DONTWAIT */);
+        long n = sys(__NR_recvmsg, proxy.published[listener].fd, &p, 0x40 /* MSG_DONTWAIT */);
         if (n < 0) return;
         struct session *s = p.name_size <= sizeof name ? session_of(listener, &p) : 0;
         if (!s) continue;
         s->last = now_();
         s->control_size = answer_from(control, p.control_size);
         memcpy(s->control, control, s->control_size);
-        sys(__NR_sendto, s->fd, datagram, n, 0x40, 0, 0);
+        sys(__NR_sendto, s->fd, proxy.datagram, n, 0x40, 0, 0);
     }
 }
 
 static void session_news(struct session *s)
 {
     for (int i = 0; i < ACCEPTS; i++) {
-        long n = sys(__NR_recvfrom, s->fd, datagram, sizeof datagram, 0x40, 0, 0);
+        long n = sys(__NR_recvfrom, s->fd, proxy.datagram, sizeof proxy.datagram, 0x40, 0, 0);
         if (n == -EAGAIN) return;
         if (n < 0) continue; /* nobody listens in the container yet: the error is taken, and that is all */
-        struct iovec io = {datagram, (word)n};
+        struct iovec io = {proxy.datagram, (word)n};
         struct packet p = {s->name, s->name_size, 0, &io, 1, s->control_size ? s->control : 0, s->control_size, 0, 0};
-        sys(__NR_sendmsg, published[s->listener].fd, &p, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */);
+        sys(__NR_sendmsg, proxy.published[s->listener].fd, &p, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */);
         s->last = now_();
     }
 }
@@ -346,42 +352,43 @@ _Noreturn static void serve_ports(void)
 {
     struct epoll_event_ events[64];
     u8 none;
-    poll_fd = sys(__NR_epoll_create1, O_CLOEXEC);
-    links = (void *)sys(__NR_mmap, 0, LINKS * sizeof *links, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
-    sessions = (void *)sys(__NR_mmap, 0, SESSIONS * sizeof *sessions, 3, 2 | 32, -1L, 0);
-    if (poll_fd < 0 || (long)links < 0 || (long)sessions < 0) exit_(1);
-    for (u32 i = 0; i < SESSIONS; i++) sessions[i].fd = -1;
-    for (u32 i = 0; i < published_count; i++) {
+    proxy.links_free = ~0U;
+    proxy.poll = sys(__NR_epoll_create1, O_CLOEXEC);
+    proxy.links = (void *)sys(__NR_mmap, 0, LINKS * sizeof *proxy.links, 3, 2 | 32 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1L, 0);
+    proxy.sessions = (void *)sys(__NR_mmap, 0, SESSIONS * sizeof *proxy.sessions, 3, 2 | 32, -1L, 0);
+    if (proxy.poll < 0 || (long)proxy.links < 0 || (long)proxy.sessions < 0) exit_(1);
+    for (u32 i = 0; i < SESSIONS; i++) proxy.sessions[i].fd = -1;
+    for (u32 i = 0; i < proxy.published_count; i++) {
         none = 0;
-        watch(published[i].fd, &none, IN, tag(published[i].stream ? LISTEN_STREAM : LISTEN_DATAGRAM, 0, i));
+        watch(proxy.published[i].fd, &none, IN, tag(proxy.published[i].stream ? LISTEN_STREAM : LISTEN_DATAGRAM, 0, i));
     }
     for (u64 swept = now_();;) {
-        long n = sys(__NR_epoll_pwait, poll_fd, events, 64, 15000, 0, 8);
+        long n = sys(__NR_epoll_pwait, proxy.poll, events, 64, 15000, 0, 8);
         for (long i = 0; i < n; i++) {
             u32 kind = (u32)(events[i].data >> 56), generation = (u32)(events[i].data >> 32) & 0xffffff, index = (u32)events[i].data;
             if (kind == LISTEN_STREAM) welcome(index);
             else if (kind == LISTEN_DATAGRAM) datagram_news(index);
             else if (kind == STREAM) {
-                struct link *l = links + (index >> 1);
+                struct link *l = proxy.links + (index >> 1);
                 if (l->used && (l->generation & 0xffffff) == generation) stream_news(index >> 1, index & 1);
-            } else if (sessions[index].fd >= 0 && (sessions[index].generation & 0xffffff) == generation)
-                session_news(sessions + index);
+            } else if (proxy.sessions[index].fd >= 0 && (proxy.sessions[index].generation & 0xffffff) == generation)
+                session_news(proxy.sessions + index);
         }
         u64 time = now_();
         if (time - swept < 10000000000UL) continue;
         swept = time;
-        for (struct session *s = sessions; s < sessions + SESSIONS; s++)
+        for (struct session *s = proxy.sessions; s < proxy.sessions + SESSIONS; s++)
             if (s->fd >= 0 && time - s->last > SESSION_IDLE) end_session(s);
-        if (paused) watch_listeners(1); /* others may have closed what was missing */
+        if (proxy.paused) watch_listeners(1); /* others may have closed what was missing */
     }
 }
 
 /* "172.18.0.2" and blanks, to the bytes of it. */
 static void parse_address(const char *text)
 {
-    target.family = 2;
+    proxy.target.family = 2;
     for (int part = 0; part < 4; part++, text++)
-        for (target.host[part] = 0; *text >= '0' && *text <= '9'; text++) target.host[part] = (u8)(target.host[part] * 10 + (*text - '0'));
+        for (proxy.target.host[part] = 0; *text >= '0' && *text <= '9'; text++) proxy.target.host[part] = (u8)(proxy.target.host[part] * 10 + (*text - '0'));
 }
 
 long host_publish(struct op *op)
@@ -393,14 +400,14 @@ long host_publish(struct op *op)
     if (count > LISTENERS) return -E2BIG;
     for (i64 i = 0; i < count; i++) {
         i64 socket = num(op), stream = num(op), port = num(op);
-        published[i] = (struct published){(i32)socket, (u32)stream, (u32)((port & 0xff) << 8 | port >> 8)};
-        if (published[i].fd >= base) base = published[i].fd + 1;
+        proxy.published[i] = (struct published){(i32)socket, (u32)stream, (u32)((port & 0xff) << 8 | port >> 8)};
+        if (proxy.published[i].fd >= base) base = proxy.published[i].fd + 1;
     }
-    published_count = (u32)count;
-    proxy_pid = fork_(0);
-    if (proxy_pid != 0) {
-        for (i64 i = 0; i < count; i++) close_(published[i].fd); /* the port is free when the process is gone */
-        return proxy_pid < 0 ? proxy_pid : 0;
+    proxy.published_count = (u32)count;
+    proxy.pid = fork_(0);
+    if (proxy.pid != 0) {
+        for (i64 i = 0; i < count; i++) close_(proxy.published[i].fd); /* the port is free when the process is gone */
+        return proxy.pid < 0 ? proxy.pid : 0;
     }
     struct {
         u64 soft, hard;
@@ -423,9 +430,9 @@ long host_publish(struct op *op)
     } now = {0, 0};
     if (sys(__NR_ppoll, &fd, 1, &now, 0, 8) > 0) exit_(0);
     for (i64 i = 0; i < count; i++) {
-        r = sys(__NR_dup3, published[i].fd, base + i, O_CLOEXEC);
+        r = sys(__NR_dup3, proxy.published[i].fd, base + i, O_CLOEXEC);
         if (r < 0) exit_(1);
-        published[i].fd = (i32)r;
+        proxy.published[i].fd = (i32)r;
     }
     sys(__NR_close_range, 0, base - 1, 0);
     sys(__NR_close_range, base + count, ~0U, 0);
@@ -434,8 +441,8 @@ long host_publish(struct op *op)
 
 void undo_publish(void)
 {
-    if (proxy_pid <= 0) return;
-    sys(__NR_kill, proxy_pid, SIGKILL);
-    while (sys(__NR_wait4, proxy_pid, 0, 0, 0) == -EINTR) {}
-    proxy_pid = 0;
+    if (proxy.pid <= 0) return;
+    sys(__NR_kill, proxy.pid, SIGKILL);
+    while (sys(__NR_wait4, proxy.pid, 0, 0, 0) == -EINTR) {}
+    proxy.pid = 0;
 }
