@@ -25,7 +25,7 @@ MAPPED = 100_000  # the first of the host's ids that containers with a user name
 MAPPING = [{"containerID": 0, "hostID": MAPPED, "size": 65536}]
 PR_SET_CHILD_SUBREAPER = 36
 _numbers = itertools.count(1)
-_own: set[int] = set()  # children that somebody here waits for
+_own: dict[int, str] = {}  # children that somebody here waits for, and when they were born: their numbers come again
 
 
 def adopt(on: bool) -> None:
@@ -42,12 +42,22 @@ def children() -> set[int]:
     return found
 
 
-def is_zombie(pid: int) -> bool:
+def _stat(pid: int, number: int) -> str:
+    """A field of a process's stat(5), by its number there; "" for one that is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
+            return file.read().rpartition(")")[2].split()[number - 3]
     except OSError:
-        return False
+        return ""
+
+
+def is_zombie(pid: int) -> bool:
+    return _stat(pid, 3) == "Z"
+
+
+def orphans() -> list[int]:
+    """Children that nobody here waits for."""
+    return [pid for pid in children() if _own.get(pid) != _stat(pid, 22)]
 
 
 def label(value: Any) -> str:
@@ -316,7 +326,7 @@ class Container:
 
 def reap() -> None:
     """Reap what was re-parented to the tests, and nothing that is waited for by its own parent here."""
-    for pid in children() - _own:
+    for pid in orphans():
         if is_zombie(pid):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -324,7 +334,7 @@ def reap() -> None:
 
 def expect(pid: int) -> None:
     """Leave a child to whoever waits for it."""
-    _own.add(pid)
+    _own[pid] = _stat(pid, 22)
 
 
 def wait(pid: int) -> int:

@@ -318,7 +318,7 @@ def test_many_at_once(boxes, place):
         failures = [text for text in pool.map(life, ids) if text]
     assert not failures, failures[:3]
     assert os.listdir(boxes.runtime.root) == []
-    rt.until(lambda: rt.reap() or not any(map(rt.is_zombie, rt.children())), "the last of them")
+    rt.until(lambda: rt.reap() or not any(map(rt.is_zombie, rt.orphans())), "the last of them")
 
 
 # Words
