@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_frames():
     assert frames.unpack(bytes.fromhex("00000000 2600 0000") + b"text", "FILE_CONTENT") == b"text"
     for wrong in (b"", b"\0" * 7, bytes.fromhex("00000000 2700 0000")):
         assert frames.unpack(wrong, "FILE_CONTENT") is None
+
+
+def test_a_guest_that_says_nothing():
+    """It is told from one that says something else, which a guest may at any time."""
+    ours, guests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, guests:
+        with pytest.raises(TimeoutError):
+            frames.ask(ours, frames.pack("QUIESCE"), "QUIET", 0.01)
+        assert guests.recv(99) == frames.pack("QUIESCE")
+        guests.send(frames.pack("HELLO"))
+        assert frames.ask(ours, frames.pack("QUIESCE"), "QUIET", 5) is None
+        guests.send(frames.pack("FILE_CONTENT", b"text"))
+        assert frames.ask(ours, frames.pack("READ_FILE"), "FILE_CONTENT", 5) == b"text"
 
 
 # The machine

@@ -67,10 +67,9 @@ def run(values: dict[str, Any], rest: list[str]) -> int:
             else:
                 last, expired = attach.wait(execution, timeout, streams)
         except NotFoundInContainer as error:
-            if rest[0] == "host":
-                from hutch.engine.spec import options
+            from hutch.engine.spec import options
 
-                error.hint = error.hint or options.interpreter_hint(tuple(rest[1:]))
+            error.hint = error.hint or options.interpreter_hint(rest[0], tuple(rest[1:]))
             raise
     if execution.problem is not None and not expired:
         raise execution.problem

@@ -6,7 +6,6 @@ to the relay the session is 0: the relay gives the number.
 
 from __future__ import annotations
 
-from hutch.errors import HutchError
 from hutch.plan.numbers import FRAMES, LIMITS
 
 TYPE_CHECKING = False
@@ -30,13 +29,13 @@ def unpack(packet: bytes, name: str) -> bytes | None:
 
 
 def ask(door: socket, question: bytes, answer: str, patience: float) -> bytes | None:
-    """Send a frame, and wait some seconds for the answer's content; None when none of that type comes. Raises HutchError when there
-    is nothing at all in that time, OSError when the machine is gone."""
+    """Send a frame, and wait some seconds for the answer's content; None when another one comes. Raises TimeoutError when there is
+    nothing at all in that time, OSError when the machine is gone."""
     import select
 
     door.send(question)
     poll = select.poll()
     poll.register(door.fileno(), select.POLLIN)
     if not poll.poll(patience * 1000):
-        raise HutchError("the guest does not answer")
+        raise TimeoutError
     return unpack(door.recv(HEAD + MOST), answer)

@@ -86,7 +86,7 @@ class Container(Changed):
             self._execution.close()
             self._let_go()
             raise
-        self._commands = Commands(self.live, self.name, self._pidfd, self._execution.pid, self._open_cgroup)
+        self._commands = Commands(self.live, self.name, self._pidfd, self._execution.pid, lambda: self.cgroup)
         self._closed = False
 
     def _let_go(self) -> None:
@@ -230,7 +230,7 @@ class Container(Changed):
         return result.check() if check else result
 
     def begin(self, command: Iterable[AnyPath], *, text: bool = True, **options: Unpack[CommandOptions]) -> Run:
-        """What `run` waits for."""
+        """Start a command whose result is wanted: `run` waits for it, and `hutch.aio` does so in a thread."""
         limited = self._settings.memory is not None
         before = self.cgroup.oom_kills() or 0 if limited else 0
 
@@ -247,9 +247,6 @@ class Container(Changed):
     @property
     def cgroup(self) -> Cgroup:
         """The container's cgroup: numbers, changes of limits, freezing."""
-        return self._open_cgroup()
-
-    def _open_cgroup(self) -> Cgroup:
         if self.live.machine is not None:
             from hutch.engine.machines.guest_cgroup import GuestCgroup
 

@@ -144,7 +144,7 @@ def begin(
     merge_stderr: bool = False,
     **options: Unpack[Options],
 ) -> Run:
-    """What `run` waits for."""
+    """Start a command whose result is wanted: `run` waits for it, and `hutch.aio` does so in a thread."""
     name, argv = arguments.image(image), arguments.command(command)
     streams: Streams = {
         "stdin": stdin, "timeout": timeout, "output_limit": output_limit, "merge_stderr": merge_stderr

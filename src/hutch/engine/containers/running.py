@@ -39,10 +39,10 @@ class Run:
         result: Result[str] | Result[bytes] = self.process.wait()
         if self.judge is not None:
             result = self.judge(result)
-        if result.outcome == FAILED_TO_START and self._image == "host" and isinstance(result.error, NotFoundInContainer):
+        if result.outcome == FAILED_TO_START and isinstance(result.error, NotFoundInContainer):
             from hutch.engine.spec.options import interpreter_hint
 
-            result.error.hint = result.error.hint or interpreter_hint(result.command)
+            result.error.hint = result.error.hint or interpreter_hint(self._image, result.command)
         return result
 
     def kill(self) -> None:

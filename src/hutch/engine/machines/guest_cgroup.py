@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from hutch.cgroup.live import Cgroup, whole
 from hutch.engine.machines import channel
-from hutch.errors import ContainerGone, HutchError, UnsupportedError
+from hutch.errors import ContainerGone, UnsupportedError
 from hutch.vm import frames
 from hutch.vm.compile import GUEST_CGROUP
 
@@ -65,7 +65,7 @@ class GuestCgroup(Cgroup):
         path = f"{self._file(controller, key)}\0".encode()
         try:
             answer = frames.ask(self._door, frames.pack("READ_FILE", path), "FILE_CONTENT", PATIENCE)
-        except (OSError, HutchError):
+        except OSError:
             answer = None
         if answer is None:
             self._door = None

@@ -223,7 +223,11 @@ def _save(directory: str, called: str, pid: int, into: str, size: int) -> None:
     try:
         if not qmp.talk(channel.monitor(directory, called), qmp.running):
             raise StateError(f"snapshot: container {called} is paused", f"hutch unpause {called}")
-        if frames.ask(door, frames.pack("QUIESCE"), "QUIET", PATIENCE) is None:
+        try:
+            quiet = frames.ask(door, frames.pack("QUIESCE"), "QUIET", PATIENCE)
+        except TimeoutError:
+            raise HutchError(f"snapshot: the guest of container {called} does not answer") from None
+        if quiet is None:
             raise HutchError(f"snapshot: container {called} is being saved already, or has ended")
         try:
             qmp.talk(channel.monitor(directory, called), qmp.save(state))

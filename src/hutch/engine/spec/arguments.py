@@ -7,7 +7,7 @@ argument, for anything else. Nothing is converted that could be a mistake: no fl
 from __future__ import annotations
 
 import os
-from _collections_abc import Iterable, Mapping  # as os(3) does: collections itself costs a millisecond
+from _collections_abc import Iterable, Mapping  # as `os` does: collections.abc costs a millisecond
 
 from hutch.errors import UsageError
 
@@ -31,7 +31,7 @@ def text(name: str, value: object) -> str:
 
 
 def path(name: str, value: object) -> str:
-    """A path: text, or what os.fspath(3) makes text of."""
+    """A path: text, or what `os.fspath` makes text of."""
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     return found if isinstance(found, str) else wrong(name, "a path (text or pathlib.Path)", value)
 

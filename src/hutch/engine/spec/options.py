@@ -209,10 +209,9 @@ def _ulimits(name: str, value: object) -> tuple[Ulimit, ...]:
 
 def _ports(name: str, value: object) -> tuple[str, ...]:
     """As docker-py has them, {"80/tcp": 8080}; or as the command line has: ["8080:80/tcp"]."""
-    if isinstance(value, dict):
-        value = {str(key) if isinstance(key, int) else key: item for key, item in value.items()}
     if hasattr(value, "items"):
-        return tuple(f"{host}:{container}" for container, host in arguments.value_by_name(name, value).items())
+        by_name = {str(key) if isinstance(key, int) else key: item for key, item in value.items()}
+        return tuple(f"{host}:{container}" for container, host in arguments.value_by_name(name, by_name).items())
     return tuple(arguments.identity(name, item) for item in arguments.items(name, value, 'a list such as ["8080:80/tcp"]'))
 
 
@@ -315,11 +314,11 @@ def _instead(name: str) -> str:
     return f"{close[0]} is one" if close else "help(hutch.Container) lists the options"
 
 
-def interpreter_hint(command: tuple[str, ...]) -> str | None:
-    """What to do when a program lies in a place that the host's view leaves out: this very interpreter, mostly."""
+def interpreter_hint(image: str, command: tuple[str, ...]) -> str | None:
+    """What to do when a program lies in a place that the image "host" leaves out: this very interpreter, mostly."""
     from hutch.image.host import INVISIBLE
 
-    if not command or not command[0].startswith("/"):
+    if image != "host" or not command or not command[0].startswith("/"):
         return None
     top = next((place for place in INVISIBLE if command[0].startswith(place + "/")), None)
     if top is None or not os.path.exists(command[0]):
